@@ -1,0 +1,80 @@
+// THE contract between the host (src/abi.rs, generated from this file) and the kernels.
+//
+// One by-value parameter structure per kernel family; plain old data, no CUDA word, nothing but <stdint.h>.
+// Rules: fields are ordered pointers first, then 8-byte, 4-byte and smaller ones, so that no padding hides inside;
+// strides and counts that may pass 2^31 are 64-bit; strides are in ELEMENTS; a null pointer means "not asked for".
+#ifndef MOERL_ABI_H
+#define MOERL_ABI_H
+
+#include <stdint.h>
+
+// ---- elements -------------------------------------------------------------------------------------------------------
+
+enum MoerlElement {
+    MOERL_BF16 = 0,
+    MOERL_F16 = 1,
+    MOERL_F32 = 2,
+    MOERL_U8 = 3,
+    MOERL_U16 = 4,
+    MOERL_I16 = 5,
+    MOERL_I32 = 6,
+    MOERL_I64 = 7,
+};
+
+// ---- the device error word ------------------------------------------------------------------------------------------
+//
+// One u64 that holds the smallest (row, tag, code) of all faults found since it was last cleared; all ones: no fault.
+// Written by integer atomic minimum, so it is the same in every run. row: 40 bits, tag (the caller's layer or call number): 16, code: 8.
+
+#define MOERL_NO_FAULT 0xffffffffffffffffull
+#define MOERL_FAULT_ROW_SHIFT 24
+#define MOERL_FAULT_TAG_SHIFT 8
+
+enum MoerlFault {
+    // gate
+    MOERL_FAULT_DUPLICATE = 1,  // a forced row names an expert twice
+    MOERL_FAULT_RANGE = 2,      // a forced row names an expert that does not exist
+    MOERL_FAULT_PARTIAL = 3,    // some, but not all, ids of a forced row are the sentinel
+    MOERL_FAULT_MISSING = 4,    // a forced row is absent, and the policy is to call that an error
+    MOERL_FAULT_ROW_MODE = 5,   // row_mode is not 0, 1 or 2
+    MOERL_FAULT_NAN_LOGIT = 6,  // a NaN logit that was not selected
+    MOERL_FAULT_NONFINITE_WEIGHT = 7,  // a weight would be NaN or infinite
+    MOERL_FAULT_NAN_BIAS = 8,   // NaN in the selection bias
+    MOERL_FAULT_ROW_INDEX = 9,  // row_index below -1
+    MOERL_FAULT_ROW_COUNT = 10, // the device row count is outside [0, rows]
+    // logprob
+    MOERL_FAULT_TARGET = 32,       // a token id outside the vocabulary
+    MOERL_FAULT_TEMPERATURE = 33,  // a row's temperature is not a positive number that f32 can scale by
+    MOERL_FAULT_EMPTY_ROW = 34,    // a whole row of -inf
+    MOERL_FAULT_NONFINITE_LOGIT = 35,  // +inf or NaN in a counted column
+    // objective
+    MOERL_FAULT_NONFINITE_INPUT = 64,  // NaN or infinity at a token that counts
+    MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
+    MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
+    MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
+};
+
+// ---- echo: what the device sees of a structure ------------------------------------------------------------------------
+
+// Every kind of field that the other structures use.
+struct MoerlEcho {
+    const void* input;
+    float* output;
+    uint64_t count;
+    int64_t stride;
+    double real64;
+    uint32_t number;
+    int32_t offset;
+    float real32;
+    uint16_t small;
+    uint8_t flag;
+    uint8_t last;
+};
+
+struct MoerlEchoCall {
+    struct MoerlEcho* copy;  // receives `sent`, field by field
+    uint64_t* layout;        // receives sizeof and offsetof of every field of MoerlEcho, in order: 12 numbers
+    struct MoerlEcho sent;
+};
+
+#endif

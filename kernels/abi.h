@@ -26,7 +26,7 @@ enum MoerlElement {
 // One u64 that holds the smallest (row, tag, code) of all faults found since it was last cleared; all ones: no fault.
 // Written by integer atomic minimum, so it is the same in every run. row: 40 bits, tag (the caller's layer or call number): 16, code: 8.
 
-#define MOERL_NO_FAULT 0xffffffffffffffffull
+static const uint64_t MOERL_NO_FAULT = 0xffffffffffffffffull;
 #define MOERL_FAULT_ROW_SHIFT 24
 #define MOERL_FAULT_TAG_SHIFT 8
 

@@ -57,8 +57,6 @@ fn generate(header: &Path) -> Result<String> {
         .default_enum_style(bindgen::EnumVariation::Consts)
         .prepend_enum_name(false)
         .use_core()
-        .derive_default(true)
-        .derive_partialeq(true)
         .layout_tests(true)
         .generate_comments(false)
         .disable_header_comment()

@@ -1,0 +1,90 @@
+//! The one trait that a trainer, the command and every test are written against.
+
+use bytemuck::Pod;
+
+use crate::error::{Error, Fault, Result};
+use crate::memory::{Memory, View, ViewMut};
+
+/// An owned array of a [`Backend`].
+pub trait Buffer<T, M> {
+    /// The whole array, for reading.
+    fn view(&self) -> View<'_, T, M>;
+    /// The whole array, for writing.
+    fn view_mut(&mut self) -> ViewMut<'_, T, M>;
+}
+
+/// Something that executes the operations: the f64 [`Reference`](crate::Reference), the emulated kernels, or a CUDA device.
+///
+/// Operations are queued on `stream` and return at once; they allocate nothing and synchronise nothing. Results are there after
+/// [`synchronize`](Backend::synchronize), or for work queued later on the same stream.
+pub trait Backend {
+    /// The memory that its arrays lie in.
+    type Memory: Memory;
+    /// An ordered queue of work; `()` where work is done at once.
+    type Stream;
+    /// An owned array.
+    type Buffer<T: Pod + Send + Sync>: Buffer<T, Self::Memory>;
+
+    /// `reference`, `emulator` or `cuda`.
+    fn name(&self) -> &'static str;
+
+    /// A new stream.
+    fn stream(&self) -> Result<Self::Stream>;
+    /// Waits for all work queued on `stream`.
+    fn synchronize(&self, stream: &Self::Stream) -> Result<()>;
+
+    /// An array of `len` zeros.
+    fn allocate<T: Pod + Send + Sync>(&self, stream: &Self::Stream, len: usize) -> Result<Self::Buffer<T>>;
+    /// An array with these contents.
+    fn upload<T: Pod + Send + Sync>(&self, stream: &Self::Stream, data: &[T]) -> Result<Self::Buffer<T>>;
+    /// The contents of an array, after all work queued on `stream`.
+    fn download<T: Pod + Send + Sync>(&self, stream: &Self::Stream, array: View<'_, T, Self::Memory>)
+    -> Result<Vec<T>>;
+
+    /// A clear [`ErrorWord`].
+    fn error_word(&self, stream: &Self::Stream) -> Result<ErrorWord<Self>>
+    where
+        Self: Sized,
+    {
+        Ok(ErrorWord { word: self.upload(stream, &[crate::abi::MOERL_NO_FAULT])? })
+    }
+
+    /// Waits for `stream`, and returns what the device found wrong in the data since the last check; clears the word.
+    ///
+    /// # Errors
+    /// [`Error::Data`] with the first offending row.
+    fn check(&self, stream: &Self::Stream, word: &mut ErrorWord<Self>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        let found = self.download(stream, word.word.view())?[0];
+        match Fault::from_word(found) {
+            None => Ok(()),
+            Some(fault) => {
+                word.word = self.upload(stream, &[crate::abi::MOERL_NO_FAULT])?;
+                Err(Error::Data(fault))
+            }
+        }
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    // ---- objective --------------------------------------------------------------------------------------------------
+
+    // ---- advantage --------------------------------------------------------------------------------------------------
+}
+
+/// The device error word: where kernels report data that only they can see. One word may serve any number of calls on one stream.
+#[derive(Debug)]
+pub struct ErrorWord<B: Backend> {
+    word: B::Buffer<u64>,
+}
+
+impl<B: Backend> ErrorWord<B> {
+    /// The word, to be handed to a call.
+    pub fn view_mut(&mut self) -> ViewMut<'_, u64, B::Memory> {
+        self.word.view_mut()
+    }
+}

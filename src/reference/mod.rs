@@ -1,0 +1,55 @@
+//! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
+
+use bytemuck::Pod;
+
+use crate::backend::{Backend, Buffer};
+use crate::error::Result;
+use crate::memory::{Host, View, ViewMut};
+
+/// The CPU reference. Every operation in plain f64 loops; results are rounded once to the output's type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// An owned array in ordinary memory.
+#[derive(Clone, Debug)]
+pub struct HostBuffer<T>(Vec<T>);
+
+impl<T> HostBuffer<T> {
+    pub(crate) fn new(data: Vec<T>) -> Self {
+        HostBuffer(data)
+    }
+}
+
+impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
+    fn view(&self) -> View<'_, T, Host> {
+        (&self.0).into()
+    }
+    fn view_mut(&mut self) -> ViewMut<'_, T, Host> {
+        (&mut self.0).into()
+    }
+}
+
+impl Backend for Reference {
+    type Memory = Host;
+    type Stream = ();
+    type Buffer<T: Pod + Send + Sync> = HostBuffer<T>;
+
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+    fn stream(&self) -> Result<()> {
+        Ok(())
+    }
+    fn synchronize(&self, (): &()) -> Result<()> {
+        Ok(())
+    }
+    fn allocate<T: Pod + Send + Sync>(&self, (): &(), len: usize) -> Result<HostBuffer<T>> {
+        Ok(HostBuffer(vec![T::zeroed(); len]))
+    }
+    fn upload<T: Pod + Send + Sync>(&self, (): &(), data: &[T]) -> Result<HostBuffer<T>> {
+        Ok(HostBuffer(data.to_vec()))
+    }
+    fn download<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
+        Ok(array.as_slice().to_vec())
+    }
+}

@@ -24,7 +24,8 @@ const WAITING: &str = "nvcc-missing";
 
 /// Compiles `sources` and writes `images.rs`, which embeds them.
 pub fn build(sources: &[PathBuf], root: &Path, out: &Path) -> Result<(), String> {
-    for name in ["MOERL_REQUIRE_NVCC", "NVCC_CCBIN", "CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS"].iter().chain(&NVCC_READS) {
+    for name in ["MOERL_REQUIRE_NVCC", "NVCC_CCBIN", "CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS"].iter().chain(&NVCC_READS)
+    {
         println!("cargo::rerun-if-env-changed={name}");
     }
     if env::var_os("DOCS_RS").is_some() {
@@ -143,7 +144,11 @@ fn compile(nvcc: &Nvcc, options: &[String], threads: usize, source: &Path, file:
 }
 
 /// Runs `work` on every item, at most `jobs` at a time; the first error, in the items' order of finishing, is returned.
-fn in_parallel<T: Send>(jobs: usize, items: Vec<T>, work: impl Fn(T) -> Result<(), String> + Sync) -> Result<(), String> {
+fn in_parallel<T: Send>(
+    jobs: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let workers = jobs.min(items.len());
     let queue = Mutex::new(items.into_iter());
     let failure = Mutex::new(None);

@@ -30,8 +30,11 @@ pub fn find(variable: &dyn Fn(&str) -> Option<OsString>, usual: &Path, pinned: &
         if !is_path {
             search.variables.push("PATH");
         }
-        search.nvcc =
-            if is_path { executable(&named) } else { on_path(&set("PATH").unwrap_or_default(), &named.to_string_lossy()) };
+        search.nvcc = if is_path {
+            executable(&named)
+        } else {
+            on_path(&set("PATH").unwrap_or_default(), &named.to_string_lossy())
+        };
         search.tried.push(format!("NVCC={}", named.display()));
         return search;
     }

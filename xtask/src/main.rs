@@ -1,8 +1,8 @@
 //! `cargo xtask …`: the chores of this repository. Each command does whatever set-up it needs by itself.
 
+mod bindings;
 #[path = "../../build/toolkit.rs"]
 mod find_nvcc;
-mod bindings;
 mod toolkit;
 mod workspace;
 

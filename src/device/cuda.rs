@@ -290,3 +290,6 @@ impl Executor for Cuda {
         self.context.driver.check("cuLaunchKernel", status)
     }
 }
+
+#[cfg(test)]
+mod tests;

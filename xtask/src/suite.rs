@@ -42,7 +42,7 @@ pub fn sanitize(workspace: &Workspace, sanitizer: Sanitizer, arguments: &[String
     let runner = format!("env LD_PRELOAD={library} {options}");
     let platform = host_platform(workspace)?.to_uppercase().replace('-', "_");
     let mut command = workspace.cargo();
-    command.env("MOERL_SANITIZE", name).env(format!("CARGO_TARGET_{platform}_RUNNER"), runner);
+    command.env("MOERL_EMULATION_SANITIZE", name).env(format!("CARGO_TARGET_{platform}_RUNNER"), runner);
     // Apart from the plain build by its features: neither build invalidates the other.
     command.args(["test", "--package", "moerl", "--no-default-features", "--features", "emulate", "--lib", "--tests"]);
     run(command.args(arguments).args(["--", "emulat"]))

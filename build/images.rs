@@ -57,13 +57,10 @@ fn without_nvcc(out: &Path, reason: &str) -> Result<(), String> {
 }
 
 fn targets(nvcc: &Nvcc) -> Result<Targets, String> {
-    for name in ["CUDA_COMPUTE_CAPS", "CUDA_COMPUTE_CAP"] {
-        if let Ok(text) = env::var(name) {
-            if !text.trim().is_empty() {
-                let wanted = Architecture::parse_list(&text).map_err(|error| format!("{name}: {error}"))?;
-                return Targets::exactly(wanted, &nvcc.known).map_err(|error| format!("{name}: {error}"));
-            }
-        }
+    let asked = |name| Some((name, env::var(name).ok().filter(|text| !text.trim().is_empty())?));
+    if let Some((name, text)) = ["CUDA_COMPUTE_CAPS", "CUDA_COMPUTE_CAP"].into_iter().find_map(asked) {
+        let named = |error| format!("{name}: {error}");
+        return Targets::exactly(Architecture::parse_list(&text).map_err(named)?, &nvcc.known).map_err(named);
     }
     Targets::default_for(&nvcc.known).map_err(|error| format!("{}: {error}", nvcc.path.display()))
 }

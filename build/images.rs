@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use crate::architecture::{Architecture, Targets};
 use crate::kernels;
@@ -52,6 +53,9 @@ fn without_nvcc(out: &Path, reason: &str) -> Result<(), String> {
     println!("cargo::warning=built without GPU kernels: {reason}; to have them, {fix}");
     let waiting = out.join(WAITING);
     write_if_changed(&waiting, reason)?;
+    // Older than this run, else cargo would take it for a change and run again.
+    let aged = fs::File::options().write(true).open(&waiting).and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
+    aged.map_err(|error| format!("{}: {error}", waiting.display()))?;
     println!("cargo::rerun-if-changed={}", waiting.display());
     write_table(out, &[], "", "", reason)
 }

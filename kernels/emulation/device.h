@@ -109,6 +109,13 @@ MOERL_DEVICE Words4 load16_once(const void* p, MOERL_SITE) { return emulation::l
 MOERL_DEVICE void store16(void* p, Words4 v, MOERL_SITE) { emulation::store_words(p, v, site); }
 MOERL_DEVICE void store16_stream(void* p, Words4 v, MOERL_SITE) { emulation::store_words(p, v, site); }
 
+MOERL_DEVICE uint64_t load_relaxed(const uint64_t* p, MOERL_SITE) {
+    return __atomic_load_n(emulation::real<emulation::Access::Load, 8, 8>(p, site), __ATOMIC_RELAXED);
+}
+MOERL_DEVICE uint32_t load_relaxed(const uint32_t* p, MOERL_SITE) {
+    return __atomic_load_n(emulation::real<emulation::Access::Load, 4, 4>(p, site), __ATOMIC_RELAXED);
+}
+
 MOERL_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t v, MOERL_SITE) { return emulation::atomic_smallest(emulation::real_atomic(p, site), v); }
 MOERL_DEVICE uint32_t atomic_min(uint32_t* p, uint32_t v, MOERL_SITE) { return emulation::atomic_smallest(emulation::real_atomic(p, site), v); }
 MOERL_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v, MOERL_SITE) { return emulation::atomic_largest(emulation::real_atomic(p, site), v); }

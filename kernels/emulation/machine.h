@@ -133,13 +133,16 @@ struct Machine {
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
+
+    // After a fault: the fibers that will never run again.
+    void join_abandoned();
 };
 
 // The machine and the fiber that run on this host thread.
 Machine& machine();
 inline Fiber& running() { return *static_cast<Fiber*>(self); }
 
-// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed.
+// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed. Inside a Quiet.
 [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 2, 3)));
 // To wait: begin_to_wait, then make_ready if that very arrival completes what all wait for, then let_others_run, which returns once
 // someone has made the fiber ready and its turn has come.

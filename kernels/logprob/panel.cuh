@@ -216,17 +216,25 @@ template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>
     return record;
 }
 
+// Word by word: to choose between two structures would put both into memory.
+MOERL_DEVICE void select(Words4& to, bool chosen, const Words4& from) {
+    MOERL_UNROLL
+    for (int w = 0; w < 4; w++) to.w[w] = chosen ? from.w[w] : to.w[w];
+}
+
 // The logit of a column of the panel, in every lane. Cold: once a row.
 template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int column) {
     const Cut c = held.cut;
     const bool in_head = column < c.head;
     const int at = in_head ? 0 : column - c.head;
     const int slot = in_head ? WARP - 1 : at / PACK<T>, place = in_head ? column + PACK<T> - c.head : at % PACK<T>;
-    Words4 words = held.pack[0];
+    Words4 words = no_columns<T>();
     MOERL_UNROLL
-    for (int turn = 1; turn < TURNS<T>; turn++) words = slot / WARP == turn ? held.pack[turn] : words;
-    if (held.has_edges && in_head) words = held.head;
-    else if (held.has_edges && slot == c.full) words = held.tail;
+    for (int turn = 0; turn < TURNS<T>; turn++) select(words, !in_head && slot / WARP == turn && slot < c.full, held.pack[turn]);
+    if (held.has_edges) {
+        select(words, in_head, held.head);
+        select(words, !in_head && slot == c.full, held.tail);
+    }
     float x[PACK<T>];
     unpack<T>(words, x);
     float found = x[0];

@@ -13,18 +13,16 @@ use crate::architecture::{Architecture, Targets};
 use crate::kernels;
 use crate::toolkit::{self, Nvcc};
 
-/// Contraction is off: g++ does not contract, and the emulator must be able to agree in bits. Kernels write fmaf where they want it.
-pub const OPTIONS: [&str; 5] = ["-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true"];
-
 /// Variables that nvcc itself reads, besides those that we hand on.
 const NVCC_READS: [&str; 2] = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
-/// Removed and made anew by `cargo xtask toolkit`, which cannot otherwise tell a finished build that nvcc has arrived.
+/// Removed by `cargo xtask toolkit`, which cannot otherwise tell a finished build that nvcc has arrived.
 const WAITING: &str = "nvcc-missing";
 
 /// Compiles `sources` and writes `images.rs`, which embeds them.
 pub fn build(sources: &[PathBuf], root: &Path, out: &Path) -> Result<(), String> {
-    for name in ["MOERL_REQUIRE_NVCC", "NVCC_CCBIN", "CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS"].iter().chain(&NVCC_READS) {
+    for name in ["MOERL_REQUIRE_NVCC", "NVCC_CCBIN", "CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS"].iter().chain(&NVCC_READS)
+    {
         println!("cargo::rerun-if-env-changed={name}");
     }
     if env::var_os("DOCS_RS").is_some() {
@@ -71,8 +69,8 @@ fn targets(nvcc: &Nvcc) -> Result<Targets, String> {
 }
 
 /// The options that every kernel is compiled with, for these targets.
-pub fn options(targets: &Targets) -> Vec<String> {
-    let mut options: Vec<String> = OPTIONS.iter().map(|&option| option.to_owned()).collect();
+fn options(targets: &Targets) -> Vec<String> {
+    let mut options: Vec<String> = toolkit::OPTIONS.iter().map(|&option| option.to_owned()).collect();
     options.extend(targets.options());
     if let Some(compiler) = env::var_os("NVCC_CCBIN").filter(|value| !value.is_empty()) {
         options.extend(["-ccbin".to_owned(), compiler.to_string_lossy().into_owned()]);
@@ -143,7 +141,11 @@ fn compile(nvcc: &Nvcc, options: &[String], threads: usize, source: &Path, file:
 }
 
 /// Runs `work` on every item, at most `jobs` at a time; the first error, in the items' order of finishing, is returned.
-fn in_parallel<T: Send>(jobs: usize, items: Vec<T>, work: impl Fn(T) -> Result<(), String> + Sync) -> Result<(), String> {
+fn in_parallel<T: Send>(
+    jobs: usize,
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let workers = jobs.min(items.len());
     let queue = Mutex::new(items.into_iter());
     let failure = Mutex::new(None);

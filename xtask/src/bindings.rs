@@ -17,5 +17,7 @@ pub fn run(workspace: &Workspace, check: bool) -> Result<()> {
     if check {
         command.arg("--check");
     }
-    execute(command.env("LIBCLANG_PATH", libclang).env("BINDGEN_EXTRA_CLANG_ARGS", format!("-isystem {}", include.trim())))
+    execute(
+        command.env("LIBCLANG_PATH", libclang).env("BINDGEN_EXTRA_CLANG_ARGS", format!("-isystem {}", include.trim())),
+    )
 }

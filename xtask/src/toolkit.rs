@@ -79,7 +79,8 @@ pub fn install(workspace: &Workspace, tool: &Tool) -> Result<()> {
             .context("a Python 3 with venv is needed to install the pinned tools (Debian: apt install python3-venv)")?;
     }
     let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"];
-    output(Command::new(&python).args(quiet).args(tool.wheels)).with_context(|| format!("cannot install {}", tool.name))?;
+    output(Command::new(&python).args(quiet).args(tool.wheels))
+        .with_context(|| format!("cannot install {}", tool.name))?;
     eprintln!("installed {} in {:.1} s", tool.name, begin.elapsed().as_secs_f64());
     Ok(())
 }
@@ -102,7 +103,8 @@ fn wake_build_scripts(workspace: &Workspace) {
     let children = |folder: &Path| -> Vec<PathBuf> {
         fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
     };
-    let platforms = children(&workspace.target).into_iter().filter(|path| path.file_name().is_none_or(|name| name != "toolkit"));
+    let platforms =
+        children(&workspace.target).into_iter().filter(|path| path.file_name().is_none_or(|name| name != "toolkit"));
     let profiles = platforms.flat_map(|folder| children(&folder).into_iter().chain([folder]));
     for package in profiles.flat_map(|profile| children(&profile.join("build"))) {
         let waiting = package.join("out/nvcc-missing");

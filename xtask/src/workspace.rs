@@ -16,7 +16,8 @@ pub struct Workspace {
 impl Workspace {
     /// The repository that this program was built in.
     pub fn find() -> Result<Self> {
-        let manifest = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let manifest =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = manifest.parent().context("xtask lies inside the repository")?.to_owned();
         // This program is <target>/<profile>/xtask.
         let program = env::current_exe().context("where this program lies")?;

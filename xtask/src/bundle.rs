@@ -52,10 +52,9 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
 
 /// Builds the tests of the library and the command, in release form; names and paths.
 fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
-    let features = "moerl/cuda,moerl/emulate";
     let build = |what: &[&str]| -> Result<Vec<Value>> {
         let mut command = workspace.cargo();
-        command.args(what).args(["--release", "--features", features, "--message-format=json-render-diagnostics"]);
+        command.args(what).args(["--release", "--features", "emulate", "--message-format=json-render-diagnostics"]);
         // Lets compute-sanitizer name the line of a kernel.
         let said = output_shown(command.env("NVCC_APPEND_FLAGS", "-lineinfo"))?;
         said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()

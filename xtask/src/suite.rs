@@ -22,7 +22,7 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let nvcc = toolkit::nvcc(workspace)?;
     eprintln!("nvcc {} at {}", nvcc.version, nvcc.path.display());
     let mut command = workspace.cargo();
-    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate"]);
+    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate,moerl-cli/emulate"]);
     run(command.args(arguments))
 }
 

@@ -54,7 +54,8 @@ fn without_nvcc(out: &Path, reason: &str) -> Result<(), String> {
     let waiting = out.join(WAITING);
     write_if_changed(&waiting, reason)?;
     // Older than this run, else cargo would take it for a change and run again.
-    let aged = fs::File::options().write(true).open(&waiting).and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
+    let aged =
+        fs::File::options().write(true).open(&waiting).and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
     aged.map_err(|error| format!("{}: {error}", waiting.display()))?;
     println!("cargo::rerun-if-changed={}", waiting.display());
     write_table(out, &[], "", "", reason)

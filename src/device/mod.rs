@@ -2,12 +2,13 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
+pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
-pub(crate) mod echo;
 mod logprob;
 
 use bytemuck::Pod;

@@ -16,12 +16,6 @@ pub struct Reference;
 #[derive(Clone, Debug)]
 pub struct HostBuffer<T>(Vec<T>);
 
-impl<T> HostBuffer<T> {
-    pub(crate) fn new(data: Vec<T>) -> Self {
-        HostBuffer(data)
-    }
-}
-
 impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
     fn view(&self) -> View<'_, T, Host> {
         (&self.0).into()

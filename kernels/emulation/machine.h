@@ -102,7 +102,7 @@ struct Block {
     uint32_t slot = 0;
     uint32_t index = 0;
     uint32_t ordinal = 0;  // the how manieth of the launch
-    Fiber** fibers = nullptr;  // by thread
+    std::vector<Fiber*> fibers;  // by thread
     uint32_t threads = 0;
     uint32_t returned = 0;
     uint32_t arrived = 0;  // at the barrier
@@ -122,8 +122,7 @@ struct Machine {
     Random random{0};
     Schedule schedule;
     std::vector<std::unique_ptr<Block>> blocks;  // by slot
-    std::vector<Fiber*> fibers;                  // by slot and thread
-    std::vector<void*> tsan_fibers;              // ThreadSanitizer's, as many as fibers
+    std::vector<Fiber*> fibers;                  // as many for each slot as a block has threads
     Meter meter;
     Context host;
     std::string fault;

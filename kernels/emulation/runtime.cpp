@@ -89,6 +89,9 @@ Fiber* make_fiber() {
     Fiber* fiber = new Fiber;
     fiber->context.stack = stack;
     fiber->context.stack_bytes = STACK_BYTES;
+#if defined(MOERL_EMULATION_TSAN)
+    fiber->context.tsan = __tsan_create_fiber(0);
+#endif
     return fiber;
 }
 
@@ -97,9 +100,6 @@ bool enlarge(Machine& m, uint32_t slots, uint32_t threads) {
         Fiber* fiber = make_fiber();
         if (fiber == nullptr) return false;
         m.fibers.push_back(fiber);
-#if defined(MOERL_EMULATION_TSAN)
-        m.tsan_fibers.push_back(__tsan_create_fiber(0));
-#endif
     }
     while (m.blocks.size() < slots) m.blocks.push_back(std::make_unique<Block>());
     return true;
@@ -112,12 +112,15 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
     block.index = index;
     block.ordinal = ordinal;
     block.threads = launch.threads;
-    block.fibers = &m.fibers[static_cast<size_t>(slot) * launch.threads];
+    block.fibers.resize(launch.threads);
     block.returned = block.arrived = 0;
     block.warps.resize((launch.threads + LANES - 1) / LANES);
     for (Warp& warp : block.warps) warp.open.clear();
     block.arena.begin_block(launch.shared_bytes);
     for (uint32_t i = 0; i < launch.threads; i++) {
+        // Turned by one from block to block: what one fiber does never races with what it did before in ThreadSanitizer's eyes, and a
+        // race between, say, the first threads of two blocks is to be seen.
+        block.fibers[i] = m.fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
         Fiber& fiber = *block.fibers[i];
         static_cast<Thread&>(fiber) = {i, index, launch.threads, launch.blocks, {}, {}};
         fiber.home = &block;
@@ -126,11 +129,6 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
         fiber.copy_group = 0;
         fiber.occurrences.clear();
         fiber.context.begin(run_thread, i);
-#if defined(MOERL_EMULATION_TSAN)
-        // Accesses of one TSan fiber never race with one another, whichever blocks they belong to; turning the assignment from block
-        // to block lets a race between the same thread of two blocks be seen.
-        fiber.context.tsan = m.tsan_fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
-#endif
     }
     release(&m.begin_token);
     m.schedule.begin_block(slot);
@@ -236,19 +234,19 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
 
 Machine::~Machine() {
     for (Fiber* fiber : fibers) {
+#if defined(MOERL_EMULATION_TSAN)
+        __tsan_destroy_fiber(fiber->context.tsan);
+#endif
         unmap_stack(fiber->context.stack);
         delete fiber;
     }
-#if defined(MOERL_EMULATION_TSAN)
-    for (void* fiber : tsan_fibers) __tsan_destroy_fiber(fiber);
-#endif
 }
 
 void Machine::join_abandoned() {
 #if defined(MOERL_EMULATION_TSAN)
     // For ThreadSanitizer alone: what each fiber has done comes before what the host thread does next, freeing its buffers for one.
-    for (void* fiber : tsan_fibers) {
-        __tsan_switch_to_fiber(fiber, 1);
+    for (const Fiber* fiber : fibers) {
+        __tsan_switch_to_fiber(fiber->context.tsan, 1);
         release(&end_token);
         __tsan_switch_to_fiber(host.tsan, 1);
     }

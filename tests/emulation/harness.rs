@@ -131,6 +131,12 @@ pub fn noise(seed: u64) -> impl FnMut() -> u64 {
     }
 }
 
+/// Words that look random.
+pub fn noisy_words(seed: u64, len: usize) -> Vec<u32> {
+    let mut noise = noise(seed);
+    (0..len).map(|_| noise() as u32).collect()
+}
+
 /// All kinds of schedule, with 20 seeds each where seeds matter; and two and five blocks at once.
 pub fn all_schedules() -> Vec<Emulator> {
     use moerl::device::emulator::Schedule;

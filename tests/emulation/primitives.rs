@@ -1,13 +1,8 @@
 //! Each helper, on inputs where a wrong lane, mask or width would show.
 
-use crate::harness::{Run, all_schedules, emulator, noise};
+use crate::harness::{Run, all_schedules, emulator, noise, noisy_words};
 
 const WARP: usize = 32;
-
-fn noisy_words(seed: u64, len: usize) -> Vec<u32> {
-    let mut noise = noise(seed);
-    (0..len).map(|_| noise() as u32).collect()
-}
 
 #[test]
 fn every_thread_knows_where_it_is() {

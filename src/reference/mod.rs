@@ -1,5 +1,6 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
+mod gate;
 mod logprob;
 
 use bytemuck::Pod;
@@ -66,5 +67,19 @@ impl Backend for Reference {
         call: crate::logprob::Backward<'_, Host>,
     ) -> Result<()> {
         logprob::backward(config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
+        gate::forward(config, call)
+    }
+    fn gate_backward(
+        &self,
+        (): &(),
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, Host>,
+    ) -> Result<()> {
+        gate::backward(config, call)
     }
 }

@@ -136,7 +136,7 @@ fn archive_kernels(
         let wrapper = folder.join(format!("{name}_{}.cpp", kernels::name(source)));
         write_if_new(&wrapper, &format!("#include {:?}\n", source.display().to_string()))?;
         let mut inputs = headers.clone();
-        inputs.push(source.clone());
+        inputs.extend(kernels::closure(source)?);
         units.push(Unit { source: wrapper, inputs });
     }
     let mut seen = HashSet::new();

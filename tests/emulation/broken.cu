@@ -164,7 +164,7 @@ MOERL_KERNEL(uninitialised_shared_memory, TestCall, 64) {
     sync_block();
     float sum = 0.0f;
     for (uint32_t i = 0; i < block_size(); i++) sum += numbers[i];  // BROKEN: nobody wrote number `number`
-    store(p.output + block_index(), bits_of(sum));
+    if (thread_index() == 0) store(p.output + block_index(), bits_of(sum));
 }
 MOERL_KERNEL(too_much_static_shared_memory, TestCall, 32) {
     MOERL_SHARED(uint32_t, first, 8 * 1024);

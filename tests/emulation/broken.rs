@@ -201,7 +201,7 @@ fn divergent_barriers_are_faults_under_every_schedule() {
 #[test]
 fn accesses_out_of_bounds_name_buffer_and_byte() {
     let input = words(40);
-    let run = |kernel, number: i32| Run { input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
+    let run = |kernel, number: i32| Run { threads: 1, input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
     assert_fault(&run("stray_load", 40), &["stray_load: block 0, thread ", "broken.cu:", "load of 4 bytes out of bounds: byte 160 of `input`, which has 160"]);
     assert_fault(&run("stray_load", -1), &["load of 4 bytes out of bounds: 4 bytes before `input`"]);
     assert_fault(&run("stray_load", 1 << 28), &["load of 4 bytes out of bounds"]);
@@ -220,7 +220,7 @@ fn accesses_out_of_bounds_name_buffer_and_byte() {
 #[test]
 fn stores_to_an_input_are_faults() {
     let input = words(4);
-    let run = |kernel| Run { input: &input, output: 4, ..Run::new(kernel) };
+    let run = |kernel| Run { threads: 1, input: &input, output: 4, ..Run::new(kernel) };
     assert_fault(&run("store_to_input"), &["store of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
     assert_fault(&run("atomic_on_input"), &["atomic of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
 }
@@ -228,7 +228,7 @@ fn stores_to_an_input_are_faults() {
 #[test]
 fn misaligned_accesses_are_faults() {
     let input = words(40);
-    let run = |kernel, number| Run { input: &input, output: 40, number, ..Run::new(kernel) };
+    let run = |kernel, number| Run { threads: 1, input: &input, output: 40, number, ..Run::new(kernel) };
     assert_fault(&run("stray_load16", 1), &["misaligned load of 16 bytes: byte 4 of `input`", "not a multiple of 16"]);
     assert_fault(&run("stray_store16", 2), &["misaligned store of 16 bytes: byte 8 of `output`"]);
     assert_fault(&run("stray_copy", 3), &["misaligned asynchronous copy of 16 bytes: byte 12 of `input`"]);
@@ -239,7 +239,7 @@ fn misaligned_accesses_are_faults() {
 #[test]
 fn the_gap_between_two_rows_is_out_of_bounds() {
     let input = words(3 * 24 - 4);
-    let run = |kernel, number| Run { input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
+    let run = |kernel, number| Run { threads: 1, input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
     assert_fault(&run("stray_load", 20), &["load of 4 bytes in the gap between two rows: byte 80 of `input`", "rows of 80 every 96"]);
     assert_fault(&run("stray_load", 47), &["in the gap between two rows: byte 188 of `input`"]);
     assert_fault(&run("stray_load", 68), &["out of bounds: byte 272 of `input`, which has 272"]);

@@ -136,8 +136,8 @@ struct Machine {
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
 
-    // After a fault: the fibers that will never run again.
-    void join_abandoned();
+    // After a fault: readies the fibers that it stopped for the next launch.
+    void clear_abandoned();
 };
 
 // The machine and the fiber that run on this host thread.

@@ -18,14 +18,26 @@ unsafe extern "C" {
 /// The structure of call.h.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct TestCall {
-    input: *const u32,
-    output: *mut u32,
-    counters: *mut u32,
-    count: u64,
-    stride: u64,
-    number: u32,
-    variant: u32,
+pub struct TestCall {
+    pub input: *const u32,
+    pub output: *mut u32,
+    pub counters: *mut u32,
+    pub count: u64,
+    pub stride: u64,
+    pub number: u32,
+    pub variant: u32,
+}
+
+impl TestCall {
+    pub const NONE: TestCall = TestCall {
+        input: std::ptr::null(),
+        output: std::ptr::null_mut(),
+        counters: std::ptr::null_mut(),
+        count: 0,
+        stride: 0,
+        number: 0,
+        variant: 0,
+    };
 }
 
 // SAFETY: mirrors the structure that every kernel of this folder takes.

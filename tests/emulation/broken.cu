@@ -61,7 +61,7 @@ MOERL_KERNEL(divergent_shuffle_that_meets_a_barrier, TestCall, 64) {
     sync_block();
 }
 MOERL_KERNEL(divergent_operations, TestCall, 32) {
-    if (lane_index() < 16) store(p.output, ballot(true));
+    if (lane_index() < 16) store(p.output, ballot(true, FULL_WARP));
     else store(p.output + 1, match_any(3u));  // BROKEN: half of the warp votes, the other half matches
 }
 MOERL_KERNEL(shuffle_from_outside_its_mask, TestCall, 32) {

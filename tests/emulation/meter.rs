@@ -48,14 +48,29 @@ fn a_copy_touches_every_byte_once_under_every_schedule() {
         };
         for emulator in all_schedules() {
             let emulator = emulator.metered();
-            let run = Run { blocks: rows as u32, threads: 64, input: &input, output: input.len(), count: columns, stride: columns, variant, ..Run::new("copy_rows") };
+            let run = Run {
+                blocks: rows as u32,
+                threads: 64,
+                input: &input,
+                output: input.len(),
+                count: columns,
+                stride: columns,
+                variant,
+                ..Run::new("copy_rows")
+            };
             assert_eq!(run.ok(&emulator).output, input);
             let launch = &emulator.take_traffic()[0];
             assert_eq!((launch.kernel, launch.grid.blocks, launch.grid.threads), ("copy_rows", 6, 64));
             assert_eq!((launch.load_bytes(), launch.store_bytes()), (bytes, bytes));
             let nothing = NOTHING(bytes);
-            assert_eq!(*launch.buffer("input").unwrap(), BufferTraffic { name: "input", bytes, loads: once, stores: nothing, atomics: 0 });
-            assert_eq!(*launch.buffer("output").unwrap(), BufferTraffic { name: "output", bytes, loads: nothing, stores: once, atomics: 0 });
+            assert_eq!(
+                *launch.buffer("input").unwrap(),
+                BufferTraffic { name: "input", bytes, loads: once, stores: nothing, atomics: 0 }
+            );
+            assert_eq!(
+                *launch.buffer("output").unwrap(),
+                BufferTraffic { name: "output", bytes, loads: nothing, stores: once, atomics: 0 }
+            );
             assert_eq!(launch.buffer("counters").unwrap().bytes, 0);
         }
     }
@@ -133,7 +148,9 @@ fn memory_updated_in_place_is_loaded_by_one_name_and_stored_by_the_other() {
     };
     let kernel = Kernel { image: "tests", name: "increment_in_place" };
     // SAFETY: both pointers are of the one array, which has the 100 words; the threads of the launch share none of them.
-    unsafe { emulator.launch(&(), kernel, Grid { blocks: 1, threads: 32, shared_bytes: 0 }, &arguments, &call).unwrap() };
+    unsafe {
+        emulator.launch(&(), kernel, Grid { blocks: 1, threads: 32, shared_bytes: 0 }, &arguments, &call).unwrap()
+    };
     assert!(words.as_slice().iter().zip(&before).all(|(after, before)| *after == before.wrapping_add(1)));
     let launch = &emulator.take_traffic()[0];
     let (logits, gradient) = (launch.buffer("logits").unwrap(), launch.buffer("gradient").unwrap());

@@ -114,6 +114,8 @@ fn compiler(kernels: &Path) -> cc::Build {
         .extra_warnings(true)
         // As nvcc is told (-fmad=false): a product and a sum are rounded twice unless the kernel says fmaf.
         .flag("-ffp-contract=off")
+        // A frame larger than a page must not step over the guard page of a fiber's stack.
+        .flag_if_supported("-fstack-clash-protection")
         // Kernels look at the same 16 bytes as words, floats and pairs of 16-bit floats.
         .flag("-fno-strict-aliasing");
     build

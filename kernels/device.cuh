@@ -157,6 +157,7 @@ template <class T> MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FU
 template <class T> MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_up_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_down_sync(mask, v, lanes); }
 // The three votes have no default mask: nvcc still declares votes of these names without one.
+// The votes have no default mask: nvcc still declares ballot, any and all of one argument, without a mask.
 MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask) { return __ballot_sync(mask, p); }
 MOERL_DEVICE bool any(bool p, uint32_t mask) { return __any_sync(mask, p) != 0; }
 MOERL_DEVICE bool all(bool p, uint32_t mask) { return __all_sync(mask, p) != 0; }

@@ -113,14 +113,10 @@ MOERL_KERNEL(load_from_shared, TestCall, 32) {
     store(p.output, load(word));
 }
 MOERL_KERNEL(raw_dereference, TestCall, 32) { store(p.output, p.input[thread_index()]); }
-MOERL_KERNEL(bottomless_recursion, TestCall, 32) {
-    struct {
-        uint32_t descend(const uint32_t* words, uint32_t depth) {
-            volatile uint32_t frame[64] = {depth};
-            return depth == 0xffffffffu ? load(words) : descend(words, depth + 1) + frame[depth % 64];
-        }
-    } recursion;
-    store(p.output, recursion.descend(p.input, p.number));
+MOERL_KERNEL(too_large_a_frame, TestCall, 32) {
+    volatile uint32_t words[1 << 18];  // BROKEN: 1 MB of local memory a thread
+    for (uint32_t i = 0; i < p.count; i++) words[i * 64] = i;
+    store(p.output, words[p.number]);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ fn child_case(name: &str) -> Run<'static> {
     let run = |kernel| Run { kernel, threads: 64, input, output: 4096, ..Run::new(kernel) };
     match name {
         "raw_dereference" => Run { threads: 32, ..run("raw_dereference") },
-        "bottomless_recursion" => Run { threads: 32, ..run("bottomless_recursion") },
+        "too_large_a_frame" => Run { threads: 32, count: 4096, ..run("too_large_a_frame") },
         "shared_store" => Run { number: 1, ..run("shared_store_past_the_end") },
         "dynamic_shared_store" => Run { number: 1, shared_bytes: 256, ..run("dynamic_shared_store_past_the_end") },
         "shared_load" => Run { number: 1, ..run("shared_load_past_the_end") },
@@ -294,7 +294,7 @@ fn following_a_global_pointer_directly_kills_the_process() {
 
 #[test]
 fn a_stack_that_overflows_kills_the_process() {
-    assert_report("bottomless_recursion", &[]);
+    assert_report("too_large_a_frame", &[]);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------

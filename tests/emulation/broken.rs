@@ -47,7 +47,7 @@ fn child_case(name: &str) -> Run<'static> {
     let run = |kernel| Run { kernel, threads: 64, input, output: 4096, ..Run::new(kernel) };
     match name {
         "raw_dereference" => Run { threads: 32, ..run("raw_dereference") },
-        "bottomless_recursion" => Run { threads: 32, ..run("bottomless_recursion") },
+        "too_large_a_frame" => Run { threads: 32, count: 4096, ..run("too_large_a_frame") },
         "shared_store" => Run { number: 1, ..run("shared_store_past_the_end") },
         "dynamic_shared_store" => Run { number: 1, shared_bytes: 256, ..run("dynamic_shared_store_past_the_end") },
         "shared_load" => Run { number: 1, ..run("shared_load_past_the_end") },
@@ -212,7 +212,8 @@ fn divergent_barriers_are_faults_under_every_schedule() {
 #[test]
 fn accesses_out_of_bounds_name_buffer_and_byte() {
     let input = words(40);
-    let run = |kernel, number: i32| Run { input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
+    let run =
+        |kernel, number: i32| Run { threads: 1, input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
     assert_fault(
         &run("stray_load", 40),
         &[
@@ -248,7 +249,7 @@ fn accesses_out_of_bounds_name_buffer_and_byte() {
 #[test]
 fn stores_to_an_input_are_faults() {
     let input = words(4);
-    let run = |kernel| Run { input: &input, output: 4, ..Run::new(kernel) };
+    let run = |kernel| Run { threads: 1, input: &input, output: 4, ..Run::new(kernel) };
     assert_fault(&run("store_to_input"), &["store of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
     assert_fault(&run("atomic_on_input"), &["atomic of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
 }
@@ -256,7 +257,7 @@ fn stores_to_an_input_are_faults() {
 #[test]
 fn misaligned_accesses_are_faults() {
     let input = words(40);
-    let run = |kernel, number| Run { input: &input, output: 40, number, ..Run::new(kernel) };
+    let run = |kernel, number| Run { threads: 1, input: &input, output: 40, number, ..Run::new(kernel) };
     assert_fault(&run("stray_load16", 1), &["misaligned load of 16 bytes: byte 4 of `input`", "not a multiple of 16"]);
     assert_fault(&run("stray_store16", 2), &["misaligned store of 16 bytes: byte 8 of `output`"]);
     assert_fault(&run("stray_copy", 3), &["misaligned asynchronous copy of 16 bytes: byte 12 of `input`"]);
@@ -267,7 +268,8 @@ fn misaligned_accesses_are_faults() {
 #[test]
 fn the_gap_between_two_rows_is_out_of_bounds() {
     let input = words(3 * 24 - 4);
-    let run = |kernel, number| Run { input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
+    let run =
+        |kernel, number| Run { threads: 1, input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
     assert_fault(
         &run("stray_load", 20),
         &["load of 4 bytes in the gap between two rows: byte 80 of `input`", "rows of 80 every 96"],
@@ -292,7 +294,7 @@ fn following_a_global_pointer_directly_kills_the_process() {
 
 #[test]
 fn a_stack_that_overflows_kills_the_process() {
-    assert_report("bottomless_recursion", &[]);
+    assert_report("too_large_a_frame", &[]);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ std::string whereabouts(const Fiber& fiber) {
 }  // namespace
 
 uint32_t sync_block(Barrier kind, bool predicate, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
     if (block.returned > 0) {
@@ -167,6 +168,7 @@ uint32_t sync_block(Barrier kind, bool predicate, Site site) {
 }
 
 uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
     check_mask(fiber, kind, source, mask, site);

@@ -102,7 +102,7 @@ struct Block {
     uint32_t slot = 0;
     uint32_t index = 0;
     uint32_t ordinal = 0;  // the how manieth of the launch
-    Fiber** fibers = nullptr;  // by thread
+    std::vector<Fiber*> fibers;  // by thread
     uint32_t threads = 0;
     uint32_t returned = 0;
     uint32_t arrived = 0;  // at the barrier
@@ -122,8 +122,7 @@ struct Machine {
     Random random{0};
     Schedule schedule;
     std::vector<std::unique_ptr<Block>> blocks;  // by slot
-    std::vector<Fiber*> fibers;                  // by slot and thread
-    std::vector<void*> tsan_fibers;              // ThreadSanitizer's, as many as fibers
+    std::vector<Fiber*> fibers;                  // as many for each slot as a block has threads
     Meter meter;
     Context host;
     std::string fault;
@@ -133,13 +132,16 @@ struct Machine {
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
+
+    // After a fault: the fibers that will never run again.
+    void join_abandoned();
 };
 
 // The machine and the fiber that run on this host thread.
 Machine& machine();
 inline Fiber& running() { return *static_cast<Fiber*>(self); }
 
-// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed.
+// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed. Inside a Quiet.
 [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 2, 3)));
 // To wait: begin_to_wait, then make_ready if that very arrival completes what all wait for, then let_others_run, which returns once
 // someone has made the fiber ready and its turn has come.

@@ -59,22 +59,27 @@ void pass_on(Fiber& from, bool forever, bool to_host) {
     switch_context(from.context, next.context, forever);
 }
 
+// The kernel has come to its end for this thread.
+void leave(Machine& m, Fiber& fiber) {
+    const Quiet quiet;
+    Block& block = *fiber.home;
+    check_copies(fiber);
+    if (block.arrived > 0)
+        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread, block.arrived);
+    fiber.state = State::Returned;
+    block.returned++;
+    release(&m.end_token);
+}
+
 // Where every fiber begins, for every block anew.
 void run_thread() {
     arrived_by_switch();
     Machine& m = machine();
     acquire(&m.begin_token);
     m.kernel->body(m.launch->params);
-
     Fiber& fiber = running();
-    Block& block = *fiber.home;
-    check_copies(fiber);
-    if (block.arrived > 0)
-        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread, block.arrived);
-    release(&m.end_token);
-    fiber.state = State::Returned;
-    block.returned++;
-    pass_on(fiber, true, block.returned == block.threads);
+    leave(m, fiber);
+    pass_on(fiber, true, fiber.home->returned == fiber.home->threads);
     __builtin_trap();
 }
 
@@ -84,6 +89,9 @@ Fiber* make_fiber() {
     Fiber* fiber = new Fiber;
     fiber->context.stack = stack;
     fiber->context.stack_bytes = STACK_BYTES;
+#if defined(MOERL_EMULATION_TSAN)
+    fiber->context.tsan = __tsan_create_fiber(0);
+#endif
     return fiber;
 }
 
@@ -92,9 +100,6 @@ bool enlarge(Machine& m, uint32_t slots, uint32_t threads) {
         Fiber* fiber = make_fiber();
         if (fiber == nullptr) return false;
         m.fibers.push_back(fiber);
-#if defined(MOERL_EMULATION_TSAN)
-        m.tsan_fibers.push_back(__tsan_create_fiber(0));
-#endif
     }
     while (m.blocks.size() < slots) m.blocks.push_back(std::make_unique<Block>());
     return true;
@@ -107,12 +112,15 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
     block.index = index;
     block.ordinal = ordinal;
     block.threads = launch.threads;
-    block.fibers = &m.fibers[static_cast<size_t>(slot) * launch.threads];
+    block.fibers.resize(launch.threads);
     block.returned = block.arrived = 0;
     block.warps.resize((launch.threads + LANES - 1) / LANES);
     for (Warp& warp : block.warps) warp.open.clear();
     block.arena.begin_block(launch.shared_bytes);
     for (uint32_t i = 0; i < launch.threads; i++) {
+        // Turned by one from block to block: what one fiber does never races with what it did before in ThreadSanitizer's eyes, and a
+        // race between, say, the first threads of two blocks is to be seen.
+        block.fibers[i] = m.fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
         Fiber& fiber = *block.fibers[i];
         static_cast<Thread&>(fiber) = {i, index, launch.threads, launch.blocks, {}, {}};
         fiber.home = &block;
@@ -121,11 +129,6 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
         fiber.copy_group = 0;
         fiber.occurrences.clear();
         fiber.context.begin(run_thread, i);
-#if defined(MOERL_EMULATION_TSAN)
-        // Accesses of one TSan fiber never race with one another, whichever blocks they belong to; turning the assignment from block
-        // to block lets a race between the same thread of two blocks be seen.
-        fiber.context.tsan = m.tsan_fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
-#endif
     }
     release(&m.begin_token);
     m.schedule.begin_block(slot);
@@ -215,6 +218,7 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
     for (auto& block : m->blocks) block->threads = block->returned = 0;
     current = m.get();
     run_blocks(*m, slots);
+    if (!m->fault.empty()) m->join_abandoned();
     acquire(&m->end_token);
     current = nullptr;
     if (!m->fault.empty()) {
@@ -230,11 +234,22 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
 
 Machine::~Machine() {
     for (Fiber* fiber : fibers) {
+#if defined(MOERL_EMULATION_TSAN)
+        __tsan_destroy_fiber(fiber->context.tsan);
+#endif
         unmap_stack(fiber->context.stack);
         delete fiber;
     }
+}
+
+void Machine::join_abandoned() {
 #if defined(MOERL_EMULATION_TSAN)
-    for (void* fiber : tsan_fibers) __tsan_destroy_fiber(fiber);
+    // For ThreadSanitizer alone: what each fiber has done comes before what the host thread does next, freeing its buffers for one.
+    for (const Fiber* fiber : fibers) {
+        __tsan_switch_to_fiber(fiber->context.tsan, 1);
+        release(&end_token);
+        __tsan_switch_to_fiber(host.tsan, 1);
+    }
 #endif
 }
 
@@ -254,6 +269,7 @@ void begin_to_wait(State state, Site site) {
 void let_others_run() { pass_on(running(), false, false); }
 
 void may_switch() {
+    const Quiet quiet;
     Schedule& schedule = machine().schedule;
     if (!schedule.interrupts()) return;
     Fiber& fiber = running();
@@ -280,6 +296,7 @@ void fail(Site site, const char* format, ...) {
     va_start(arguments, format);
     machine().fault = emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
     va_end(arguments);
+    Quiet::end();
     pass_on(fiber, true, true);
     __builtin_trap();
 }

@@ -20,26 +20,35 @@ const _: () = assert!(size_of::<Partial>() == size_of::<MoerlPartial>());
 struct Tuning {
     /// Threads of a block: 8 warps that each hold one panel and fetch the next.
     threads: u32,
-    /// Blocks per multiprocessor: with 128 registers a thread, two fill it.
+    /// Forward blocks that a multiprocessor holds at once: 128 registers a thread for two panels of 16-bit logits, 255 for two of f32.
     forward_blocks: usize,
-    /// Backward needs fewer registers; three blocks keep more stores in flight.
+    forward_blocks_f32: usize,
+    /// Backward holds 128 bytes a thread in 80 registers.
     backward_blocks: usize,
-    /// Rows per group at most: their finish in f64 takes one lane each.
+    /// Rows per group at most: one warp finishes a group, a lane each.
     group_rows: usize,
-    /// Panel records that a block keeps in shared memory: 40 KB, less than any device grants without asking.
+    /// Panel records that a block keeps in shared memory: 40 KB, so that with the kernel's own 6 KB it stays under the 48 KB that any
+    /// device grants without asking.
     shared_records: usize,
-    /// Below this many rows per multiprocessor, rows are split over blocks.
+    /// With fewer rows per multiprocessor than this, and a workspace, blocks share rows.
     split_below: usize,
 }
 
 const TUNING: Tuning = Tuning {
     threads: 256,
     forward_blocks: 2,
+    forward_blocks_f32: 1,
     backward_blocks: 3,
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
 };
+
+impl Tuning {
+    fn forward_blocks_of(&self, logits: Element) -> usize {
+        if logits == Element::F32 { self.forward_blocks_f32 } else { self.forward_blocks }
+    }
+}
 
 /// The address is rounded up to this: records are read and written whole.
 const RECORD: usize = size_of::<Partial>();
@@ -48,11 +57,10 @@ const fn kernel(name: &'static str) -> Kernel {
     Kernel { image: "logprob", name }
 }
 
-/// As few groups as give every block the same number of them, none longer than `limit` rows.
+/// As few groups as give every block the same number of them with no more than `limit` rows in any. Their sizes differ by at most one row.
 fn groups(rows: usize, blocks: usize, limit: usize) -> usize {
-    let share = rows.div_ceil(blocks);
-    let turns = share.div_ceil(limit);
-    rows.div_ceil(rows.div_ceil(blocks * turns))
+    let turns = rows.div_ceil(blocks).div_ceil(limit);
+    rows.min(blocks * turns)
 }
 
 fn tokens_of<M: Memory>(arguments: &mut Arguments, tokens: &Option<Matrix<'_, M>>) -> (*const c_void, i64, u32) {
@@ -91,7 +99,7 @@ pub(super) fn forward<E: Executor>(
 
     // A row of more than one super-panel is walked alone.
     let limit = if panels <= SUPER_PANEL { (TUNING.shared_records / panels).clamp(1, TUNING.group_rows) } else { 1 };
-    let most = TUNING.forward_blocks * multiprocessors;
+    let most = TUNING.forward_blocks_of(call.logits.element()) * multiprocessors;
     let groups = if is_split { sizes.rows } else { groups(sizes.rows, most, limit) };
     let rows_per_group = sizes.rows.div_ceil(groups);
 
@@ -131,13 +139,13 @@ pub(super) fn forward<E: Executor>(
         tag: u32::from(call.tag),
         uniform_temperature: config.temperature,
     };
-    let with_squares = call.sum_p2.is_some() || call.sum_sq.is_some();
     let threads = TUNING.threads;
+    let with_squares = call.sum_p2.is_some() || call.sum_sq.is_some();
     if is_split {
         let units = sizes.rows * panels;
         // One warp per panel, in blocks small enough that every multiprocessor gets one.
         let warps = units.div_ceil(multiprocessors).clamp(1, threads as usize / 32);
-        let blocks = units.div_ceil(warps).min(multiprocessors * TUNING.forward_blocks * 8 / warps) as u32;
+        let blocks = units.div_ceil(warps).min(most * (threads as usize / 32) / warps) as u32;
         let grid = Grid { blocks, threads: 32 * warps as u32, shared_bytes: 0 };
         let kernel = panels_kernel(call.logits.element());
         // SAFETY: validate checked every length against the sizes; `records` and `labels` have room for all panels and rows, by

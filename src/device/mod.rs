@@ -2,12 +2,14 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
+pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
+mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
-pub(crate) mod echo;
 mod logprob;
 
 use bytemuck::Pod;
@@ -58,5 +60,24 @@ impl<E: Executor> Backend for E {
         call: crate::logprob::Backward<'_, E::Memory>,
     ) -> Result<()> {
         logprob::backward(self, stream, config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::forward(self, stream, config, call)
+    }
+    fn gate_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::backward(self, stream, config, call)
     }
 }

@@ -1,5 +1,6 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
+mod gate;
 mod logprob;
 
 use bytemuck::Pod;
@@ -15,12 +16,6 @@ pub struct Reference;
 /// An owned array in ordinary memory.
 #[derive(Clone, Debug)]
 pub struct HostBuffer<T>(Vec<T>);
-
-impl<T> HostBuffer<T> {
-    pub(crate) fn new(data: Vec<T>) -> Self {
-        HostBuffer(data)
-    }
-}
 
 impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
     fn view(&self) -> View<'_, T, Host> {
@@ -72,5 +67,19 @@ impl Backend for Reference {
         call: crate::logprob::Backward<'_, Host>,
     ) -> Result<()> {
         logprob::backward(config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
+        gate::forward(config, call)
+    }
+    fn gate_backward(
+        &self,
+        (): &(),
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, Host>,
+    ) -> Result<()> {
+        gate::backward(config, call)
     }
 }

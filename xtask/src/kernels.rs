@@ -1,6 +1,6 @@
 //! Every kernel through nvcc for every architecture: registers, shared memory, spills. A spill or a warning is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -110,7 +110,23 @@ fn compile_one(
     if !output.status.success() {
         bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, said.trim());
     }
-    Ok(usages(&said).into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+    let found = usages(&said);
+    if machine_code {
+        same_kernels(source, &found)?;
+    }
+    Ok(found.into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+}
+
+/// The build scans the sources for declarations instead of asking nvcc: both must see the same kernels.
+fn same_kernels(source: &Path, compiled: &[(String, Usage)]) -> Result<()> {
+    let text = fs::read_to_string(source).with_context(|| source.display().to_string())?;
+    let declared: BTreeSet<String> = kernel_files::entries(&text).into_iter().map(|entry| entry.name).collect();
+    let compiled: BTreeSet<String> = compiled.iter().map(|(name, _)| name.clone()).collect();
+    if declared != compiled {
+        let odd: Vec<_> = declared.symmetric_difference(&compiled).cloned().collect();
+        bail!("{}: declared at the start of a line or compiled, but not both: {}", source.display(), odd.join(", "));
+    }
+    Ok(())
 }
 
 /// Reads `ptxas -v`.

@@ -22,7 +22,7 @@ pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let nvcc = toolkit::nvcc(workspace)?;
     eprintln!("nvcc {} at {}", nvcc.version, nvcc.path.display());
     let mut command = workspace.cargo();
-    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate"]);
+    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate,moerl-cli/emulate"]);
     run(command.args(arguments))
 }
 
@@ -42,7 +42,7 @@ pub fn sanitize(workspace: &Workspace, sanitizer: Sanitizer, arguments: &[String
     let runner = format!("env LD_PRELOAD={library} {options}");
     let platform = host_platform(workspace)?.to_uppercase().replace('-', "_");
     let mut command = workspace.cargo();
-    command.env("MOERL_SANITIZE", name).env(format!("CARGO_TARGET_{platform}_RUNNER"), runner);
+    command.env("MOERL_EMULATION_SANITIZE", name).env(format!("CARGO_TARGET_{platform}_RUNNER"), runner);
     // Apart from the plain build by its features: neither build invalidates the other.
     command.args(["test", "--package", "moerl", "--no-default-features", "--features", "emulate", "--lib", "--tests"]);
     run(command.args(arguments).args(["--", "emulat"]))

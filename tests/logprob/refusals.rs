@@ -37,7 +37,14 @@ fn every_fault_is_named_at_once() {
         assert!(error.is(kind), "{error}");
     }
     let text = error.to_string();
-    for part in ["temperature: is 0", "vocabulary: is 5", "4 columns", "logprobs: has shape [2], needs [3]", "loss_mask", "tokens"] {
+    for part in [
+        "temperature: is 0",
+        "vocabulary: is 5",
+        "4 columns",
+        "logprobs: has shape [2], needs [3]",
+        "loss_mask",
+        "tokens",
+    ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!text.contains('\n'));
@@ -60,7 +67,8 @@ fn types_that_do_not_fit_are_refused() {
     let call = Forward::<Host>::new(Matrix::new(&integers, 2, 2).unwrap());
     let error = refused(Reference.logprob_forward(&(), &Config::default(), call));
     assert!(error.is(Kind::Dtype) && error.to_string().contains("logits: hold i32"), "{error}");
-    let error = forward_with(&Config::default(), &logits, 2, |call| call.tokens = Some(Matrix::new(&tokens, 2, 1).unwrap()));
+    let error =
+        forward_with(&Config::default(), &logits, 2, |call| call.tokens = Some(Matrix::new(&tokens, 2, 1).unwrap()));
     assert!(error.is(Kind::Dtype) && error.to_string().contains("tokens: hold u16"), "{error}");
 }
 
@@ -151,7 +159,8 @@ fn a_gradient_that_overlaps_its_logits_must_be_them() {
         // SAFETY: one thread; where the memory is the same, the reference copies a row before it writes it.
         let logits: View<'_, f32, Host> = unsafe { View::from_raw(address, 4) };
         // SAFETY: likewise.
-        let d_logits: moerl::memory::ViewMut<'_, f32, Host> = unsafe { moerl::memory::ViewMut::from_raw(address + shift, 4) };
+        let d_logits: moerl::memory::ViewMut<'_, f32, Host> =
+            unsafe { moerl::memory::ViewMut::from_raw(address + shift, 4) };
         let gradient = Gradient::Into {
             logits: Matrix::new(logits, 2, 2).unwrap(),
             d_logits: MatrixMut::new(d_logits, 2, 2).unwrap(),

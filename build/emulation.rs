@@ -141,8 +141,6 @@ fn archive_kernels(
         // A wrapper, because a C++ compiler does not take a .cu file for C++.
         let wrapper = folder.join(format!("{name}_{}.cpp", kernels::name(source)));
         write_if_new(&wrapper, &format!("#include {:?}\n", source.display().to_string()))?;
-        let mut inputs = headers.clone();
-        inputs.extend(kernels::closure(source)?);
         let inputs = [kernels::closure(source)?, shared.clone(), emulation.clone()].concat();
         units.push(Unit { source: wrapper, inputs });
     }

@@ -156,9 +156,11 @@ template <class T> MOERL_DEVICE T shuffle(T v, int lane, uint32_t mask = FULL_WA
 template <class T> MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_xor_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_up_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_down_sync(mask, v, lanes); }
-MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask = FULL_WARP) { return __ballot_sync(mask, p); }
-MOERL_DEVICE bool any(bool p, uint32_t mask = FULL_WARP) { return __any_sync(mask, p) != 0; }
-MOERL_DEVICE bool all(bool p, uint32_t mask = FULL_WARP) { return __all_sync(mask, p) != 0; }
+// The three votes have no default mask: nvcc still declares votes of these names without one.
+// The votes have no default mask: nvcc still declares ballot, any and all of one argument, without a mask.
+MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask) { return __ballot_sync(mask, p); }
+MOERL_DEVICE bool any(bool p, uint32_t mask) { return __any_sync(mask, p) != 0; }
+MOERL_DEVICE bool all(bool p, uint32_t mask) { return __all_sync(mask, p) != 0; }
 MOERL_DEVICE uint32_t match_any(uint32_t v, uint32_t mask = FULL_WARP) { return __match_any_sync(mask, v); }
 MOERL_DEVICE uint32_t reduce_add_u32(uint32_t v, uint32_t mask = FULL_WARP) { return __reduce_add_sync(mask, v); }
 MOERL_DEVICE uint32_t reduce_min_u32(uint32_t v, uint32_t mask = FULL_WARP) { return __reduce_min_sync(mask, v); }

@@ -177,11 +177,11 @@ template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = F
     const int own = static_cast<int>(lane_index()), source = own + lanes;
     return emulation::move(emulation::Collective::ShuffleDown, v, source > 31 ? own : source, mask, site);
 }
-MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask = FULL_WARP, MOERL_SITE) {
+MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask, MOERL_SITE) {
     return static_cast<uint32_t>(emulation::collect(emulation::Collective::Ballot, p, 0, mask, site));
 }
-MOERL_DEVICE bool any(bool p, uint32_t mask = FULL_WARP, MOERL_SITE) { return emulation::collect(emulation::Collective::Any, p, 0, mask, site) != 0; }
-MOERL_DEVICE bool all(bool p, uint32_t mask = FULL_WARP, MOERL_SITE) { return emulation::collect(emulation::Collective::All, p, 0, mask, site) != 0; }
+MOERL_DEVICE bool any(bool p, uint32_t mask, MOERL_SITE) { return emulation::collect(emulation::Collective::Any, p, 0, mask, site) != 0; }
+MOERL_DEVICE bool all(bool p, uint32_t mask, MOERL_SITE) { return emulation::collect(emulation::Collective::All, p, 0, mask, site) != 0; }
 MOERL_DEVICE uint32_t match_any(uint32_t v, uint32_t mask = FULL_WARP, MOERL_SITE) {
     return static_cast<uint32_t>(emulation::collect(emulation::Collective::MatchAny, v, 0, mask, site));
 }

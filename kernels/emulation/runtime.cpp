@@ -95,8 +95,23 @@ Fiber* make_fiber() {
     return fiber;
 }
 
+// ThreadSanitizer takes whatever one fiber does for ordered, and a barrier spreads that to all fibers of a block. So that it sees races
+// between blocks, every second block of a slot runs on a second set of fibers, and the threads of a block change places on their
+// set from turn to turn (a set has at least a warp's fibers, for that to be of use in a block of one thread).
+#if defined(MOERL_EMULATION_TSAN)
+constexpr uint32_t SETS = 2;
+#else
+constexpr uint32_t SETS = 1;
+#endif
+uint32_t fibers_of_set(uint32_t threads) { return std::max(threads, LANES); }
+
+Fiber* fiber_for(const Machine& m, const Block& block, uint32_t thread) {
+    const uint32_t fibers = fibers_of_set(block.threads), set = block.slot * SETS + block.ordinal % SETS;
+    return m.fibers[static_cast<size_t>(set) * fibers + (thread + block.ordinal / SETS) % fibers];
+}
+
 bool enlarge(Machine& m, uint32_t slots, uint32_t threads) {
-    while (m.fibers.size() < static_cast<size_t>(slots) * threads) {
+    while (m.fibers.size() < static_cast<size_t>(slots) * SETS * fibers_of_set(threads)) {
         Fiber* fiber = make_fiber();
         if (fiber == nullptr) return false;
         m.fibers.push_back(fiber);
@@ -116,11 +131,10 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
     block.returned = block.arrived = 0;
     block.warps.resize((launch.threads + LANES - 1) / LANES);
     for (Warp& warp : block.warps) warp.open.clear();
+    block.tokens = std::make_unique<Tokens>();
     block.arena.begin_block(launch.shared_bytes);
     for (uint32_t i = 0; i < launch.threads; i++) {
-        // Turned by one from block to block: what one fiber does never races with what it did before in ThreadSanitizer's eyes, and a
-        // race between, say, the first threads of two blocks is to be seen.
-        block.fibers[i] = m.fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
+        block.fibers[i] = fiber_for(m, block, i);
         Fiber& fiber = *block.fibers[i];
         static_cast<Thread&>(fiber) = {i, index, launch.threads, launch.blocks, {}, {}};
         fiber.home = &block;
@@ -218,16 +232,14 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
     for (auto& block : m->blocks) block->threads = block->returned = 0;
     current = m.get();
     run_blocks(*m, slots);
-    if (!m->fault.empty()) m->join_abandoned();
+    if (m->fault.empty()) m->meter.end();
+    else m->clear_abandoned();
     acquire(&m->end_token);
     current = nullptr;
-    if (!m->fault.empty()) {
-        message = m->fault;
-        return MOERL_EMULATION_FAULT;  // and the machine goes, with the stacks that were abandoned
-    }
-    m->meter.end();
+    message.swap(m->fault);
+    m->fault.clear();
     give_back(std::move(m));
-    return MOERL_EMULATION_DONE;
+    return message.empty() ? MOERL_EMULATION_DONE : MOERL_EMULATION_FAULT;
 }
 
 }  // namespace
@@ -242,15 +254,20 @@ Machine::~Machine() {
     }
 }
 
-void Machine::join_abandoned() {
+void Machine::clear_abandoned() {
+    for (Fiber* fiber : fibers) {
+        unpoison(fiber->context.stack, STACK_BYTES);  // frames that nobody will leave
 #if defined(MOERL_EMULATION_TSAN)
-    // For ThreadSanitizer alone: what each fiber has done comes before what the host thread does next, freeing its buffers for one.
-    for (const Fiber* fiber : fibers) {
+        // What each fiber has done comes before what the host thread does next, freeing its buffers for one. ThreadSanitizer's own
+        // record of the fiber's calls keeps the abandoned ones, as outer frames of later reports: its fibers cost half a
+        // millisecond each, too much to make them anew.
         __tsan_switch_to_fiber(fiber->context.tsan, 1);
+        if (fiber->is_quiet) end_quiet();
+        fiber->is_quiet = false;
         release(&end_token);
         __tsan_switch_to_fiber(host.tsan, 1);
-    }
 #endif
+    }
 }
 
 Machine& machine() { return *current; }
@@ -296,7 +313,6 @@ void fail(Site site, const char* format, ...) {
     va_start(arguments, format);
     machine().fault = emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
     va_end(arguments);
-    Quiet::end();
     pass_on(fiber, true, true);
     __builtin_trap();
 }

@@ -41,39 +41,35 @@ inline void poison(const void*, size_t) {}
 inline void unpoison(const void*, size_t) {}
 #endif
 
-// While one of these lives, ThreadSanitizer overlooks what the running fiber does: the runtime is not instrumented, but the memcpy,
-// new and delete that it calls are intercepted, and fibers share its state with no order that ThreadSanitizer could know of. Every
-// entry of the runtime from a kernel has one, which a switch to another fiber does not concern.
-struct Quiet {
+// Between these two, ThreadSanitizer overlooks what the running fiber does.
+inline void begin_quiet() {
 #if defined(MOERL_EMULATION_TSAN)
-    Quiet() { __tsan_ignore_thread_begin(); }
-    static void end() { __tsan_ignore_thread_end(); }  // for a fiber that never comes to the destructor
-#else
-    Quiet() {}
-    static void end() {}
+    __tsan_ignore_thread_begin();
 #endif
-    ~Quiet() { end(); }
-    Quiet(const Quiet&) = delete;
-    Quiet& operator=(const Quiet&) = delete;
-};
+}
+inline void end_quiet() {
+#if defined(MOERL_EMULATION_TSAN)
+    __tsan_ignore_thread_end();
+#endif
+}
 
-// The runtime touches a kernel's memory in its place (an asynchronous copy): to be checked as if the kernel had, at `pc`. Inside a Quiet.
+// The runtime touches a kernel's memory in its place (an asynchronous copy): to be checked as if the kernel had, at `pc`. To be called in quiet.
 inline void about_to_read([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes, [[maybe_unused]] void* pc) {
 #if defined(MOERL_EMULATION_ASAN)
     __asan_loadN(p, bytes);
 #elif defined(MOERL_EMULATION_TSAN)
-    __tsan_ignore_thread_end();
+    end_quiet();
     __tsan_read_range_pc(const_cast<void*>(p), bytes, pc);
-    __tsan_ignore_thread_begin();
+    begin_quiet();
 #endif
 }
 inline void about_to_write([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes, [[maybe_unused]] void* pc) {
 #if defined(MOERL_EMULATION_ASAN)
     __asan_storeN(p, bytes);
 #elif defined(MOERL_EMULATION_TSAN)
-    __tsan_ignore_thread_end();
+    end_quiet();
     __tsan_write_range_pc(p, bytes, pc);
-    __tsan_ignore_thread_begin();
+    begin_quiet();
 #endif
 }
 

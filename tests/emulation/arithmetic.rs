@@ -87,7 +87,22 @@ fn two_values_go_into_one_word_the_first_one_low() {
 fn exp2_is_close_and_flushes_what_is_subnormal() {
     let mut noise = noise(3);
     let mut xs: Vec<f32> = (0..100_000).map(|_| (noise() >> 40) as f32 / 65536.0 - 128.0).collect();
-    xs.extend([-126.0, -126.0f32.next_down(), -126.5, -149.0, -150.0, -1000.0, 0.0, -0.0, 1e-40, 1.0, 127.0, 127.99999, 128.0, 1e30]);
+    xs.extend([
+        -126.0,
+        -126.0f32.next_down(),
+        -126.5,
+        -149.0,
+        -150.0,
+        -1000.0,
+        0.0,
+        -0.0,
+        1e-40,
+        1.0,
+        127.0,
+        127.99999,
+        128.0,
+        1e30,
+    ]);
     let bits: Vec<u32> = xs.iter().map(|x| x.to_bits()).collect();
     for (&x, found) in xs.iter().zip(unary(EXP2, &bits)) {
         let (exact, found) = (f64::from(x).exp2(), f32::from_bits(found));
@@ -115,7 +130,20 @@ fn maximum(a: f32, b: f32) -> u32 {
 
 #[test]
 fn max_nan_keeps_nan_and_orders_the_zeros() {
-    let values = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN];
+    let values = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        1e-45,
+        -1e-45,
+        f32::MAX,
+        f32::MIN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        -f32::NAN,
+    ];
     let pairs: Vec<[f32; 2]> = values.iter().flat_map(|&a| values.map(|b| [a, b])).collect();
     let bits: Vec<[u32; 2]> = pairs.iter().map(|pair| pair.map(f32::to_bits)).collect();
     for ([a, b], found) in pairs.iter().zip(binary(0, &bits)) {
@@ -125,16 +153,21 @@ fn max_nan_keeps_nan_and_orders_the_zeros() {
 
 #[test]
 fn max_nan_on_halves_of_a_word() {
-    let mut values: Vec<u16> = vec![0, 0x8000, 1, 0x8001, 0x7c00, 0xfc00, 0x7e00, 0xfe01, 0x7f80, 0xff80, 0x7fc0, 0xffc0, 0x3c00, 0xbc00];
+    let mut values: Vec<u16> =
+        vec![0, 0x8000, 1, 0x8001, 0x7c00, 0xfc00, 0x7e00, 0xfe01, 0x7f80, 0xff80, 0x7fc0, 0xffc0, 0x3c00, 0xbc00];
     let mut noise = noise(4);
     values.extend((0..100).map(|_| noise() as u16));
     let pairs: Vec<[u32; 2]> = values
         .iter()
-        .flat_map(|&a| values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)]))
+        .flat_map(|&a| {
+            values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
+        })
         .collect();
     let widen_f16 = |bits: u32| f16::from_bits(bits as u16).to_f32();
     let widen_bf16 = |bits: u32| bf16::from_bits(bits as u16).to_f32();
-    let narrow_f16 = |x: u32| if f32::from_bits(x).is_nan() { 0x7fff } else { u32::from(f16::from_f32(f32::from_bits(x)).to_bits()) };
+    let narrow_f16 = |x: u32| {
+        if f32::from_bits(x).is_nan() { 0x7fff } else { u32::from(f16::from_f32(f32::from_bits(x)).to_bits()) }
+    };
     let narrow_bf16 = |x: u32| if f32::from_bits(x).is_nan() { 0x7fff } else { x >> 16 };
     for ([a, b], found) in pairs.iter().zip(binary(1, &pairs)) {
         let max = |a, b| narrow_f16(maximum(widen_f16(a), widen_f16(b)));

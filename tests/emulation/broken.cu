@@ -61,7 +61,7 @@ MOERL_KERNEL(divergent_shuffle_that_meets_a_barrier, TestCall, 64) {
     sync_block();
 }
 MOERL_KERNEL(divergent_operations, TestCall, 32) {
-    if (lane_index() < 16) store(p.output, ballot(true));
+    if (lane_index() < 16) store(p.output, ballot(true, FULL_WARP));
     else store(p.output + 1, match_any(3u));  // BROKEN: half of the warp votes, the other half matches
 }
 MOERL_KERNEL(shuffle_from_outside_its_mask, TestCall, 32) {
@@ -113,14 +113,10 @@ MOERL_KERNEL(load_from_shared, TestCall, 32) {
     store(p.output, load(word));
 }
 MOERL_KERNEL(raw_dereference, TestCall, 32) { store(p.output, p.input[thread_index()]); }
-MOERL_KERNEL(bottomless_recursion, TestCall, 32) {
-    struct {
-        uint32_t descend(const uint32_t* words, uint32_t depth) {
-            volatile uint32_t frame[64] = {depth};
-            return depth == 0xffffffffu ? load(words) : descend(words, depth + 1) + frame[depth % 64];
-        }
-    } recursion;
-    store(p.output, recursion.descend(p.input, p.number));
+MOERL_KERNEL(too_large_a_frame, TestCall, 32) {
+    volatile uint32_t words[1 << 18];  // BROKEN: 1 MB of local memory a thread
+    for (uint32_t i = 0; i < p.count; i++) words[i * 64] = i;
+    store(p.output, words[p.number]);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------
@@ -164,7 +160,7 @@ MOERL_KERNEL(uninitialised_shared_memory, TestCall, 64) {
     sync_block();
     float sum = 0.0f;
     for (uint32_t i = 0; i < block_size(); i++) sum += numbers[i];  // BROKEN: nobody wrote number `number`
-    store(p.output + block_index(), bits_of(sum));
+    if (thread_index() == 0) store(p.output + block_index(), bits_of(sum));
 }
 MOERL_KERNEL(too_much_static_shared_memory, TestCall, 32) {
     MOERL_SHARED(uint32_t, first, 8 * 1024);

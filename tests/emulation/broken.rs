@@ -6,8 +6,8 @@
 
 use std::process::{Command, Output};
 
-use moerl::device::emulator::Schedule;
 use moerl::Error;
+use moerl::device::emulator::Schedule;
 
 use crate::harness::{Left, Run, SANITIZER, emulator, noisy_words};
 
@@ -47,7 +47,7 @@ fn child_case(name: &str) -> Run<'static> {
     let run = |kernel| Run { kernel, threads: 64, input, output: 4096, ..Run::new(kernel) };
     match name {
         "raw_dereference" => Run { threads: 32, ..run("raw_dereference") },
-        "bottomless_recursion" => Run { threads: 32, ..run("bottomless_recursion") },
+        "too_large_a_frame" => Run { threads: 32, count: 4096, ..run("too_large_a_frame") },
         "shared_store" => Run { number: 1, ..run("shared_store_past_the_end") },
         "dynamic_shared_store" => Run { number: 1, shared_bytes: 256, ..run("dynamic_shared_store_past_the_end") },
         "shared_load" => Run { number: 1, ..run("shared_load_past_the_end") },
@@ -169,7 +169,12 @@ fn divergent_warp_collectives_are_named_with_line_mask_and_arrivals() {
     let run = |kernel| Run { input: &input, output: 64, ..Run::new(kernel) };
     assert_fault(
         &run("divergent_shuffle"),
-        &["divergent_shuffle: block 0, warp 0, broken.cu:", "deadlock in shuffle_xor", "mask ffffffff, arrived 0000ffff", "thread 16 has returned"],
+        &[
+            "divergent_shuffle: block 0, warp 0, broken.cu:",
+            "deadlock in shuffle_xor",
+            "mask ffffffff, arrived 0000ffff",
+            "thread 16 has returned",
+        ],
     );
     assert_fault(
         &Run { threads: 64, ..run("divergent_shuffle_that_meets_a_barrier") },
@@ -179,7 +184,10 @@ fn divergent_warp_collectives_are_named_with_line_mask_and_arrivals() {
     assert_fault(&run("shuffle_from_outside_its_mask"), &["shuffle: reads lane 9, which is not in mask 000000ff"]);
     assert_fault(&run("shuffle_by_a_lane_outside_the_mask"), &["is not in its own mask 000000ff"]);
     // Half a warp is not a warp.
-    assert_fault(&Run { threads: 16, ..run("divergent_shuffle") }, &["mask ffffffff names lanes that the warp lacks (it has 0000ffff)"]);
+    assert_fault(
+        &Run { threads: 16, ..run("divergent_shuffle") },
+        &["mask ffffffff names lanes that the warp lacks (it has 0000ffff)"],
+    );
 }
 
 #[test]
@@ -192,7 +200,10 @@ fn divergent_barriers_are_faults_under_every_schedule() {
         let branches = message("barrier_in_a_branch");
         assert!(branches.contains("divergent barrier: this thread calls sync_block"), "{branches}");
         let skipped = message("barrier_that_one_warp_never_reaches");
-        assert!(skipped.contains("mask ffffffff, arrived 7fffffff; thread 31 waits in sync_block at broken.cu:"), "{skipped}");
+        assert!(
+            skipped.contains("mask ffffffff, arrived 7fffffff; thread 31 waits in sync_block at broken.cu:"),
+            "{skipped}"
+        );
     }
 }
 
@@ -201,8 +212,16 @@ fn divergent_barriers_are_faults_under_every_schedule() {
 #[test]
 fn accesses_out_of_bounds_name_buffer_and_byte() {
     let input = words(40);
-    let run = |kernel, number: i32| Run { input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
-    assert_fault(&run("stray_load", 40), &["stray_load: block 0, thread ", "broken.cu:", "load of 4 bytes out of bounds: byte 160 of `input`, which has 160"]);
+    let run =
+        |kernel, number: i32| Run { threads: 1, input: &input, output: 20, number: number as u32, ..Run::new(kernel) };
+    assert_fault(
+        &run("stray_load", 40),
+        &[
+            "stray_load: block 0, thread ",
+            "broken.cu:",
+            "load of 4 bytes out of bounds: byte 160 of `input`, which has 160",
+        ],
+    );
     assert_fault(&run("stray_load", -1), &["load of 4 bytes out of bounds: 4 bytes before `input`"]);
     assert_fault(&run("stray_load", 1 << 28), &["load of 4 bytes out of bounds"]);
     assert_fault(&run("stray_load16", 40), &["load of 16 bytes out of bounds: byte 160 of `input`"]);
@@ -211,8 +230,18 @@ fn accesses_out_of_bounds_name_buffer_and_byte() {
     assert_fault(&run("stray_atomic", 20), &["atomic of 4 bytes out of bounds: byte 80 of `output`"]);
     assert_fault(&run("stray_copy", 40), &["asynchronous copy of 16 bytes out of bounds: byte 160 of `input`"]);
     // 16 bytes that begin inside and end outside.
-    assert_fault(&Run { input: &input[..38], ..run("stray_load16", 36) }, &["load of 16 bytes out of bounds: byte 144 of `input`, which has 152"]);
-    for (kernel, number) in [("stray_load", 39), ("stray_load16", 36), ("stray_store", 19), ("stray_store16", 16), ("stray_atomic", 19), ("stray_copy", 36)] {
+    assert_fault(
+        &Run { input: &input[..38], ..run("stray_load16", 36) },
+        &["load of 16 bytes out of bounds: byte 144 of `input`, which has 152"],
+    );
+    for (kernel, number) in [
+        ("stray_load", 39),
+        ("stray_load16", 36),
+        ("stray_store", 19),
+        ("stray_store16", 16),
+        ("stray_atomic", 19),
+        ("stray_copy", 36),
+    ] {
         run(kernel, number).ok(&emulator());
     }
 }
@@ -220,7 +249,7 @@ fn accesses_out_of_bounds_name_buffer_and_byte() {
 #[test]
 fn stores_to_an_input_are_faults() {
     let input = words(4);
-    let run = |kernel| Run { input: &input, output: 4, ..Run::new(kernel) };
+    let run = |kernel| Run { threads: 1, input: &input, output: 4, ..Run::new(kernel) };
     assert_fault(&run("store_to_input"), &["store of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
     assert_fault(&run("atomic_on_input"), &["atomic of 4 bytes to a buffer that is for reading: byte 0 of `input`"]);
 }
@@ -228,7 +257,7 @@ fn stores_to_an_input_are_faults() {
 #[test]
 fn misaligned_accesses_are_faults() {
     let input = words(40);
-    let run = |kernel, number| Run { input: &input, output: 40, number, ..Run::new(kernel) };
+    let run = |kernel, number| Run { threads: 1, input: &input, output: 40, number, ..Run::new(kernel) };
     assert_fault(&run("stray_load16", 1), &["misaligned load of 16 bytes: byte 4 of `input`", "not a multiple of 16"]);
     assert_fault(&run("stray_store16", 2), &["misaligned store of 16 bytes: byte 8 of `output`"]);
     assert_fault(&run("stray_copy", 3), &["misaligned asynchronous copy of 16 bytes: byte 12 of `input`"]);
@@ -239,8 +268,12 @@ fn misaligned_accesses_are_faults() {
 #[test]
 fn the_gap_between_two_rows_is_out_of_bounds() {
     let input = words(3 * 24 - 4);
-    let run = |kernel, number| Run { input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
-    assert_fault(&run("stray_load", 20), &["load of 4 bytes in the gap between two rows: byte 80 of `input`", "rows of 80 every 96"]);
+    let run =
+        |kernel, number| Run { threads: 1, input: &input, rows: Some((20, 24)), output: 4, number, ..Run::new(kernel) };
+    assert_fault(
+        &run("stray_load", 20),
+        &["load of 4 bytes in the gap between two rows: byte 80 of `input`", "rows of 80 every 96"],
+    );
     assert_fault(&run("stray_load", 47), &["in the gap between two rows: byte 188 of `input`"]);
     assert_fault(&run("stray_load", 68), &["out of bounds: byte 272 of `input`, which has 272"]);
     for number in [0, 19, 24, 43, 48, 67] {
@@ -261,7 +294,7 @@ fn following_a_global_pointer_directly_kills_the_process() {
 
 #[test]
 fn a_stack_that_overflows_kills_the_process() {
-    assert_report("bottomless_recursion", &[]);
+    assert_report("too_large_a_frame", &[]);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------
@@ -274,8 +307,14 @@ fn stores_past_a_shared_array_damage_its_red_zone() {
         return;
     }
     let run = |kernel, shared_bytes| Run { threads: 64, output: 64, shared_bytes, number: 1, ..Run::new(kernel) };
-    assert_fault(&run("shared_store_past_the_end", 0), &["block 0: a thread stored out of bounds of shared memory: byte 256 of `words`, which has 256"]);
-    assert_fault(&run("dynamic_shared_store_past_the_end", 256), &["byte 256 of `dynamic shared memory`, which has 256"]);
+    assert_fault(
+        &run("shared_store_past_the_end", 0),
+        &["block 0: a thread stored out of bounds of shared memory: byte 256 of `words`, which has 256"],
+    );
+    assert_fault(
+        &run("dynamic_shared_store_past_the_end", 256),
+        &["byte 256 of `dynamic shared memory`, which has 256"],
+    );
     assert_fault(&Run { number: -1i32 as u32, ..run("shared_store_past_the_end", 0) }, &["byte -4 of `words`"]);
     Run { number: 0, ..run("shared_store_past_the_end", 0) }.ok(&emulator());
 }
@@ -298,7 +337,10 @@ fn what_nobody_wrote_to_shared_memory_is_not_a_number() {
 
 #[test]
 fn shared_memory_beyond_cudas_limits_is_a_fault() {
-    assert_fault(&Run::new("too_much_static_shared_memory"), &["too much shared memory: with `second`, 49156 bytes are declared (at most 49152)"]);
+    assert_fault(
+        &Run::new("too_much_static_shared_memory"),
+        &["too much shared memory: with `second`, 49156 bytes are declared (at most 49152)"],
+    );
     let run = |shared_bytes| Run { shared_bytes, ..Run::new("some_static_shared_memory") };
     run(227 * 1024 - 4096).ok(&emulator());
     assert_fault(&run(227 * 1024 - 4095), &["232449 are used in all (at most 232448)"]);
@@ -321,13 +363,17 @@ fn a_missing_or_misplaced_wait_reads_what_was_there_before() {
 fn copies_that_nobody_waits_for_are_a_fault() {
     let input = words(32);
     let run = Run { input: &input, output: 32, variant: 4, ..Run::new("copy_without_wait") };
-    assert_fault(&run, &["copy_without_wait: block 0", "broken.cu:", "returns without waiting for 1 asynchronous copies"]);
+    assert_fault(
+        &run,
+        &["copy_without_wait: block 0", "broken.cu:", "returns without waiting for 1 asynchronous copies"],
+    );
 }
 
 #[test]
 fn a_stage_that_is_filled_again_too_soon_changes_under_its_readers() {
     let input = words(5 * 64);
-    let run = Run { threads: 64, input: &input, output: 5 * 64, number: 5, variant: 1, ..Run::new("stage_reused_too_soon") };
+    let run =
+        Run { threads: 64, input: &input, output: 5 * 64, number: 5, variant: 1, ..Run::new("stage_reused_too_soon") };
     match SANITIZER {
         "thread" => {
             assert_report("stage", &["ThreadSanitizer: data race", "broken.cu"]);
@@ -340,7 +386,10 @@ fn a_stage_that_is_filled_again_too_soon_changes_under_its_readers() {
 #[test]
 fn a_copy_to_a_place_outside_shared_memory_is_a_fault() {
     let input = words(4);
-    assert_fault(&Run { input: &input, ..Run::new("copy_to_nowhere") }, &["asynchronous copy of 4 bytes to a place that is not inside a shared array"]);
+    assert_fault(
+        &Run { input: &input, ..Run::new("copy_to_nowhere") },
+        &["asynchronous copy of 4 bytes to a place that is not inside a shared array"],
+    );
 }
 
 /// Prints, for whoever wants to know, what each kind of schedule finds: `cargo test … -- --ignored --nocapture what_each`.
@@ -350,7 +399,8 @@ fn what_each_schedule_finds() {
     let (many, few) = (noisy_words(1, 4096), words(5 * 64));
     let reduction = Run { threads: 256, input: &many, output: 1, variant: 1, ..Run::new("reduction_without_barrier") };
     let exchange = Run { input: &many, output: 32, variant: 1, ..Run::new("exchange_without_warp_barrier") };
-    let stage = Run { threads: 64, input: &few, output: 5 * 64, number: 5, variant: 1, ..Run::new("stage_reused_too_soon") };
+    let stage =
+        Run { threads: 64, input: &few, output: 5 * 64, number: 5, variant: 1, ..Run::new("stage_reused_too_soon") };
     for run in [reduction, histogram(1, &many), exchange, stage] {
         let all = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
         println!("{}: {:?}", run.kernel, all.map(|schedule| (schedule, wrong_of_100(&run, schedule))));

@@ -18,7 +18,15 @@ fn every_thread_knows_where_it_is() {
 fn every_width_of_access_moves_every_byte() {
     let input = noisy_words(1, 4 * 150);
     for variant in 0..11 {
-        let run = Run { blocks: 2, threads: 64, input: &input, output: input.len(), count: input.len(), variant, ..Run::new("copy") };
+        let run = Run {
+            blocks: 2,
+            threads: 64,
+            input: &input,
+            output: input.len(),
+            count: input.len(),
+            variant,
+            ..Run::new("copy")
+        };
         assert_eq!(run.ok(&emulator()).output, input, "variant {variant}");
     }
 }
@@ -32,7 +40,8 @@ fn global_atomics_lose_nothing() {
     let least = wide(*input.iter().min().unwrap());
     let counters = [0, u32::MAX, 0, 0, 0, 0, u32::MAX, u32::MAX];
     for emulator in all_schedules() {
-        let run = Run { blocks, threads, input: &input, output: input.len(), counters: &counters, ..Run::new("atomics") };
+        let run =
+            Run { blocks, threads, input: &input, output: input.len(), counters: &counters, ..Run::new("atomics") };
         let left = run.ok(&emulator);
         let mut tickets = left.output;
         tickets.sort_unstable();
@@ -93,7 +102,8 @@ fn shuffles_bring_the_value_of_the_lane_that_cuda_names() {
 fn a_shuffle_within_a_mask_needs_only_its_lanes() {
     let input = noisy_words(5, WARP);
     let mask = 0x0f0f_00f1;
-    let left = Run { input: &input, output: 8 * WARP, number: 4, variant: mask, ..Run::new("shuffles") }.ok(&emulator());
+    let left =
+        Run { input: &input, output: 8 * WARP, number: 4, variant: mask, ..Run::new("shuffles") }.ok(&emulator());
     for lane in 0..WARP {
         let expected = if mask >> lane & 1 == 1 { input[4] } else { 0 };
         assert_eq!(left.output[8 * lane], expected);
@@ -109,7 +119,9 @@ fn votes_matches_and_reductions_cover_exactly_the_mask() {
         noisy_words(8, WARP).iter().map(|x| x % 3 * 2).collect(),
         noisy_words(9, WARP),
     ];
-    for (input, mask) in inputs.iter().flat_map(|input| [u32::MAX, 0x8000_0001, 0x00ff_ff00, 0x5555_5555].map(|mask| (input, mask))) {
+    for (input, mask) in
+        inputs.iter().flat_map(|input| [u32::MAX, 0x8000_0001, 0x00ff_ff00, 0x5555_5555].map(|mask| (input, mask)))
+    {
         for emulator in all_schedules() {
             let left = Run { input, output: 8 * WARP, variant: mask, ..Run::new("votes") }.ok(&emulator);
             let lanes: Vec<usize> = (0..WARP).filter(|lane| mask >> lane & 1 == 1).collect();
@@ -137,7 +149,8 @@ fn barriers_with_a_predicate_ask_all_threads() {
     for ones in [0, 1, 37, 80] {
         let input: Vec<u32> = (0..threads).map(|i| u32::from(i * 7 % threads < ones)).collect();
         for emulator in all_schedules() {
-            let left = Run { threads, input: &input, output: 3 * threads as usize, ..Run::new("block_votes") }.ok(&emulator);
+            let left =
+                Run { threads, input: &input, output: 3 * threads as usize, ..Run::new("block_votes") }.ok(&emulator);
             for row in left.output.chunks(3) {
                 assert_eq!(row, [u32::from(ones > 0), u32::from(ones == threads), ones]);
             }
@@ -168,7 +181,8 @@ fn the_smallest_fault_of_all_blocks_is_published() {
     let mut input = vec![u32::MAX; blocks * threads];
     let word = |input: &[u32], emulator: &moerl::Emulator| {
         let counters = [u32::MAX, u32::MAX];
-        let left = Run { blocks: blocks as u32, threads: threads as u32, input, counters: &counters, ..Run::new("publish") };
+        let left =
+            Run { blocks: blocks as u32, threads: threads as u32, input, counters: &counters, ..Run::new("publish") };
         let left = left.ok(emulator).counters;
         u64::from(left[1]) << 32 | u64::from(left[0])
     };
@@ -188,9 +202,8 @@ fn asynchronous_copies_through_a_ring_arrive_under_every_schedule() {
         let stage = threads * words;
         let count = stages * stage;
         let input = noisy_words(11, blocks * count);
-        let expected: Vec<u32> = (0..input.len())
-            .map(|i| input[i / stage * stage + (i % stage + 1) % stage].wrapping_add(1))
-            .collect();
+        let expected: Vec<u32> =
+            (0..input.len()).map(|i| input[i / stage * stage + (i % stage + 1) % stage].wrapping_add(1)).collect();
         for emulator in all_schedules() {
             let run = Run {
                 blocks: blocks as u32,
@@ -239,7 +252,8 @@ fn a_softmax_has_the_same_bits_under_every_schedule() {
 #[test]
 fn host_threads_launch_side_by_side() {
     let input: Vec<u32> = (0..4096u32).map(|i| (i as f32).sin().to_bits()).collect();
-    let run = Run { blocks: 4, threads: 128, input: &input, output: 4096, count: 1024, stride: 1024, ..Run::new("softmax") };
+    let run =
+        Run { blocks: 4, threads: 128, input: &input, output: 4096, count: 1024, stride: 1024, ..Run::new("softmax") };
     let expected = run.ok(&emulator());
     std::thread::scope(|scope| {
         for seed in 0..6 {

@@ -52,7 +52,11 @@ fn check<B: Backend, T: Float, G: Float>(backend: &B, what: &str, inputs: &Input
     let saved = forward(backend, inputs, EVERYTHING).saved;
     let memory: Vec<G> = backward(backend, inputs, &saved, up, Target::Apart);
     let (worst, strict) = worst_gradient::<T, G>(inputs, up, &gradient_rows(inputs, &memory));
-    println!("{what}, {} into {}: worst gradient over goal {worst:.3}, {strict:.3} where p > e^-20", T::ELEMENT, G::ELEMENT);
+    println!(
+        "{what}, {} into {}: worst gradient over goal {worst:.3}, {strict:.3} where p > e^-20",
+        T::ELEMENT,
+        G::ELEMENT
+    );
     assert!(worst <= 1.0, "{what}: a gradient is off by {worst} of its goal");
 }
 
@@ -222,7 +226,9 @@ fn faulty_rows_are_nan_and_their_neighbours_are_not<B: Backend>(backend: &B) {
 }
 
 fn padding_gets_zeros_and_what_lies_between_rows_is_untouched<B: Backend>(backend: &B) {
-    for (vocabulary, columns, stride) in [(4090, 4100, 4117), (2048, 2049, 2049), (1, 5000, 5000), (50_257, 50_304, 50_304)] {
+    for (vocabulary, columns, stride) in
+        [(4090, 4100, 4117), (2048, 2049, 2049), (1, 5000, 5000), (50_257, 50_304, 50_304)]
+    {
         let (mut inputs, up) = case::<bf16>(11, 3, columns);
         inputs.config.vocabulary = Some(vocabulary);
         inputs.tokens = Some(vec![0, vocabulary as i64 - 1, 0]);
@@ -275,7 +281,12 @@ fn any_alignment_of_logits_and_gradient_gives_the_same_bits<B: Backend>(backend:
             let memory: Vec<G> = backward(backend, &moved, &saved, &up, target);
             let Target::Elsewhere { offset, stride } = target else { unreachable!() };
             let there = Inputs { offset, stride, ..inputs.clone() };
-            assert!(row_bits(&there, &memory) == plain, "logits at {} by {}, gradient {target:?}", moved.offset, moved.stride);
+            assert!(
+                row_bits(&there, &memory) == plain,
+                "logits at {} by {}, gradient {target:?}",
+                moved.offset,
+                moved.stride
+            );
         }
     }
     run::<B, bf16, bf16>(backend);

@@ -94,7 +94,10 @@ fn equal_logits_give_the_logarithm_of_the_width<B: Backend>(backend: &B) {
             let found = forward(backend, &Inputs::new(1, columns, vec![value; columns]), EVERYTHING);
             let log_width = (columns as f64).ln() as f32;
             // All terms are exactly 1, so the sums are exact integers and only f64 follows.
-            assert_eq!(found.floats(0), [-log_width, log_width, value, log_width, value + log_width, 1.0 / columns as f32]);
+            assert_eq!(
+                found.floats(0),
+                [-log_width, log_width, value, log_width, value + log_width, 1.0 / columns as f32]
+            );
         }
     }
 }
@@ -133,14 +136,14 @@ fn minus_infinity_masks_columns<B: Backend>(backend: &B) {
     let columns = 20_001;
     let mut rng = seeded(6);
     let noise: Vec<f32> = (0..columns).map(|_| 2.0 * normal(&mut rng)).collect();
-    let masks: [(&str, Box<dyn Fn(usize) -> bool>); 5] = [
-        ("the first half panel", Box::new(|j| j < 1024)),
-        ("eight panels", Box::new(|j| j < 16384)),
-        ("all but one", Box::new(|j| j != 5000)),
-        ("the last panel", Box::new(|j| j >= 18432)),
-        ("every other", Box::new(|j| j % 2 == 1)),
+    let masks: [(&str, fn(usize) -> bool); 5] = [
+        ("the first half panel", |j| j < 1024),
+        ("eight panels", |j| j < 16384),
+        ("all but one", |j| j != 5000),
+        ("the last panel", |j| j >= 18432),
+        ("every other", |j| j % 2 == 1),
     ];
-    for (what, masked) in &masks {
+    for (what, masked) in masks {
         let logits: Vec<f32> = noise.iter().enumerate().map(|(j, &x)| if masked(j) { -INF } else { x }).collect();
         let open = (0..columns).find(|&j| !masked(j)).unwrap() as i64;
         let shut = (0..columns).find(|&j| masked(j)).unwrap() as i64;
@@ -197,7 +200,11 @@ fn temperatures_of_every_size<B: Backend>(backend: &B) {
     let mixed = forward(backend, &inputs, EVERYTHING);
     for (r, &temperature) in temperatures.iter().enumerate() {
         let alone = Inputs { config: Config::at_temperature(temperature), temperature: None, ..inputs.rows_of(&[r]) };
-        assert_eq!(forward(backend, &alone, EVERYTHING).row_bits(0), mixed.row_bits(r), "an array is the same as a scalar");
+        assert_eq!(
+            forward(backend, &alone, EVERYTHING).row_bits(0),
+            mixed.row_bits(r),
+            "an array is the same as a scalar"
+        );
         let expected = exact(&inputs.row(r), f64::from(temperature), inputs.token(r));
         // The smallest temperatures push logprob and max out of f32's range: both sides are then infinite, or as far as f32 goes.
         let near = |x: f64| 1e-6 + 2.0 * ulp(x);
@@ -250,7 +257,8 @@ fn absent_rows_are_zero_whatever_they_hold<B: Backend>(backend: &B) {
 fn tokens_outside_the_vocabulary_are_faults<B: Backend>(backend: &B) {
     let columns = 33;
     let logits: Vec<f32> = (0..3 * columns).map(|i| (i % columns) as f32 / 9.0).collect();
-    let inside = forward(backend, &Inputs { tokens: Some(vec![1; 3]), ..Inputs::new(3, columns, logits.clone()) }, EVERYTHING);
+    let inside =
+        forward(backend, &Inputs { tokens: Some(vec![1; 3]), ..Inputs::new(3, columns, logits.clone()) }, EVERYTHING);
     for token in [-1, columns as i64, i64::from(i32::MIN), i64::from(i32::MAX), 1 << 40, i64::MIN, i64::MAX] {
         let tokens = Some(vec![1, token, 1]);
         let inputs = Inputs { tokens, wide_tokens: true, ..Inputs::new(3, columns, logits.clone()) };
@@ -325,6 +333,10 @@ fn the_first_fault_is_reported_with_its_tag<B: Backend>(backend: &B) {
     assert_eq!(found.fault.map(|f| (f.row, f.tag, f.code)), Some((16, TAG, FaultCode::NonfiniteLogit)));
     inputs.logits[4 * 16] = 0.0;
     let found = forward(backend, &inputs, EVERYTHING);
-    assert_eq!(found.fault.map(|f| (f.row, f.tag, f.code)), Some((17, TAG, FaultCode::Target)), "the smallest code of a row");
+    assert_eq!(
+        found.fault.map(|f| (f.row, f.tag, f.code)),
+        Some((17, TAG, FaultCode::Target)),
+        "the smallest code of a row"
+    );
     assert!(found.floats(17).iter().all(|x| x.is_nan()));
 }

@@ -36,7 +36,11 @@ fn a_row_alone_is_the_row_in_any_batch<B: Backend>(backend: &B) {
         let inputs = mixed::<T>(1, rows, columns);
         let whole = forward(backend, &inputs, EVERYTHING);
         for r in [0, 1, rows / 2, rows - 1] {
-            assert_eq!(forward(backend, &inputs.rows_of(&[r]), EVERYTHING).row_bits(0), whole.row_bits(r), "row {r} alone");
+            assert_eq!(
+                forward(backend, &inputs.rows_of(&[r]), EVERYTHING).row_bits(0),
+                whole.row_bits(r),
+                "row {r} alone"
+            );
         }
         let reversed: Vec<usize> = (0..rows).rev().collect();
         let turned = forward(backend, &inputs.rows_of(&reversed), EVERYTHING);
@@ -82,8 +86,17 @@ fn asking_for_less_changes_nothing<B: Backend>(backend: &B) {
         for r in 0..inputs.rows {
             let (all, some) = (everything.row_bits(r), some.row_bits(r));
             for (at, is_asked) in [
-                asked.logprobs, asked.entropy, asked.rest, asked.rest, asked.rest, asked.squares, asked.squares,
-                asked.saved, asked.saved, asked.saved, asked.saved,
+                asked.logprobs,
+                asked.entropy,
+                asked.rest,
+                asked.rest,
+                asked.rest,
+                asked.squares,
+                asked.squares,
+                asked.saved,
+                asked.saved,
+                asked.saved,
+                asked.saved,
             ]
             .into_iter()
             .enumerate()
@@ -101,9 +114,15 @@ fn asking_for_less_changes_nothing<B: Backend>(backend: &B) {
 fn sixteen_bit_logits_are_the_same_values_in_f32<B: Backend>(backend: &B) {
     for columns in [1, 9, 2047, 2048, 6001] {
         let inputs = mixed::<bf16>(4, 6, columns);
-        assert_eq!(forward(backend, &inputs, EVERYTHING).bits(), forward(backend, &inputs.widened(), EVERYTHING).bits());
+        assert_eq!(
+            forward(backend, &inputs, EVERYTHING).bits(),
+            forward(backend, &inputs.widened(), EVERYTHING).bits()
+        );
         let inputs = mixed::<f16>(5, 6, columns);
-        assert_eq!(forward(backend, &inputs, EVERYTHING).bits(), forward(backend, &inputs.widened(), EVERYTHING).bits());
+        assert_eq!(
+            forward(backend, &inputs, EVERYTHING).bits(),
+            forward(backend, &inputs.widened(), EVERYTHING).bits()
+        );
         let (odd, wide) = (inputs.laid_out(3, columns + 5), inputs.widened().laid_out(1, columns + 2));
         assert_eq!(forward(backend, &odd, EVERYTHING).bits(), forward(backend, &wide, EVERYTHING).bits());
     }

@@ -209,7 +209,8 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
     for _ in 0..7 {
         outputs.push(backend.upload(&stream, &untouched)?);
     }
-    let mut saved = backend.upload(&stream, &vec![Partial { label: UNTOUCHED, ..bytemuck::Zeroable::zeroed() }; inputs.rows])?;
+    let mut saved =
+        backend.upload(&stream, &vec![Partial { label: UNTOUCHED, ..bytemuck::Zeroable::zeroed() }; inputs.rows])?;
     let scratch = if inputs.workspace { workspace_bytes(inputs.rows, inputs.vocabulary()) } else { 0 };
     let mut scratch = backend.allocate::<u8>(&stream, scratch)?;
     let mut errors = backend.error_word(&stream)?;
@@ -234,7 +235,10 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
         Err(other) => return Err(other),
     };
     let after = backend.download(&stream, logits.view())?;
-    assert!(bytemuck::cast_slice::<T, u8>(&after) == bytemuck::cast_slice::<T, u8>(&inputs.logits), "forward wrote logits");
+    assert!(
+        bytemuck::cast_slice::<T, u8>(&after) == bytemuck::cast_slice::<T, u8>(&inputs.logits),
+        "forward wrote logits"
+    );
     let mut fetched = outputs.iter().map(|b| backend.download(&stream, b.view()));
     let mut take = || fetched.next().expect("seven outputs");
     Ok(Outputs {
@@ -281,7 +285,10 @@ pub enum Target {
     /// The logits' layout, in the logits' type or in f32.
     Apart,
     /// Another first element and row stride.
-    Elsewhere { offset: usize, stride: usize },
+    Elsewhere {
+        offset: usize,
+        stride: usize,
+    },
 }
 
 /// What fills the gradient's memory before the call.
@@ -326,7 +333,12 @@ pub fn try_backward<B: Backend, T: Float, G: Float>(
     } else {
         Gradient::Into {
             logits: Matrix::strided(logits.view().slice(inputs.offset..len), rows, columns, inputs.stride)?,
-            d_logits: MatrixMut::strided(apart.view_mut().slice(offset..offset + rows * stride), rows, columns, stride)?,
+            d_logits: MatrixMut::strided(
+                apart.view_mut().slice(offset..offset + rows * stride),
+                rows,
+                columns,
+                stride,
+            )?,
         }
     };
     let mut call = Backward::new(gradient, saved.view());
@@ -455,9 +467,14 @@ impl Worst {
     pub fn assert_within_goals(&self, what: &str) {
         println!("{what}: worst over goal {self:.3?}");
         let Worst { logprob, entropy, log_sum, lse, max, sum_p2 } = *self;
-        for (name, worst) in
-            [("logprob", logprob), ("entropy", entropy), ("log_sum", log_sum), ("lse", lse), ("max", max), ("sum_p2", sum_p2)]
-        {
+        for (name, worst) in [
+            ("logprob", logprob),
+            ("entropy", entropy),
+            ("log_sum", log_sum),
+            ("lse", lse),
+            ("max", max),
+            ("sum_p2", sum_p2),
+        ] {
             assert!(worst <= 1.0, "{what}: {name} is off by {worst} of its goal");
         }
     }
@@ -474,4 +491,3 @@ pub fn worst_of<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>) -> Worst 
     assert_eq!(found.fault, None);
     worst
 }
-

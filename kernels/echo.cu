@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "abi_layout.h"
 #include "device.cuh"
 
 MOERL_KERNEL(echo, MoerlEchoCall, 32) {

@@ -5,6 +5,8 @@ pub mod cuda;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
+#[cfg(feature = "cuda")]
+pub(crate) mod images;
 pub(crate) mod echo;
 
 use bytemuck::Pod;

@@ -16,10 +16,6 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run one policy update from a step file and print what came of it.
-    Step(Box<Step>),
-    /// Run golden vectors through a backend and say where it differs.
-    Check(Check),
     /// Say which devices, drivers and kernel images there are, and what to do about what is missing.
     Devices,
     /// Write a synthetic step file of any size.

@@ -23,9 +23,9 @@ use crate::stepfile::{MAX_CHOSEN, MAX_EXPERTS, MAX_LAYERS, Slot, Writer};
 /// Standard deviation of router logits over experts.
 const ROUTER_SPREAD: f32 = 1.5;
 /// Standard deviation of what an update adds to a router logit.
-const ROUTER_DRIFT: f32 = 0.02;
+const ROUTER_DRIFT: f32 = 0.04;
 /// Standard deviation of what the rollout engine's kernels add to a router logit, before its rounding to bf16.
-const ROUTER_ENGINE: f32 = 0.004;
+const ROUTER_ENGINE: f32 = 0.008;
 /// Standard deviation of logits over the vocabulary: an entropy of a few nats.
 const LOGIT_SPREAD: f32 = 3.0;
 /// What an update adds to a logit.
@@ -33,8 +33,8 @@ const LOGIT_DRIFT: f32 = 0.1;
 /// What the rollout engine adds to a logit before its rounding.
 const LOGIT_ENGINE: f32 = 0.01;
 /// What an update and the engine add to a log-probability where there are no logits.
-const LOGPROB_DRIFT: f32 = 0.12;
-const LOGPROB_ENGINE: f32 = 0.015;
+const LOGPROB_DRIFT: f32 = 0.2;
+const LOGPROB_ENGINE: f32 = 0.025;
 /// The reference policy is further away than the old one.
 const REFERENCE_DRIFT: f32 = 3.0;
 /// Responses to one prompt.
@@ -214,7 +214,11 @@ impl<'a> Output<'a> {
         let (mut old, mut rollout, mut reference) = (Vec::new(), Vec::new(), Vec::new());
         for u in rows.clone() {
             let mut numbers = numbers(self.options.seed, Stream::Token, u, 0);
-            let token = if with_logits { Token::from_logits(&mut numbers, vocab, &mut current) } else { Token::alone(&mut numbers, vocab) };
+            let token = if with_logits {
+                Token::from_logits(&mut numbers, vocab, &mut current)
+            } else {
+                Token::alone(&mut numbers, vocab)
+            };
             if !with_logits {
                 current.push(token.current);
             }

@@ -172,18 +172,9 @@ pub fn dtype_name(dtype: Dtype) -> String {
     format!("{dtype:?}").to_lowercase()
 }
 
-/// The safetensors name of an element type.
-pub fn dtype(element: Element) -> Dtype {
-    match element {
-        Element::Bf16 => Dtype::BF16,
-        Element::F16 => Dtype::F16,
-        Element::U8 => Dtype::U8,
-        Element::U16 => Dtype::U16,
-        Element::I16 => Dtype::I16,
-        Element::I32 => Dtype::I32,
-        Element::I64 => Dtype::I64,
-        _ => Dtype::F32,
-    }
+/// The name of an element type in a safetensors header: `F32`.
+pub fn safetensors_name(element: Element) -> String {
+    element.name().to_uppercase()
 }
 
 /// What the header's reader refused, with the numbers that it does not tell and the tensor at fault.
@@ -235,7 +226,8 @@ fn tensor_at_fault(header: &[u8], data_bytes: usize) -> Option<String> {
         let shape: Vec<u64> = serde_json::from_value(info["shape"].clone()).ok()?;
         let bits = shape.iter().try_fold(dtype.bitsize() as u64, |bits, &n| bits.checked_mul(n));
         if bits.is_none_or(|bits| bits != (end - start) * 8) {
-            let needed = bits.map_or_else(|| "more than 2^64 bits".into(), |bits| format!("{} bytes", bits.div_ceil(8)));
+            let needed =
+                bits.map_or_else(|| "more than 2^64 bits".into(), |bits| format!("{} bytes", bits.div_ceil(8)));
             return Some(format!(
                 "tensor {name}: {} {shape:?} needs {needed}, its offsets give it {}",
                 dtype_name(dtype),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use moerl::element::{Element, Scalar};
 
-pub use container::{Container, Tensor, dtype_name};
+pub use container::{Container, Tensor, dtype_name, safetensors_name};
 pub use writer::{Slot, Writer};
 
 use crate::failure::{Failure, Result};
@@ -159,7 +159,9 @@ impl StepFile {
     /// Tensors that a step takes no notice of, with type and shape.
     pub fn ignored(&self) -> Vec<String> {
         let names = self.container.names().into_iter().filter(|name| !self.used.contains(name));
-        names.map(|name| self.container.tensor(&name).map_or(name.clone(), |t| format!("{name} {}", t.describe()))).collect()
+        names
+            .map(|name| self.container.tensor(&name).map_or(name.clone(), |t| format!("{name} {}", t.describe())))
+            .collect()
     }
 
     fn present(&self, name: &'static str) -> Option<Tensor<'_>> {
@@ -292,7 +294,8 @@ impl<'a> Check<'a> {
 
     /// The tensor's shape, if it has these dimensions: a letter, and the number that it must be where that is known.
     fn shape(&mut self, tensor: Tensor<'a>, needed: &[(&'static str, Option<usize>)]) -> Option<&'a [usize]> {
-        let fits = |(&found, (_, needed)): (&usize, &(&str, Option<usize>))| needed.is_none_or(|needed| needed == found);
+        let fits =
+            |(&found, (_, needed)): (&usize, &(&str, Option<usize>))| needed.is_none_or(|needed| needed == found);
         if tensor.shape.len() == needed.len() && tensor.shape.iter().zip(needed).all(fits) {
             return Some(tensor.shape);
         }
@@ -405,7 +408,7 @@ pub fn shipped(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// The whole of one element type as bytes, for a [`Writer`].
-pub fn bytes_of<T: Scalar>(values: &[T]) -> &[u8] {
+/// Values as they lie in a file.
+fn bytes_of<T: Scalar>(values: &[T]) -> &[u8] {
     bytemuck::cast_slice(values)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moerl::element::{Element, Scalar};
 use serde_json::{Map, Value, json};
 
-use super::container::dtype;
+use super::container::safetensors_name;
 use crate::failure::{Failure, Result};
 
 /// A file under construction: `PATH.part` until [`finish`](Writer::finish) gives it its name. Dropped unfinished, it is removed.
@@ -38,7 +38,11 @@ impl Writer {
     ///
     /// # Errors
     /// [`Failure::Input`] if the tensors' sizes overflow 63 bits, [`Failure::Run`] if the file cannot be written.
-    pub fn create(path: &Path, tensors: &[(&str, Element, &[usize])], metadata_bytes: usize) -> Result<(Writer, Vec<Slot>)> {
+    pub fn create(
+        path: &Path,
+        tensors: &[(&str, Element, &[usize])],
+        metadata_bytes: usize,
+    ) -> Result<(Writer, Vec<Slot>)> {
         let mut declared = Vec::new();
         let mut end: u64 = 0;
         for &(name, element, shape) in tensors {
@@ -117,7 +121,8 @@ impl Writer {
         }
         for tensor in &self.tensors {
             let offsets = [tensor.start, tensor.start + tensor.bytes];
-            let info = json!({"dtype": format!("{:?}", dtype(tensor.element)), "shape": tensor.shape, "data_offsets": offsets});
+            let info =
+                json!({"dtype": safetensors_name(tensor.element), "shape": tensor.shape, "data_offsets": offsets});
             header.insert(tensor.name.clone(), info);
         }
         Value::Object(header)

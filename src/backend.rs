@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 
 use crate::error::{Error, Fault, Result};
+use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 
 /// An owned array of a [`Backend`].
@@ -70,6 +71,28 @@ pub trait Backend {
     // ---- gate -------------------------------------------------------------------------------------------------------
 
     // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    /// Log-probabilities, entropies and the rest of [`logprob`] for N rows of logits.
+    ///
+    /// # Errors
+    /// [`Forward::validate`](logprob::Forward::validate)'s; what only the device can see goes to the call's error word.
+    fn logprob_forward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Forward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The gradient of the logits from the gradients of what [`logprob_forward`](Backend::logprob_forward) returned.
+    ///
+    /// # Errors
+    /// [`Backward::validate`](logprob::Backward::validate)'s.
+    fn logprob_backward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- objective --------------------------------------------------------------------------------------------------
 

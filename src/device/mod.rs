@@ -8,6 +8,7 @@ pub mod executor;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
 pub(crate) mod echo;
+mod logprob;
 
 use bytemuck::Pod;
 
@@ -38,5 +39,24 @@ impl<E: Executor> Backend for E {
     }
     fn download<T: Pod + Send + Sync>(&self, stream: &E::Stream, array: View<'_, T, E::Memory>) -> Result<Vec<T>> {
         self.fetch(stream, array)
+    }
+
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::forward(self, stream, config, call)
+    }
+    fn logprob_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::backward(self, stream, config, call)
     }
 }

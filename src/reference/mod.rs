@@ -1,5 +1,7 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
+mod logprob;
+
 use bytemuck::Pod;
 
 use crate::backend::{Backend, Buffer};
@@ -51,5 +53,24 @@ impl Backend for Reference {
     }
     fn download<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
         Ok(array.as_slice().to_vec())
+    }
+
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, Host>,
+    ) -> Result<()> {
+        logprob::forward(config, call)
+    }
+    fn logprob_backward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, Host>,
+    ) -> Result<()> {
+        logprob::backward(config, call)
     }
 }

@@ -54,7 +54,7 @@ fn build(root: &std::path::Path, out: &std::path::Path) -> Result<(), String> {
     images::build(&sources, root, out)?;
     #[cfg(feature = "emulate")]
     if env::var_os("DOCS_RS").is_none() {
-        emulation::compile(&sources, out);
+        emulation::compile(&sources, out)?;
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use clap::error::ErrorKind;
 
 use arguments::{Arguments, Command};
@@ -85,6 +85,11 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed> {
         Ok(arguments) => Ok(Parsed::Arguments(arguments)),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Parsed::Help(error.to_string())),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                let command = Arguments::command();
+                let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+                Err(Failure::input(format!("what to do? One of {} (see --help)", names.join(", "))))
+            }
             _ => Err(Failure::input(usage(&error.to_string()))),
         },
     }

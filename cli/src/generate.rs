@@ -12,12 +12,13 @@ use std::path::Path;
 
 use moerl::element::{Element, bf16};
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_distr::{Distribution, LogNormal, StandardNormal};
 
 use crate::arguments::Generate;
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
+use crate::random::{Stream, numbers};
 use crate::stepfile::{MAX_CHOSEN, MAX_EXPERTS, MAX_LAYERS, Slot, Writer};
 
 /// Standard deviation of router logits over experts.
@@ -44,15 +45,6 @@ const LENGTH: (f64, f64) = (6.0, 0.8);
 const LONGEST: usize = 16_384;
 /// The bytes of logits or router logits that one block of tokens may take.
 const BLOCK_BYTES: usize = 8 << 20;
-
-/// Independent streams of numbers.
-#[derive(Clone, Copy)]
-enum Stream {
-    Lengths = 1,
-    Segment,
-    Token,
-    Router,
-}
 
 /// Runs the command.
 ///
@@ -105,18 +97,6 @@ fn segment_offsets(tokens: usize, seed: u64) -> Vec<i32> {
         offsets.push(end as i32);
     }
     offsets
-}
-
-/// A generator for one row of one stream: splitmix64 over the four numbers keeps neighbours apart.
-fn numbers(seed: u64, stream: Stream, row: usize, layer: usize) -> Xoshiro256PlusPlus {
-    let mut state = seed;
-    for word in [stream as u64, row as u64, layer as u64] {
-        state = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        state ^= state >> 31;
-    }
-    Xoshiro256PlusPlus::seed_from_u64(state)
 }
 
 fn normal(numbers: &mut Xoshiro256PlusPlus) -> f32 {

@@ -4,6 +4,7 @@
 
 pub mod arguments;
 pub mod backend;
+pub mod check;
 pub mod devices;
 pub mod failure;
 pub mod generate;
@@ -15,8 +16,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use arguments::{Arguments, Command};
 use failure::{Failure, Result};
@@ -70,6 +71,7 @@ impl From<String> for Outcome {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     match &arguments.command {
         Command::Devices => Ok(devices::run().into()),
+        Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
     }
 }

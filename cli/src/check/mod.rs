@@ -22,13 +22,13 @@ use moerl::Backend;
 use moerl::element::Scalar;
 use serde_json::{Map, Value, json};
 
+use crate::Outcome;
 use crate::arguments::{Check, Family};
 use crate::backend::{Chosen, Task};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::stepfile::Container;
 use crate::table::{Table, number};
-use crate::Outcome;
 
 /// What a case came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +91,8 @@ impl Task for Vectors<'_> {
         let only = self.options.only.as_deref().map(glob::Pattern::new).transpose();
         let only = only.map_err(|error| Failure::input(format!("--only: {error}")))?;
         let chosen = |family: Family, id: &str| {
-            self.options.family.is_none_or(|wanted| wanted == family) && only.as_ref().is_none_or(|only| only.matches(id))
+            self.options.family.is_none_or(|wanted| wanted == family)
+                && only.as_ref().is_none_or(|only| only.matches(id))
         };
         let mut records = Vec::new();
         for path in safetensors_in(&self.options.folder)? {
@@ -315,8 +316,10 @@ impl Compared {
         if ratio > self.worst.ratio {
             self.worst = Worst { ratio, quantity: quantity.to_owned() };
             if ratio > 1.0 {
-                self.failure =
-                    Some(format!("{quantity}[{i}]: {found:e}, expected {expected:e}, {} × its tolerance", number(ratio, 3)));
+                self.failure = Some(format!(
+                    "{quantity}[{i}]: {found:e}, expected {expected:e}, {} × its tolerance",
+                    number(ratio, 3)
+                ));
             }
         }
     }
@@ -374,11 +377,22 @@ fn tallies(records: &[Record]) -> BTreeMap<(Family, &str), Tally<'_>> {
 
 fn as_text(backend: &Chosen, options: &Check, records: &[Record]) -> String {
     let mut text = format!("{}  on {}\n\n", options.folder.display(), backend.describe());
-    let mut table =
-        Table::new(&["family", "producer", ">pass", ">differ", ">unsupported", ">fail", ">error/tolerance", "worst case"]);
+    let mut table = Table::new(&[
+        "family",
+        "producer",
+        ">pass",
+        ">differ",
+        ">unsupported",
+        ">fail",
+        ">error/tolerance",
+        "worst case",
+    ]);
     for ((family, producer), tally) in tallies(records) {
         let (ratio, case) = tally.worst.map_or_else(Default::default, |(worst, id)| {
-            (number(worst.ratio, 2), if worst.quantity.is_empty() { id.into() } else { format!("{id}: {}", worst.quantity) })
+            (
+                number(worst.ratio, 2),
+                if worst.quantity.is_empty() { id.into() } else { format!("{id}: {}", worst.quantity) },
+            )
         });
         let counts = [tally.passed, tally.differ, tally.unsupported, tally.failed].map(|n| n.to_string());
         table.row([family.name().to_owned(), producer.to_owned()].into_iter().chain(counts).chain([ratio, case]));

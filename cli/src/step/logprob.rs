@@ -8,8 +8,9 @@ use moerl::logprob::{Backward, Config, Forward, Gradient, Partial};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference};
 
-use super::findings::{Settle, taken};
-use super::{Clock, Context, Stage, largest_difference};
+use crate::findings::{Settle, taken};
+use super::{Context, Stage, largest_difference};
+use crate::clock::Clock;
 use crate::failure::Result;
 use crate::progress::Progress;
 use crate::stepfile::Tensor;

@@ -28,7 +28,7 @@ impl Architecture {
         let bare = text.trim();
         let bare = bare.strip_prefix("sm_").or_else(|| bare.strip_prefix("compute_")).unwrap_or(bare);
         let suffix = bare.chars().last().filter(|c| matches!(c, 'a' | 'f'));
-        let digits = suffix.map_or(bare, |c| bare.trim_end_matches(c));
+        let digits = suffix.and_then(|suffix| bare.strip_suffix(suffix)).unwrap_or(bare);
         let number = match digits.split_once('.') {
             Some((major, minor)) if minor.len() == 1 => format!("{major}{minor}"),
             Some(_) => return Err(wrong()),

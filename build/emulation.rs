@@ -43,7 +43,9 @@ impl Sanitizer {
         match self {
             Sanitizer::None => &[],
             // A report of UBSan ends the process, as ASan's do: a test run must not pass over it.
-            Sanitizer::Address => &["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+            Sanitizer::Address => {
+                &["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+            }
             Sanitizer::Thread => &["-fsanitize=thread", "-fno-omit-frame-pointer"],
         }
     }
@@ -195,7 +197,8 @@ fn archive(name: &str, units: &[Unit], compiler: cc::Build, folder: &Path, sanit
     let mut objects = Vec::new();
     let mut stale = Vec::new();
     for unit in units {
-        let digest = unit.digest(&format!("{command} {:?} {:?}", sanitizer.kernel_flags(), sanitizer.runtime_macro()))?;
+        let digest =
+            unit.digest(&format!("{command} {:?} {:?}", sanitizer.kernel_flags(), sanitizer.runtime_macro()))?;
         let object = folder.join(format!("{}-{digest}.o", kernels::name(&unit.source)));
         if !object.is_file() {
             stale.push((unit.source.clone(), object.clone()));

@@ -13,13 +13,10 @@ use crate::architecture::{Architecture, Targets};
 use crate::kernels;
 use crate::toolkit::{self, Nvcc};
 
-/// Contraction is off: g++ does not contract, and the emulator must be able to agree in bits. Kernels write fmaf where they want it.
-pub const OPTIONS: [&str; 5] = ["-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true"];
-
 /// Variables that nvcc itself reads, besides those that we hand on.
 const NVCC_READS: [&str; 2] = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 
-/// Removed and made anew by `cargo xtask toolkit`, which cannot otherwise tell a finished build that nvcc has arrived.
+/// Removed by `cargo xtask toolkit`, which cannot otherwise tell a finished build that nvcc has arrived.
 const WAITING: &str = "nvcc-missing";
 
 /// Compiles `sources` and writes `images.rs`, which embeds them.
@@ -72,8 +69,8 @@ fn targets(nvcc: &Nvcc) -> Result<Targets, String> {
 }
 
 /// The options that every kernel is compiled with, for these targets.
-pub fn options(targets: &Targets) -> Vec<String> {
-    let mut options: Vec<String> = OPTIONS.iter().map(|&option| option.to_owned()).collect();
+fn options(targets: &Targets) -> Vec<String> {
+    let mut options: Vec<String> = toolkit::OPTIONS.iter().map(|&option| option.to_owned()).collect();
     options.extend(targets.options());
     if let Some(compiler) = env::var_os("NVCC_CCBIN").filter(|value| !value.is_empty()) {
         options.extend(["-ccbin".to_owned(), compiler.to_string_lossy().into_owned()]);

@@ -8,6 +8,9 @@ use std::process::Command;
 /// The variables that may hold a toolkit's root, in the order in which they are tried.
 pub const ROOTS: [&str; 3] = ["CUDA_HOME", "CUDA_PATH", "CUDA_ROOT"];
 
+/// Contraction is off: g++ does not contract, and the emulator must be able to agree in bits. Kernels write fmaf where they want it.
+pub const OPTIONS: [&str; 5] = ["-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true"];
+
 /// The outcome of looking for nvcc.
 #[derive(Debug)]
 pub struct Search {

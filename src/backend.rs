@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 
 use crate::error::{Error, Fault, Result};
+use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 
@@ -69,6 +70,28 @@ pub trait Backend {
     }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
+
+    /// Experts and weights for T tokens, selected or forced: see [`gate`].
+    ///
+    /// # Errors
+    /// [`Forward::validate`](gate::Forward::validate)'s; what only the device can see goes to the call's error word.
+    fn gate_forward(
+        &self,
+        stream: &Self::Stream,
+        config: &gate::Config,
+        call: gate::Forward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The gradient of the router logits from the gradient of the weights that [`gate_forward`](Backend::gate_forward) returned.
+    ///
+    /// # Errors
+    /// [`Backward::validate`](gate::Backward::validate)'s.
+    fn gate_backward(
+        &self,
+        stream: &Self::Stream,
+        config: &gate::Config,
+        call: gate::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- logprob ----------------------------------------------------------------------------------------------------
 

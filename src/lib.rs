@@ -7,6 +7,7 @@ mod backend;
 pub mod device;
 pub mod element;
 pub mod error;
+pub mod gate;
 pub mod logprob;
 pub mod memory;
 mod reference;

@@ -16,6 +16,8 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run one policy update from a step file and print what came of it.
+    Step(Box<Step>),
     /// Run golden vectors through a backend and say where it differs.
     Check(Check),
     /// Say which devices, drivers and kernel images there are, and what to do about what is missing.
@@ -166,6 +168,9 @@ pub struct Step {
     /// Experts that each token chooses, instead of as many as the file's routes have.
     #[arg(long, value_name = "K", help_heading = "Gate")]
     pub top_k: Option<usize>,
+    /// How the chosen experts' scores are made to sum to 1: none, guard, exact, add-eps:NUMBER, floor:NUMBER.
+    #[arg(long, value_name = "RULE", value_parser = crate::step::parse_renormalize, help_heading = "Gate")]
+    pub renormalize: Option<moerl::gate::Renormalize>,
     /// The factor on every weight.
     #[arg(long, value_name = "FACTOR", help_heading = "Gate")]
     pub scale: Option<f32>,

@@ -10,7 +10,6 @@ use crate::findings::taken;
 use crate::upload::AnyBuffer;
 
 /// Rows of one layer, in a backend's memory.
-#[derive(Debug)]
 pub struct Rows<'a, B: Backend> {
     /// `[rows, experts]`, without gaps.
     pub logits: &'a AnyBuffer<B>,
@@ -31,7 +30,6 @@ pub struct Rows<'a, B: Backend> {
 }
 
 /// Recorded experts of one layer, as a view of a tape of all layers.
-#[derive(Debug)]
 pub struct ForcedIds<'a, B: Backend> {
     /// The tape.
     pub tape: &'a AnyBuffer<B>,

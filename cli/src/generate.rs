@@ -11,8 +11,8 @@
 use std::path::Path;
 
 use moerl::element::{Element, bf16};
-use rand::rngs::Xoshiro256PlusPlus;
 use rand::RngExt;
+use rand::rngs::Xoshiro256PlusPlus;
 use rand_distr::{Distribution, LogNormal, StandardNormal};
 
 use crate::arguments::Generate;

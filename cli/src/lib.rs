@@ -5,12 +5,18 @@
 pub mod arguments;
 pub mod backend;
 pub mod check;
+pub mod clock;
 pub mod devices;
 pub mod failure;
+pub mod findings;
+pub mod gate;
 pub mod generate;
 pub mod progress;
+pub mod random;
+pub mod step;
 pub mod stepfile;
 pub mod table;
+pub mod upload;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -71,6 +77,7 @@ impl From<String> for Outcome {
 pub fn run(arguments: &Arguments) -> Result<Outcome> {
     match &arguments.command {
         Command::Devices => Ok(devices::run().into()),
+        Command::Step(options) => step::run(options).map(Into::into),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
     }

@@ -10,7 +10,6 @@ use moerl::{Backend, Buffer, Error, Result};
 use crate::stepfile::Tensor;
 
 /// An array of a backend whose element type is known at run time.
-#[derive(Debug)]
 pub enum AnyBuffer<B: Backend> {
     /// bfloat16
     Bf16(B::Buffer<bf16>),
@@ -65,7 +64,13 @@ impl<B: Backend> AnyBuffer<B> {
     ///
     /// # Errors
     /// `Shape` where the array is too short.
-    pub fn matrix(&self, first: usize, rows: usize, columns: usize, row_stride: usize) -> Result<Matrix<'_, B::Memory>> {
+    pub fn matrix(
+        &self,
+        first: usize,
+        rows: usize,
+        columns: usize,
+        row_stride: usize,
+    ) -> Result<Matrix<'_, B::Memory>> {
         each!(self, buffer => {
             let view = buffer.view();
             let end = view.len();

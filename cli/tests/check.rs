@@ -36,7 +36,11 @@ fn start_of(file: &[u8], tensor: &str) -> usize {
 fn a_case_within_its_tolerances_passes() {
     let outcome = check(&one_case(|_, _| ()), &[]).unwrap();
     assert_eq!(outcome.exit_code, 0, "{}", outcome.text);
-    assert!(outcome.text.contains("torch 2.15 float64") && outcome.text.contains("f32_17x257/t07: "), "{}", outcome.text);
+    assert!(
+        outcome.text.contains("torch 2.15 float64") && outcome.text.contains("f32_17x257/t07: "),
+        "{}",
+        outcome.text
+    );
 }
 
 #[test]

@@ -207,8 +207,7 @@ impl Executor for Cuda {
         let _entered = self.context.enter()?;
         if buffer.bytes() > 0 {
             // SAFETY: the buffer has that many bytes.
-            let status =
-                unsafe { (self.context.driver.memory_fill)(buffer.pointer, 0, buffer.bytes(), stream.handle) };
+            let status = unsafe { (self.context.driver.memory_fill)(buffer.pointer, 0, buffer.bytes(), stream.handle) };
             self.context.driver.check("cuMemsetD8Async", status)?;
         }
         Ok(buffer)
@@ -290,3 +289,6 @@ impl Executor for Cuda {
         self.context.driver.check("cuLaunchKernel", status)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,13 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
+mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
-pub(crate) mod echo;
 mod logprob;
 
 use bytemuck::Pod;
@@ -39,6 +40,25 @@ impl<E: Executor> Backend for E {
     }
     fn download<T: Pod + Send + Sync>(&self, stream: &E::Stream, array: View<'_, T, E::Memory>) -> Result<Vec<T>> {
         self.fetch(stream, array)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::forward(self, stream, config, call)
+    }
+    fn gate_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::backward(self, stream, config, call)
     }
 
     // ---- logprob ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
+mod gate;
 mod logprob;
 
 use bytemuck::Pod;
@@ -53,6 +54,20 @@ impl Backend for Reference {
     }
     fn download<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
         Ok(array.as_slice().to_vec())
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
+        gate::forward(config, call)
+    }
+    fn gate_backward(
+        &self,
+        (): &(),
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, Host>,
+    ) -> Result<()> {
+        gate::backward(config, call)
     }
 
     // ---- logprob ----------------------------------------------------------------------------------------------------

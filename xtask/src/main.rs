@@ -1,8 +1,17 @@
 //! `cargo xtask …`: the chores of this repository. Each command does whatever set-up it needs by itself.
 
-mod bindings;
+#[allow(dead_code)] // the build script uses the rest
 #[path = "../../build/toolkit.rs"]
 mod find_nvcc;
+#[allow(dead_code)] // the build script uses the rest
+#[path = "../../build/kernels.rs"]
+mod kernel_files;
+
+mod bindings;
+mod kernels;
+mod sass;
+mod step;
+mod suite;
 mod toolkit;
 mod workspace;
 
@@ -11,11 +20,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use suite::Sanitizer;
 use workspace::Workspace;
 
 /// The chores of this repository.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -23,6 +33,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Run a real policy update: `moerl step` on the shipped example, on the GPU or the emulated kernels.
+    Step {
+        /// Handed on to `moerl step`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run every test on every backend; without a GPU the kernels run emulated.
+    Test {
+        /// Only the emulator's suites, with the kernels compiled under a sanitizer.
+        #[arg(long)]
+        sanitize: Option<Sanitizer>,
+        /// Handed on to `cargo test`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Make sure that there is an nvcc: the one of this machine, else a pinned one under the target folder.
     Toolkit {
         /// The pinned disassembler too.
@@ -32,6 +57,17 @@ enum Chore {
     /// Generate src/abi.rs and kernels/abi_layout.h from kernels/abi.h.
     Bindings {
         /// Only compare with what is there.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile every kernel for every architecture and print registers, shared memory and spills; spills are errors.
+    Kernels,
+    /// Disassemble every kernel and count its instructions.
+    Sass {
+        /// The architecture.
+        #[arg(long, default_value_t = 90)]
+        arch: u32,
+        /// Fail where a streaming kernel has no 128-bit loads.
         #[arg(long)]
         check: bool,
     },
@@ -50,6 +86,9 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<()> {
     let workspace = Workspace::find()?;
     match chore {
+        Chore::Step { arguments } => step::step(&workspace, &arguments),
+        Chore::Test { sanitize: None, arguments } => suite::test(&workspace, &arguments),
+        Chore::Test { sanitize: Some(sanitizer), arguments } => suite::sanitize(&workspace, sanitizer, &arguments),
         Chore::Toolkit { sass } => {
             let nvcc = toolkit::nvcc(&workspace)?;
             println!("nvcc {} at {}", nvcc.version, nvcc.path.display());
@@ -59,5 +98,7 @@ fn run(chore: Chore) -> Result<()> {
             Ok(())
         }
         Chore::Bindings { check } => bindings::run(&workspace, check),
+        Chore::Kernels => kernels::kernels(&workspace),
+        Chore::Sass { arch, check } => sass::sass(&workspace, arch, check),
     }
 }

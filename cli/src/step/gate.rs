@@ -152,8 +152,11 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
     if plan.replay.is_some() {
         directions.push(direction("replay", true));
     }
-    let recorded = plan.replay.or_else(|| [Recorded::Rollout, Recorded::Old].into_iter().find(|&w| context.file.routes(w).is_some()));
-    let mut drift = recorded.map(|which| Drift::new(which, layers, n)).filter(|_| context.file.chosen == Some(plan.top_k));
+    let recorded = plan
+        .replay
+        .or_else(|| [Recorded::Rollout, Recorded::Old].into_iter().find(|&w| context.file.routes(w).is_some()));
+    let mut drift =
+        recorded.map(|which| Drift::new(which, layers, n)).filter(|_| context.file.chosen == Some(plan.top_k));
     let row_bytes = experts * logits.element.map_or(4, Element::size);
     let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
     let progress = Progress::new((n * layers) as u64, "gate");
@@ -187,7 +190,8 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
         (if d.forced { "router logits' gradient, replay" } else { "router logits' gradient, native" }, d.squares.sqrt())
     });
     let norms = norms.collect();
-    let (forwards, backwards): (Vec<Stage>, Vec<Stage>) = directions.into_iter().map(|d| (d.forward, d.backward)).unzip();
+    let (forwards, backwards): (Vec<Stage>, Vec<Stage>) =
+        directions.into_iter().map(|d| (d.forward, d.backward)).unzip();
     let stages = forwards.into_iter().chain(backwards).collect();
     Ok(Some(Gated { stages, changed: drift.map(Drift::finish), norms }))
 }
@@ -231,7 +235,8 @@ impl<'a, B: Backend> Chunk<'a, B> {
         let routes = plan.replay.and_then(|which| context.file.routes(which));
         let row = routes.map_or(0, |routes| routes.shape[1] * routes.shape[2]);
         let elements = range.start * row..range.end * row;
-        let tape = routes.map(|r| AnyBuffer::upload(context.backend, &context.stream, &r, elements.clone())).transpose()?;
+        let tape =
+            routes.map(|r| AnyBuffer::upload(context.backend, &context.stream, &r, elements.clone())).transpose()?;
         let compared = routes.filter(|_| context.compare);
         let reference_tape = compared.map(|r| AnyBuffer::upload(&Reference, &(), &r, elements)).transpose()?;
         Ok(Chunk { context, plan, logits, layers, experts, range, tape, reference_tape })
@@ -279,7 +284,7 @@ impl<'a, B: Backend> Chunk<'a, B> {
         let elements = (layer * n + range.start) * experts..(layer * n + range.end) * experts;
         let logits = AnyBuffer::upload(backend, stream, &self.logits, elements)?;
         let bias = context.file.router_bias(layer);
-        let mut rows = Rows {
+        let rows = Rows {
             logits: &logits,
             rows: range.len(),
             experts: *experts,
@@ -295,17 +300,15 @@ impl<'a, B: Backend> Chunk<'a, B> {
             _ => self.logits.name,
         };
         let named = format!("{tensor}: layer {layer}");
-        let settle =
-            Settle { tensor: &named, rows: range.clone(), mask: &context.mask, nonfinite: context.nonfinite };
+        let settle = Settle { tensor: &named, rows: range.clone(), mask: &context.mask, nonfinite: context.nonfinite };
         *findings += settle.by(
             fault,
             |row| tape.and_then(|_| self.bad_ids(layer, row)),
             |mask| {
-                rows.mask = Some(mask);
+                let rows = Rows { mask: Some(mask), ..rows };
                 Ok(forward(backend, stream, &plan.config, &rows, &mut Clock::default())?.1)
             },
         )?;
-        rows.mask = None;
         let gradient = backward(backend, stream, &plan.config, &rows, &choice, d_weights, clocks.1)?;
         Ok((choice, gradient))
     }

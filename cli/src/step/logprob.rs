@@ -8,10 +8,10 @@ use moerl::logprob::{Backward, Config, Forward, Gradient, Partial};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference};
 
-use crate::findings::{Settle, taken};
 use super::{Context, Stage, largest_difference};
 use crate::clock::Clock;
 use crate::failure::Result;
+use crate::findings::{Settle, taken};
 use crate::progress::Progress;
 use crate::stepfile::Tensor;
 use crate::upload::AnyBuffer;
@@ -58,7 +58,11 @@ fn chunks(logits: &Tensor<'_>, vocabulary: usize) -> impl Iterator<Item = Range<
 ///
 /// # Errors
 /// A finding at a counted token, or what the backend met.
-pub fn forward<B: Backend>(context: &Context<'_, B>, config: &Config, logits: Tensor<'_>) -> Result<(Forwarded, Stage)> {
+pub fn forward<B: Backend>(
+    context: &Context<'_, B>,
+    config: &Config,
+    logits: Tensor<'_>,
+) -> Result<(Forwarded, Stage)> {
     let vocabulary = logits.shape[1];
     let mut stage = Stage::new("logprob", logits.shape[0]);
     let mut all = Forwarded::default();
@@ -67,11 +71,17 @@ pub fn forward<B: Backend>(context: &Context<'_, B>, config: &Config, logits: Te
         let tokens = context.file.token_ids(range.clone());
         let rows = Rows { logits, vocabulary, range: range.clone(), tokens: &tokens };
         let (found, fault) = forward_rows(context.backend, &context.stream, config, &rows, None, &mut stage.clock)?;
-        let settle = Settle { tensor: logits.name, rows: range.clone(), mask: &context.mask, nonfinite: context.nonfinite };
+        let settle =
+            Settle { tensor: logits.name, rows: range.clone(), mask: &context.mask, nonfinite: context.nonfinite };
         stage.findings += settle.by(
             fault,
-            |row| unknown_token(rows.tokens[row - range.start], vocabulary).map(|message| format!("tokens: row {row} {message}")),
-            |mask| Ok(forward_rows(context.backend, &context.stream, config, &rows, Some(mask), &mut Clock::default())?.1),
+            |row| {
+                unknown_token(rows.tokens[row - range.start], vocabulary)
+                    .map(|message| format!("tokens: row {row} {message}"))
+            },
+            |mask| {
+                Ok(forward_rows(context.backend, &context.stream, config, &rows, Some(mask), &mut Clock::default())?.1)
+            },
         )?;
         if context.compare {
             let (exact, _) = forward_rows(&Reference, &(), config, &rows, None, &mut Clock::default())?;
@@ -141,7 +151,8 @@ pub fn backward<B: Backend>(
     let vocabulary = logits.shape[1];
     let mut stage = Stage::new("logprob backward", logits.shape[0]);
     let mut squares = 0.0;
-    let mut facts = GradientFacts { rows: d_logprobs.iter().filter(|&&g| g != 0.0).count(), ..GradientFacts::default() };
+    let mut facts =
+        GradientFacts { rows: d_logprobs.iter().filter(|&&g| g != 0.0).count(), ..GradientFacts::default() };
     let progress = Progress::new(logits.shape[0] as u64, "logprob backward");
     for range in chunks(&logits, vocabulary) {
         let tokens = context.file.token_ids(range.clone());
@@ -175,7 +186,8 @@ fn backward_rows<B: Backend>(
     let saved = backend.upload(stream, saved)?;
     let d_logprobs = backend.upload(stream, d_logprobs)?;
     let mut d_logits = backend.allocate::<f32>(stream, n * v)?;
-    let gradient = Gradient::Into { logits: logits.matrix(0, n, v, v)?, d_logits: MatrixMut::new(d_logits.view_mut(), n, v)? };
+    let gradient =
+        Gradient::Into { logits: logits.matrix(0, n, v, v)?, d_logits: MatrixMut::new(d_logits.view_mut(), n, v)? };
     let call = Backward {
         tokens: Some(Matrix::new(tokens.view(), n, 1)?),
         d_logprobs: Some(d_logprobs.view()),

@@ -68,8 +68,12 @@ impl Report {
     fn stage_table(&self) -> Table {
         let mut table = Table::new(&["stage", ">rows", ">time", "largest difference from the reference"]);
         for stage in &self.stages {
-            let differences: Vec<String> =
-                stage.differences.iter().map(|(name, by)| format!("{name} {}", difference(*by))).collect();
+            let rows = stage.rows_that_differ.iter().map(|&(name, rows)| match rows {
+                0 => format!("{name} equal"),
+                rows => format!("{name} differ in {} rows", count(rows as u64)),
+            });
+            let numbers = stage.differences.iter().map(|(name, by)| format!("{name} {}", difference(*by)));
+            let differences: Vec<String> = rows.chain(numbers).collect();
             let rows = count(stage.rows as u64);
             table.row([stage.name.clone(), rows, duration(stage.clock.spent), differences.join(" · ")]);
         }
@@ -104,7 +108,10 @@ impl Report {
         }
         if let Some(size) = s.sample_size {
             let (tokens, segments) = (percent(size.tokens), percent(size.segments));
-            table.row(["effective sample size", &format!("{tokens} of tokens, {segments} of sequences (rollout mismatch)")]);
+            table.row([
+                "effective sample size",
+                &format!("{tokens} of tokens, {segments} of sequences (rollout mismatch)"),
+            ]);
         }
         if let Some(changed) = &self.changed {
             let (share, any) = (percent(changed.share()), percent(changed.any_layer));
@@ -129,7 +136,8 @@ impl Report {
         if let Value::Object(statistics) = self.statistics.to_json() {
             all.extend(statistics);
         }
-        let norms: Map<String, Value> = self.norms.iter().map(|(what, norm)| ((*what).to_owned(), json!(norm))).collect();
+        let norms: Map<String, Value> =
+            self.norms.iter().map(|(what, norm)| ((*what).to_owned(), json!(norm))).collect();
         all.insert("norms".into(), Value::Object(norms));
         if let Some(changed) = &self.changed {
             all.insert(

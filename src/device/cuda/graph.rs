@@ -37,10 +37,10 @@ impl Graph {
         driver.check("cuStreamBeginCapture", status)?;
         let recording = Recording { stream, ended: false };
         let done = work();
-        let ended = recording.end();
+        let recorded = recording.end().map(|graph| Recorded { context: context.clone(), graph });
         // A failed call is the cause, the failed end of the capture its consequence.
         done?;
-        let graph = Recorded { context: context.clone(), graph: ended? };
+        let graph = recorded?;
         let mut executable = std::ptr::null_mut();
         // SAFETY: `executable` is valid for the handle that the driver stores; the graph is alive.
         let status = unsafe { (driver.graph_instantiate)(&mut executable, graph.graph, 0) };

@@ -1,0 +1,119 @@
+//! What the machine code of each kernel is made of.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::kernel_files;
+use crate::kernels;
+use crate::toolkit;
+use crate::workspace::{Workspace, output};
+
+/// The columns of the table: a heading and the instructions that count there.
+const CLASSES: [(&str, fn(&str) -> bool); 9] = [
+    ("load", |op| op.starts_with("LDG") && !op.starts_with("LDGSTS")),
+    ("load.128", |op| op.starts_with("LDG.") && wide(op)),
+    ("store", |op| op.starts_with("STG")),
+    ("store.128", |op| op.starts_with("STG.") && wide(op)),
+    ("async", |op| op.starts_with("LDGSTS") || op.starts_with("UBLKCP")),
+    ("local", |op| op.starts_with("LDL") || op.starts_with("STL")),
+    ("special", |op| op.starts_with("MUFU")),
+    ("shuffle", |op| op.starts_with("SHFL") || op.starts_with("REDUX") || op.starts_with("VOTE")),
+    ("barrier", |op| op.starts_with("BAR")),
+];
+
+fn wide(op: &str) -> bool {
+    op.contains(".128") || op.contains(".256")
+}
+
+/// The kernels that stream an array which dwarfs all others, by file and what their names contain: they must move it 16 bytes at a time.
+const STREAMS: [(&str, &str); 2] = [("logprob", "logprob"), ("objective", "objective")];
+
+/// Instructions of one kernel, by name with all suffixes.
+pub type Mix = BTreeMap<String, u32>;
+
+/// Prints the table for one architecture; with `check`, the streaming kernels without 128-bit loads are an error.
+pub fn sass(workspace: &Workspace, arch: u32, check: bool) -> Result<()> {
+    if !kernels::MACHINE_CODE.contains(&arch) {
+        bail!("no machine code is made for sm_{arch}, only for {:?}", kernels::MACHINE_CODE);
+    }
+    kernels::compile(workspace)?;
+    let tools = toolkit::disassembler(workspace)?;
+    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
+    let mut narrow = Vec::new();
+    println!("{:40} {:>6} {}", "kernel", "all", CLASSES.map(|(heading, _)| format!("{heading:>9}")).join(" "));
+    for source in &sources {
+        let mixes = disassemble(&tools, &kernels::cubin(workspace, source, arch))?;
+        for (kernel, mix) in &mixes {
+            let counts = CLASSES.map(|(_, belongs)| count(mix, belongs));
+            let all: u32 = mix.values().sum();
+            println!("{kernel:40} {all:>6} {}", counts.map(|count| format!("{count:>9}")).join(" "));
+            if streams(kernel_files::name(source), kernel) && count(mix, CLASSES[1].1) == 0 {
+                narrow.push(kernel.clone());
+            }
+        }
+    }
+    if check && !narrow.is_empty() {
+        bail!("no 128-bit loads in {}", narrow.join(", "));
+    }
+    Ok(())
+}
+
+fn streams(file: &str, kernel: &str) -> bool {
+    STREAMS.iter().any(|(stream, part)| *stream == file && kernel.contains(part))
+}
+
+fn count(mix: &Mix, belongs: fn(&str) -> bool) -> u32 {
+    mix.iter().filter(|(op, _)| belongs(op)).map(|(_, count)| count).sum()
+}
+
+fn disassemble(tools: &Path, cubin: &Path) -> Result<BTreeMap<String, Mix>> {
+    Ok(mixes(&output(Command::new(tools.join("cuobjdump")).arg("-sass").arg(cubin))?))
+}
+
+/// Reads `cuobjdump -sass`.
+pub fn mixes(listing: &str) -> BTreeMap<String, Mix> {
+    let mut found: BTreeMap<String, Mix> = BTreeMap::new();
+    let mut kernel = String::new();
+    for line in listing.lines() {
+        if let Some((_, name)) = line.split_once("Function : ") {
+            kernel = name.trim().to_owned();
+        } else if let Some(op) = instruction(line) {
+            *found.entry(kernel.clone()).or_default().entry(op.to_owned()).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// The operation of a line such as `        /*0010*/    @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;   /* 0x… */`.
+fn instruction(line: &str) -> Option<&str> {
+    let (address, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
+    if address.is_empty() || !address.bytes().all(|b| b.is_ascii_hexdigit()) || !rest.contains(';') {
+        return None;
+    }
+    rest.split_whitespace()
+        .find(|word| !word.starts_with('@') && !word.starts_with('{'))
+        .map(|op| op.trim_end_matches(';'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_counted_by_kernel() {
+        let listing = "\t\tFunction : gate\n\
+            \t.headerflags\t@\"EF_CUDA_SM90\"\n\
+            \t        /*0000*/                   LDC R1, c[0x0][0x28] ;     /* 0x00000a00ff017b82 */\n\
+            \t                                                              /* 0x000fe20000000800 */\n\
+            \t        /*0010*/              @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ; /* 0x000000040204 */\n\
+            \t        /*0020*/              @P1  LDG.E.128.CONSTANT R8, desc[UR4][R2.64] ; /* 0x000000040204 */\n\
+            \t        /*0030*/                   EXIT ;                     /* 0x000000000000794d */\n";
+        let mixes = mixes(listing);
+        let gate = &mixes["gate"];
+        assert_eq!(gate.values().sum::<u32>(), 4);
+        assert_eq!(count(gate, CLASSES[1].1), 2);
+    }
+}

@@ -1,0 +1,37 @@
+//! A real policy update, from a clone: `moerl step` on the example that ships with the repository.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::toolkit;
+use crate::workspace::{Workspace, run};
+
+/// The example: a tiny mixture-of-experts model, two optimiser steps after its rollout.
+const EXAMPLE: &str = "examples/data/step.safetensors";
+
+/// Runs it on the GPU where there is one, else on the emulated kernels. `arguments` go to `moerl step`.
+pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let gpu = has_gpu();
+    if gpu {
+        toolkit::nvcc(workspace)?;
+    }
+    let mut command = workspace.cargo();
+    command.args(["run", "--quiet", "--release", "--package", "moerl-cli"]);
+    if gpu {
+        command.args(["--features", "emulate"]);
+    } else {
+        command.args(["--no-default-features", "--features", "emulate"]);
+    }
+    command.args(["--", "step"]);
+    if !arguments.iter().any(|argument| argument.starts_with("--backend")) {
+        command.args(["--backend", if gpu { "auto" } else { "emulator" }]);
+    }
+    command.arg(EXAMPLE).args(arguments);
+    run(&mut command)
+}
+
+/// Whether a driver has put a device there. Whether it can be used is for the command to find out.
+fn has_gpu() -> bool {
+    ["/dev/nvidiactl", "/dev/dxg"].iter().any(|device| Path::new(device).exists()) || cfg!(windows)
+}

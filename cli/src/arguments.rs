@@ -134,15 +134,21 @@ pub struct Step {
     /// The objective and its usual settings, which the options below change one by one.
     #[arg(long, default_value = "gspo", help_heading = "Objective")]
     pub objective: ObjectiveName,
+    /// Whose conventions: clamps, caps, what a mean counts, a group's deviation.
+    #[arg(long, default_value = "moerl", value_name = "SYSTEM", help_heading = "Objective")]
+    pub preset: PresetName,
     /// How far below 1 a ratio may go: the window begins at 1 - this.
     #[arg(long, value_name = "E", help_heading = "Objective")]
-    pub clip_low: Option<f32>,
+    pub clip_low: Option<f64>,
     /// How far above 1 a ratio may go.
     #[arg(long, value_name = "E", help_heading = "Objective")]
-    pub clip_high: Option<f32>,
+    pub clip_high: Option<f64>,
     /// For negative advantages, the ratio above which the loss stays constant (above 1).
     #[arg(long, value_name = "C", help_heading = "Objective")]
-    pub dual_clip: Option<f32>,
+    pub dual_clip: Option<f64>,
+    /// A second bound of the ratio, for both signs of the advantage (INTELLECT-2; TRL's delta).
+    #[arg(long, value_name = "D", conflicts_with = "dual_clip", help_heading = "Objective")]
+    pub delta: Option<f64>,
     /// How token losses become one number.
     #[arg(long, value_name = "MODE", help_heading = "Objective")]
     pub aggregation: Option<AggregationName>,
@@ -202,6 +208,40 @@ pub enum ObjectiveName {
     Dapo,
     /// As grpo, with rewards not divided by their deviation and sums divided by the longest segment.
     DrGrpo,
+}
+
+/// Whose conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresetName {
+    /// This project's.
+    Moerl,
+    /// TRL's.
+    Trl,
+    /// Liger's, which follow TRL's.
+    Liger,
+    /// verl's: dual clip, the mean over tokens, gspo with a gradient per token.
+    Verl,
+}
+
+impl PresetName {
+    /// The objective's part of the conventions.
+    pub fn objective(self) -> moerl::objective::Preset {
+        match self {
+            PresetName::Moerl => moerl::objective::Preset::Moerl,
+            PresetName::Trl => moerl::objective::Preset::Trl,
+            PresetName::Liger => moerl::objective::Preset::Liger,
+            PresetName::Verl => moerl::objective::Preset::Verl,
+        }
+    }
+
+    /// The advantage's part.
+    pub fn advantage(self, std: bool) -> moerl::advantage::Config {
+        match self {
+            PresetName::Moerl => moerl::advantage::Config { std, ..moerl::advantage::Config::default() },
+            PresetName::Trl | PresetName::Liger => moerl::advantage::Config::trl(std),
+            PresetName::Verl => moerl::advantage::Config::verl(std),
+        }
+    }
 }
 
 /// How token losses become one number.

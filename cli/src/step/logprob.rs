@@ -1,5 +1,6 @@
 //! The logprob stage: log-probabilities and entropies from logits, and the logits' gradient, a bounded number of rows at a time.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use moerl::element::Element;
@@ -21,22 +22,20 @@ const CHUNK_BYTES: usize = 16 << 20;
 
 /// What the forward pass leaves for the rest of the step.
 #[derive(Debug, Default)]
-pub struct Forwarded {
+pub struct Forwarded<'a> {
     /// `[N]`.
-    pub logprobs: Vec<f32>,
+    pub logprobs: Cow<'a, [f32]>,
     /// `[N]`.
     pub entropy: Vec<f32>,
     /// `[N]`: what backward needs.
     saved: Vec<Partial>,
 }
 
-/// The largest values of the gradient.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GradientFacts {
-    /// Euclidean norm over all N·V elements.
-    pub norm: f64,
-    /// Rows with a gradient other than 0.
-    pub rows: usize,
+impl Forwarded<'_> {
+    /// Log-probabilities that the file brings, without logits.
+    pub fn given(logprobs: Cow<'_, [f32]>) -> Forwarded<'_> {
+        Forwarded { logprobs, entropy: Vec::new(), saved: Vec::new() }
+    }
 }
 
 /// The rows of one chunk.
@@ -62,7 +61,7 @@ pub fn forward<B: Backend>(
     context: &Context<'_, B>,
     config: &Config,
     logits: Tensor<'_>,
-) -> Result<(Forwarded, Stage)> {
+) -> Result<(Forwarded<'static>, Stage)> {
     let vocabulary = logits.shape[1];
     let mut stage = Stage::new("logprob", logits.shape[0]);
     let mut all = Forwarded::default();
@@ -88,7 +87,7 @@ pub fn forward<B: Backend>(
             stage.differs("logprobs", largest_difference(&found.logprobs, &exact.logprobs));
             stage.differs("entropy", largest_difference(&found.entropy, &exact.entropy));
         }
-        all.logprobs.extend(found.logprobs);
+        all.logprobs.to_mut().extend_from_slice(&found.logprobs);
         all.entropy.extend(found.entropy);
         all.saved.extend(found.saved);
         progress.advance(range.len() as u64);
@@ -108,7 +107,7 @@ fn forward_rows<B: Backend>(
     rows: &Rows<'_>,
     mask: Option<&[u8]>,
     clock: &mut Clock,
-) -> moerl::Result<(Forwarded, Option<Fault>)> {
+) -> moerl::Result<(Forwarded<'static>, Option<Fault>)> {
     let (n, v) = (rows.range.len(), rows.vocabulary);
     let logits = AnyBuffer::upload(backend, stream, &rows.logits, rows.range.start * v..rows.range.end * v)?;
     let tokens = backend.upload(stream, rows.tokens)?;
@@ -129,14 +128,14 @@ fn forward_rows<B: Backend>(
     clock.time(backend, stream, || backend.logprob_forward(stream, config, call))?;
     let fault = taken(backend.check(stream, &mut errors))?;
     let found = Forwarded {
-        logprobs: backend.download(stream, logprobs.view())?,
+        logprobs: backend.download(stream, logprobs.view())?.into(),
         entropy: backend.download(stream, entropy.view())?,
         saved: backend.download(stream, saved.view())?,
     };
     Ok((found, fault))
 }
 
-/// The gradient of the logits, in f32; handed to `keep` piece by piece, with the first row of each.
+/// The gradient of the logits, in f32, and its Euclidean norm; handed to `keep` piece by piece, with the first row of each.
 ///
 /// # Errors
 /// What the backend or `keep` met.
@@ -144,10 +143,10 @@ pub fn backward<B: Backend>(
     context: &Context<'_, B>,
     config: &Config,
     logits: Tensor<'_>,
-    forwarded: &Forwarded,
+    forwarded: &Forwarded<'_>,
     d_logprobs: &[f32],
     mut keep: impl FnMut(usize, &[f32]) -> Result<()>,
-) -> Result<(GradientFacts, Stage)> {
+) -> Result<(f64, Stage)> {
     let vocabulary = logits.shape[1];
     let mut stage = Stage::new("logprob backward", logits.shape[0]);
     let mut squares = 0.0;
@@ -167,8 +166,7 @@ pub fn backward<B: Backend>(
         keep(range.start, &found)?;
         progress.advance(range.len() as u64);
     }
-    facts.norm = squares.sqrt();
-    Ok((facts, stage))
+    Ok((squares.sqrt(), stage))
 }
 
 fn backward_rows<B: Backend>(

@@ -8,6 +8,7 @@
 
 mod gate;
 mod logprob;
+mod objective;
 mod output;
 mod report;
 mod statistics;
@@ -18,14 +19,15 @@ use moerl::Backend;
 
 pub use gate::parse_renormalize;
 pub use report::{Changed, Report};
-pub use statistics::{Divergence, Inputs, Range, SampleSize, Statistics};
+pub use statistics::{Divergence, Inputs, SampleSize, Statistics};
 
 use crate::arguments::Step;
 use crate::backend::{Chosen, Task};
 use crate::clock::Clock;
 use crate::failure::{Failure, Result};
-use crate::stepfile::{PolicySource, StepFile, shipped};
-use output::{Output, Wanted};
+use crate::objective::HostAdvantages;
+use crate::stepfile::{Policy, PolicySource, StepFile, shipped};
+use output::{Name, Output, Wanted};
 
 /// What the stages share.
 pub struct Context<'a, B: Backend> {
@@ -118,7 +120,6 @@ impl Task for Update<'_> {
     type Output = Report;
 
     fn run<B: Backend>(self, backend: &B) -> Result<Report> {
-        let plan = self.file.router_logits().map(|_| gate::Plan::new(self.options, self.file)).transpose()?;
         let context = Context {
             backend,
             stream: backend.stream()?,
@@ -127,34 +128,94 @@ impl Task for Update<'_> {
             compare: self.compare,
             nonfinite: self.options.nonfinite.is_some(),
         };
+        let router = self.file.router_logits().map(|_| gate::Plan::new(self.options, self.file)).transpose()?;
+        let plan = objective::Plan::new(self.options)?;
         let wanted = Wanted {
             d_logits: self.options.with_d_logits.then_some(self.file.vocabulary).flatten(),
-            native: plan.as_ref().map(|plan| plan.top_k),
-            replay: plan.as_ref().is_some_and(|plan| plan.replay.is_some()),
+            native: router.as_ref().map(|router| router.top_k),
+            replay: router.as_ref().is_some_and(|router| router.replay.is_some()),
         };
         let mut output = Output::create(self.options.out.as_deref(), self.file, wanted)?;
-        let mut report = Report::default();
-        report.facts.push(("backend", self.backend.clone()));
-        if let Some(plan) = &plan
-            && let Some(gated) = gate::run(&context, plan, &mut output)?
+        let mut report = Report::new(&self, &plan, router.as_ref());
+        if let Some(router) = &router
+            && let Some(gated) = gate::run(&context, router, &mut output)?
         {
-            report.stages.extend(gated.stages);
-            report.changed = gated.changed;
-            report.norms.extend(gated.norms);
-            report.facts.push(("gate", plan.words.clone()));
+            report.gated(gated);
         }
-        let config = moerl::logprob::Config::at_temperature(self.options.temperature);
-        match self.file.policy() {
-            Some(PolicySource::Logits(logits)) => {
-                let (forwarded, stage) = logprob::forward(&context, &config, logits)?;
-                report.stages.push(stage);
-                let (facts, stage) =
-                    logprob::backward(&context, &config, logits, &forwarded, &forwarded.logprobs, |_, _| Ok(()))?;
-                report.stages.push(stage);
-                report.norms.push(("logits' gradient", facts.norm));
-            }
-            _ => {}
-        }
+        self.policy(&context, &plan, &mut output, &mut report)?;
+        output.finish(&report.diagnostics())?;
         Ok(report)
+    }
+}
+
+impl Update<'_> {
+    /// Log-probabilities, advantages, objective, and the gradients back to the logits.
+    fn policy<B: Backend>(
+        &self,
+        context: &Context<'_, B>,
+        plan: &objective::Plan,
+        output: &mut Output,
+        report: &mut Report,
+    ) -> Result<()> {
+        let config = moerl::logprob::Config::at_temperature(self.options.temperature);
+        let (logits, forwarded) = match self.file.policy() {
+            Some(PolicySource::Logits(logits)) => {
+                let (forwarded, stage) = logprob::forward(context, &config, logits)?;
+                report.stages.push(stage);
+                (Some(logits), forwarded)
+            }
+            Some(PolicySource::Logprobs(tensor)) => (None, logprob::Forwarded::given(tensor.all())),
+            None => return Err(Failure::input("logits: missing")),
+        };
+        output.write(Name::Logprobs, 0, &forwarded.logprobs)?;
+        output.write(Name::Entropy, 0, &forwarded.entropy)?;
+        let (advantages, stage) = objective::advantages(context, plan)?;
+        report.stages.extend(stage);
+        let computed = objective::objective(context, plan, &forwarded.logprobs, advantages.get())?;
+        self.write(context, &computed, advantages.get(), output)?;
+        if let Some(logits) = logits {
+            let (norm, stage) =
+                logprob::backward(context, &config, logits, &forwarded, &computed.found.d_logprobs, |first, rows| {
+                    output.write(Name::DLogits, first * logits.shape[1], rows)
+                })?;
+            report.norms.push(("logits' gradient", norm));
+            report.backward = Some(stage);
+        }
+        let inputs = Inputs {
+            mask: &context.mask,
+            offsets: &self.file.offsets,
+            logprobs: &forwarded.logprobs,
+            old: self.file.logprobs(Policy::Old).as_deref(),
+            rollout: self.file.logprobs(Policy::Rollout).as_deref(),
+            reference: self.file.logprobs(Policy::Reference).as_deref(),
+        };
+        report.statistics = Statistics::of(&inputs);
+        report.computed(computed, plan);
+        Ok(())
+    }
+
+    /// The objective's part of the output file.
+    fn write<B: Backend>(
+        &self,
+        context: &Context<'_, B>,
+        computed: &objective::Computed,
+        advantages: HostAdvantages<'_>,
+        output: &mut Output,
+    ) -> Result<()> {
+        let found = &computed.found;
+        output.write(Name::DLogprobs, 0, &found.d_logprobs)?;
+        output.write(Name::SequenceRatio, 0, &found.sequence_ratio)?;
+        output.write(Name::SequenceClipped, 0, &found.sequence_clipped)?;
+        output.write(Name::Loss, 0, &[found.loss as f32])?;
+        for (segment, pair) in self.file.offsets.windows(2).enumerate() {
+            let range = pair[0] as usize..pair[1] as usize;
+            let counted = |u: usize| context.mask[u] != 0;
+            let values: Vec<f32> =
+                range.clone().map(|u| if counted(u) { advantages.at(segment, u) } else { 0.0 }).collect();
+            let weights: Vec<f32> = range.clone().map(|u| f32::from(u8::from(counted(u)))).collect();
+            output.write(Name::Advantages, range.start, &values)?;
+            output.write(Name::CorrectionWeights, range.start, &weights)?;
+        }
+        Ok(())
     }
 }

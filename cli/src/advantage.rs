@@ -22,6 +22,6 @@ pub fn run<B: Backend>(
     let on_device = backend.upload(stream, rewards)?;
     let mut advantages = backend.allocate::<f32>(stream, rewards.len())?;
     let call = Call { rewards: on_device.view(), advantages: advantages.view_mut(), counts: None };
-    clock.time(backend, stream, || backend.advantage(stream, config, &groups, call))?;
+    clock.time(backend, stream, || backend.group_advantages(stream, config, &groups, call))?;
     backend.download(stream, advantages.view())
 }

@@ -2,6 +2,7 @@
 //!
 //! The binary is three lines; everything is here, so that tests call what a user calls.
 
+pub mod advantage;
 pub mod arguments;
 pub mod backend;
 pub mod check;
@@ -11,6 +12,7 @@ pub mod failure;
 pub mod findings;
 pub mod gate;
 pub mod generate;
+pub mod objective;
 pub mod progress;
 pub mod random;
 pub mod step;

@@ -96,7 +96,8 @@ fn loss<B: Backend>(
 ) -> Result<Compared, Stop> {
     let (data, batch) = Data::new(case)?;
     let Meaning { objective, counts, gradient } = meaning(case, &data)?;
-    let (advantage, shape) = case.tensor::<f32>(&format!("{batch}/{}", case.text("advantage").unwrap_or("advantage")))?;
+    let (advantage, shape) =
+        case.tensor::<f32>(&format!("{batch}/{}", case.text("advantage").unwrap_or("advantage")))?;
     let advantages = if shape == [data.segments.len()] {
         HostAdvantages::PerSegment(&advantage)
     } else {
@@ -126,11 +127,8 @@ fn loss<B: Backend>(
     compared.one("loss", 0, found.loss, expected, tolerance);
     let expected = case.values::<f32>(&format!("{}/grad", case.id), n)?;
     let largest = expected.iter().fold(0.0, |largest: f64, &g| largest.max(f64::from(g).abs()));
-    let tolerance = if data.widest() > WIDE {
-        GRADIENT_WIDE
-    } else {
-        Tolerance { relative: 0.0, absolute: gradient * largest }
-    };
+    let tolerance =
+        if data.widest() > WIDE { GRADIENT_WIDE } else { Tolerance { relative: 0.0, absolute: gradient * largest } };
     compared.close("grad", &found.d_logprobs, &expected, tolerance);
     Ok(compared)
 }
@@ -304,7 +302,11 @@ fn paper(case: &Case<'_>, data: &Data) -> Result<Meaning, Stop> {
         other => return unsupported(format!("sequence_denominator {other}")),
     }
     let variant = Variant::Gspo(clip(&config, "clip_low", "clip_high")?);
-    Ok(Meaning { objective: Objective { saturation: Saturation::NONE, ..Objective::new(variant) }, counts, gradient: GRADIENT })
+    Ok(Meaning {
+        objective: Objective { saturation: Saturation::NONE, ..Objective::new(variant) },
+        counts,
+        gradient: GRADIENT,
+    })
 }
 
 fn clip(config: &Config<'_>, low: &str, high: &str) -> Result<Clip, Stop> {
@@ -333,8 +335,7 @@ fn advantages<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop
     let groups = Groups::from_ids(&case.values::<i32>(&format!("{batch}/group"), s)?);
     let rewards = case.values::<f32>(&format!("{batch}/reward"), s)?;
     let convention = moerl::advantage::Config::verl(std);
-    let found =
-        advantage::run(backend, &backend.stream()?, &convention, &groups, &rewards, &mut Clock::default())?;
+    let found = advantage::run(backend, &backend.stream()?, &convention, &groups, &rewards, &mut Clock::default())?;
     let mut by_token = Vec::with_capacity(data.mask.len());
     for (segment, range) in data.segments.ranges().enumerate() {
         by_token.extend(range.map(|u| if data.mask[u] != 0 { found[segment] } else { 0.0 }));

@@ -150,8 +150,6 @@ pub fn backward<B: Backend>(
     let vocabulary = logits.shape[1];
     let mut stage = Stage::new("logprob backward", logits.shape[0]);
     let mut squares = 0.0;
-    let mut facts =
-        GradientFacts { rows: d_logprobs.iter().filter(|&&g| g != 0.0).count(), ..GradientFacts::default() };
     let progress = Progress::new(logits.shape[0] as u64, "logprob backward");
     for range in chunks(&logits, vocabulary) {
         let tokens = context.file.token_ids(range.clone());

@@ -181,13 +181,15 @@ impl Update<'_> {
             report.norms.push(("logits' gradient", norm));
             report.backward = Some(stage);
         }
+        let [old, rollout, reference] =
+            [Policy::Old, Policy::Rollout, Policy::Reference].map(|policy| self.file.logprobs(policy));
         let inputs = Inputs {
             mask: &context.mask,
             offsets: &self.file.offsets,
             logprobs: &forwarded.logprobs,
-            old: self.file.logprobs(Policy::Old).as_deref(),
-            rollout: self.file.logprobs(Policy::Rollout).as_deref(),
-            reference: self.file.logprobs(Policy::Reference).as_deref(),
+            old: old.as_deref(),
+            rollout: rollout.as_deref(),
+            reference: reference.as_deref(),
         };
         report.statistics = Statistics::of(&inputs);
         report.computed(computed, plan);

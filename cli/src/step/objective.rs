@@ -235,7 +235,9 @@ fn words(inputs: &Inputs<'_>, anchor: AnchorName, nonfinite_allowed: bool, row: 
     values.into_iter().find_map(|(name, value, is_logprob)| {
         let value = value?;
         if is_logprob && value > 1e-3 && value.is_finite() {
-            return Some(format!("{name}: token {row}, which counts, is {value}, needs a log-probability of at most 0"));
+            return Some(format!(
+                "{name}: token {row}, which counts, is {value}, needs a log-probability of at most 0"
+            ));
         }
         let refused = !value.is_finite() && !nonfinite_allowed;
         refused.then(|| format!("{name}: token {row}, which counts, is {value} (--nonfinite runs it all the same)"))

@@ -103,7 +103,8 @@ impl Report {
         }
         let allowed: usize = self.stages.iter().map(|stage| stage.findings).sum();
         if allowed > 0 {
-            self.notes.push("numbers at counted tokens that are not finite were found, and allowed by --nonfinite".into());
+            self.notes
+                .push("numbers at counted tokens that are not finite were found, and allowed by --nonfinite".into());
         }
     }
 
@@ -154,7 +155,12 @@ impl Report {
         if let Some(found) = &self.objective {
             let exact = exact.map(|(_, diagnostics)| diagnostics);
             clipped(&mut table, "tokens", found.clip_fraction, exact.and_then(|e| e.clip_fraction));
-            clipped(&mut table, "sequences", found.sequence_clip_fraction, exact.and_then(|e| e.sequence_clip_fraction));
+            clipped(
+                &mut table,
+                "sequences",
+                found.sequence_clip_fraction,
+                exact.and_then(|e| e.sequence_clip_fraction),
+            );
             spread(&mut table, "sequence", found.sequence_ratio, exact.and_then(|e| e.sequence_ratio));
             spread(&mut table, "token", found.ratio, exact.and_then(|e| e.ratio));
             if let Some((k1, k3)) = found.policy_kl_k1.zip(found.policy_kl_k3) {
@@ -170,7 +176,10 @@ impl Report {
         }
         if let Some(size) = s.sample_size {
             let (tokens, segments) = (percent(size.tokens), percent(size.segments));
-            table.row(["effective sample size", &format!("{tokens} of tokens, {segments} of sequences (trainer / rollout)")]);
+            table.row([
+                "effective sample size",
+                &format!("{tokens} of tokens, {segments} of sequences (trainer / rollout)"),
+            ]);
         }
         if let Some(changed) = &self.changed {
             let (share, any) = (percent(changed.share()), percent(changed.any_layer));
@@ -193,7 +202,8 @@ impl Report {
         if let Value::Object(statistics) = self.statistics.to_json() {
             all.extend(statistics);
         }
-        let norms: Map<String, Value> = self.norms.iter().map(|(what, norm)| ((*what).to_owned(), json!(norm))).collect();
+        let norms: Map<String, Value> =
+            self.norms.iter().map(|(what, norm)| ((*what).to_owned(), json!(norm))).collect();
         all.insert("norms".into(), Value::Object(norms));
         if let Some(changed) = &self.changed {
             all.insert(

@@ -316,8 +316,9 @@ fn clip(config: &Config<'_>, low: &str, high: &str) -> Result<Clip, Stop> {
     }
 }
 
-/// A group's mean and deviation are formed in f64 and the quotient rounded once; the producer's was cast to f32 as well.
-const ADVANTAGE: Tolerance = Tolerance { relative: 1e-6, absolute: 1e-7 };
+/// A group's mean and deviation are formed in f64 and the quotient rounded once; the producer's was cast to f32 as well. The absolute
+/// part is for groups of equal rewards, exactly 0 here: the producer divides the rounding of its mean by ε.
+const ADVANTAGE: Tolerance = Tolerance { relative: 1e-6, absolute: 1e-6 };
 
 /// verl's `compute_grpo_outcome_advantage`: one value per token, 0 where the mask is.
 fn advantages<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop> {

@@ -18,6 +18,7 @@ use std::borrow::Cow;
 use moerl::Backend;
 
 pub use gate::parse_renormalize;
+pub use logprob::{Forwarded, forward as logprob_forward};
 pub use report::{Changed, Report};
 pub use statistics::{Divergence, Inputs, SampleSize, Statistics};
 

@@ -164,6 +164,11 @@ impl StepFile {
             .collect()
     }
 
+    /// Any tensor of the file by its name, also one that a step takes no notice of.
+    pub fn tensor<'a>(&'a self, name: &'a str) -> Option<Tensor<'a>> {
+        self.container.tensor(name)
+    }
+
     fn present(&self, name: &'static str) -> Option<Tensor<'_>> {
         self.used.iter().find(|used| *used == name).and_then(|name| self.container.tensor(name))
     }

@@ -127,14 +127,24 @@ pub fn moerl<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Result<Outcome, Fail
     call(std::iter::once(own).chain(arguments.iter().map(|argument| argument.as_ref().to_owned())))
 }
 
-/// `moerl ARGUMENTS` as a process: beside the test binary or in the folder above it, where cargo puts it; `MOERL_BIN` elsewhere.
-pub fn process<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
+/// The binary: beside the test binary or in the folder above it, where cargo puts it; `MOERL_BIN` elsewhere.
+fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let name = format!("moerl{}", std::env::consts::EXE_SUFFIX);
     let named = std::env::var_os("MOERL_BIN").map(PathBuf::from);
     let beside = test.ancestors().skip(1).take(2).map(|folder| folder.join(&name));
-    let binary = named.into_iter().chain(beside).find(|path| path.is_file()).expect("the moerl binary");
-    Command::new(binary).args(arguments).output().expect("a binary that starts")
+    named.into_iter().chain(beside).find(|path| path.is_file()).expect("the moerl binary")
+}
+
+/// `moerl ARGUMENTS` as a process.
+pub fn process<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
+    Command::new(binary()).args(arguments).output().expect("a binary that starts")
+}
+
+/// `moerl ARGUMENTS` as a process whose address space may not exceed `kilobytes`.
+pub fn limited<A: AsRef<std::ffi::OsStr>>(kilobytes: u64, arguments: &[A]) -> Output {
+    let script = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
+    Command::new("sh").arg("-c").arg(script).arg(binary()).args(arguments).output().expect("a shell")
 }
 
 /// A data file of `tests/golden`: under `$MOERL_DATA`, beside the test binary, or in the source tree the test was started from.

@@ -392,7 +392,7 @@ fn options_that_do_not_fit_are_refused() {
         (&["--renormalize", "half"], &["half", "add-eps"]),
         (&["--replay", "old"], &["routes_old: missing"]),
         (&["--top-k", "9"], &["top_k", "9"]),
-        (&["--top-k", "1"], &["forced_ids"]),
+        (&["--top-k", "1"], &["routes_rollout: names 2", "chooses 1"]),
         (&["--with-d-logits"], &["--out"]),
         (&["--backend", "tpu"], &["tpu"]),
     ];

@@ -73,6 +73,12 @@ impl Plan {
         if let Some(which) = replay.filter(|&which| !has(which)) {
             return Err(Failure::input(format!("{}: missing, needed by --replay {}", which.tensor(), which.name())));
         }
+        if let (Some(which), Some(chosen)) = (replay, file.chosen.filter(|&chosen| chosen != top_k)) {
+            return Err(Failure::input(format!(
+                "{}: names {chosen} experts a token, the gate chooses {top_k} (--replay none leaves them out)",
+                which.tensor()
+            )));
+        }
         words += &replay.map_or(", nothing replayed".into(), |which| format!(", {} replayed", which.tensor()));
         Ok(Plan { config, top_k, replay, words })
     }

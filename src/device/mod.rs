@@ -3,6 +3,7 @@
 mod advantage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
 pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
@@ -46,25 +47,6 @@ impl<E: Executor> Backend for E {
         self.fetch(stream, array)
     }
 
-    // ---- gate -------------------------------------------------------------------------------------------------------
-
-    fn gate_forward(
-        &self,
-        stream: &E::Stream,
-        config: &crate::gate::Config,
-        call: crate::gate::Forward<'_, E::Memory>,
-    ) -> Result<()> {
-        gate::forward(self, stream, config, call)
-    }
-    fn gate_backward(
-        &self,
-        stream: &E::Stream,
-        config: &crate::gate::Config,
-        call: crate::gate::Backward<'_, E::Memory>,
-    ) -> Result<()> {
-        gate::backward(self, stream, config, call)
-    }
-
     // ---- logprob ----------------------------------------------------------------------------------------------------
 
     fn logprob_forward(
@@ -82,6 +64,25 @@ impl<E: Executor> Backend for E {
         call: crate::logprob::Backward<'_, E::Memory>,
     ) -> Result<()> {
         logprob::backward(self, stream, config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::forward(self, stream, config, call)
+    }
+    fn gate_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::backward(self, stream, config, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

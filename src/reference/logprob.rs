@@ -39,6 +39,11 @@ impl Sums {
     }
 }
 
+/// Rounding must not carry a value across 0; NaN stays.
+fn at_most_zero(x: f64) -> f64 {
+    if x > 0.0 { 0.0 } else { x }
+}
+
 /// What the arguments say about a row before its logits are looked at.
 struct Row {
     absent: bool,
@@ -127,8 +132,8 @@ impl Outputs {
         }
         let log_sum = sums.s.ln();
         Outputs {
-            logprob: (label - sums.max) / temperature - log_sum,
-            entropy: log_sum - sums.a / sums.s,
+            logprob: at_most_zero((label - sums.max) / temperature - log_sum),
+            entropy: (log_sum - sums.a / sums.s).max(0.0),
             max: sums.max / temperature,
             log_sum,
             lse: sums.max / temperature + log_sum,

@@ -20,12 +20,6 @@ pub struct Reference;
 #[derive(Clone, Debug)]
 pub struct HostBuffer<T>(Vec<T>);
 
-impl<T> HostBuffer<T> {
-    pub(crate) fn new(data: Vec<T>) -> Self {
-        HostBuffer(data)
-    }
-}
-
 impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
     fn view(&self) -> View<'_, T, Host> {
         (&self.0).into()
@@ -59,20 +53,6 @@ impl Backend for Reference {
         Ok(array.as_slice().to_vec())
     }
 
-    // ---- gate -------------------------------------------------------------------------------------------------------
-
-    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
-        gate::forward(config, call)
-    }
-    fn gate_backward(
-        &self,
-        (): &(),
-        config: &crate::gate::Config,
-        call: crate::gate::Backward<'_, Host>,
-    ) -> Result<()> {
-        gate::backward(config, call)
-    }
-
     // ---- logprob ----------------------------------------------------------------------------------------------------
 
     fn logprob_forward(
@@ -90,6 +70,20 @@ impl Backend for Reference {
         call: crate::logprob::Backward<'_, Host>,
     ) -> Result<()> {
         logprob::backward(config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
+        gate::forward(config, call)
+    }
+    fn gate_backward(
+        &self,
+        (): &(),
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, Host>,
+    ) -> Result<()> {
+        gate::backward(config, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

@@ -17,12 +17,15 @@ pub enum Sanitizer {
     Thread,
 }
 
+/// All that can be tested, besides the default features. The same as in .ci/run, so that the kernels are compiled once for all checks.
+const EVERYTHING: &str = "moerl/serde,moerl-cli/emulate";
+
 /// Every test of the workspace, on every backend there is.
 pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let nvcc = toolkit::nvcc(workspace)?;
     eprintln!("nvcc {} at {}", nvcc.version, nvcc.path.display());
     let mut command = workspace.cargo();
-    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate,moerl-cli/emulate"]);
+    command.args(["test", "--workspace", "--features", EVERYTHING]);
     run(command.args(arguments))
 }
 

@@ -1,7 +1,6 @@
 // Kernels whose traffic is known beforehand.
 
 #include "block.cuh"
-
 #include "call.h"
 
 // Every block copies one row of `count` words, 4 bytes (`variant` 0) or 16 bytes (1) at a time.

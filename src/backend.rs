@@ -2,10 +2,12 @@
 
 use bytemuck::Pod;
 
+use crate::advantage;
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
+use crate::objective;
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {
@@ -119,7 +121,87 @@ pub trait Backend {
 
     // ---- objective --------------------------------------------------------------------------------------------------
 
+    /// Loss, gradient and statistics of a batch of whole segments: see [`objective`].
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Config`, `Shape`, `Alignment`, `Overlap`, `MissingInput`, `ZeroDenominator`, `Workspace`. What only
+    /// the device can see goes to the call's error word.
+    fn objective(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The first phase: sums per segment. Of `output` it uses `loss` and `diagnostics` (see [`objective::Phases`]), `workspace`, `errors`,
+    /// `tag` and `accumulate`.
+    ///
+    /// # Errors
+    /// As [`objective`](Backend::objective); `Config` for local denominators.
+    fn objective_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The second phase: coefficients, and what a segment decides. Adds to `loss` and `diagnostics`; writes `sequence_ratio`,
+    /// `sequence_clipped`.
+    ///
+    /// # Errors
+    /// As [`objective_partial`](Backend::objective_partial).
+    fn objective_finish(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The third phase: what tokens decide. Adds to `loss` and `diagnostics`; writes `d_logprobs`, `ratio`, `clipped`.
+    ///
+    /// # Errors
+    /// As [`objective_partial`](Backend::objective_partial).
+    fn objective_apply(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
     // ---- advantage --------------------------------------------------------------------------------------------------
+
+    /// Group-normalised advantages: see [`advantage`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](advantage::Call::validate)'s.
+    fn group_advantages(
+        &self,
+        stream: &Self::Stream,
+        config: &advantage::Config,
+        groups: &advantage::GroupPlan<Self>,
+        call: advantage::Call<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
 }
 
 /// The device error word: where kernels report data that only they can see. One word may serve any number of calls on one stream.

@@ -99,7 +99,7 @@ MOERL_DEVICE void gradient_packs(const T* logits, G* gradient, int packs, const 
 template <class T, class G>
 MOERL_DEVICE void live_panel(const T* logits, G* gradient, Extent extent, int label, const RowGradient& g) {
     const int lane = static_cast<int>(lane_index());
-    Cut c = cut(logits, extent.counted);
+    Cut c = cut<T>(columns_to_boundary(logits), extent.counted);
     const bool aligned_alike = columns_to_boundary(gradient + c.head) == 0;
     if (!aligned_alike) c = {extent.written, 0, 0};
     gradient_packs(logits + c.head, gradient + c.head, c.full, g);
@@ -124,7 +124,7 @@ MOERL_DEVICE void live_panel(const T* logits, G* gradient, Extent extent, int la
 // A panel of a row without gradient, or of a faulty one: `value` in the counted columns, +0.0 in the padding; nothing is read.
 template <class G> MOERL_DEVICE void fill_panel(G* gradient, Extent extent, float value) {
     const int lane = static_cast<int>(lane_index());
-    const Cut c = cut(gradient, value == 0.0f ? extent.written : extent.counted);
+    const Cut c = cut<G>(columns_to_boundary(gradient), value == 0.0f ? extent.written : extent.counted);
     float values[PACK<G>];
     MOERL_UNROLL
     for (int i = 0; i < PACK<G>; i++) values[i] = value;

@@ -15,24 +15,33 @@ template <class T> MOERL_DEVICE const T* panel_of(const MoerlLogprobForward& p, 
     return static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride + static_cast<int64_t>(panel) * PANEL;
 }
 
-// One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way.
+template <class T, class Cursor> MOERL_DEVICE void fetch_at(Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
+    if (cursor.is_valid()) fetch(panel, panel_of<T>(p, cursor.row(), cursor.panel()), columns_of(p, cursor.panel()));
+}
+
+template <class T, bool SQUARES, class Cursor> MOERL_DEVICE void reduce_at(const Panel<T>& panel, const Cursor& cursor) {
+    cursor.put_record(reduce<T, SQUARES>(panel, cursor.scale()));
+    // LABEL_OUTSIDE and NO_LABEL, being negative, lie in no panel.
+    const int32_t label = cursor.label() - static_cast<int32_t>(cursor.panel() * PANEL);
+    if (cursor.label() >= 0 && label >= 0 && label < panel.columns) cursor.put_label(logit_at(panel, label));
+}
+
+// One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way. Two panels
+// to a round, so that none is moved from register to register.
 template <class T, bool SQUARES, class Cursor> MOERL_DEVICE void walk(const MoerlLogprobForward& p, Cursor cursor) {
-    Panel<T> held;
-    if (cursor.is_valid()) fetch(held, panel_of<T>(p, cursor.row(), cursor.panel()), columns_of(p, cursor.panel()));
+    Panel<T> even, odd;
+    Cursor next = cursor;
+    fetch_at(even, p, cursor);
     while (cursor.is_valid()) {
-        Cursor next = cursor;
         next.advance();
-        Panel<T> coming;
-        if (next.is_valid()) fetch(coming, panel_of<T>(p, next.row(), next.panel()), columns_of(p, next.panel()));
-
-        const MoerlPartial record = reduce<T, SQUARES>(held, cursor.scale());
-        cursor.put_record(record);
-        // LABEL_OUTSIDE and NO_LABEL, being negative, lie in no panel.
-        const int32_t label = cursor.label() - static_cast<int32_t>(cursor.panel() * PANEL);
-        if (cursor.label() >= 0 && label >= 0 && label < columns_of(p, cursor.panel())) cursor.put_label(logit_at(held, label));
-
-        held = coming;
+        fetch_at(odd, p, next);
+        reduce_at<T, SQUARES>(even, cursor);
+        if (!next.is_valid()) return;
         cursor = next;
+        cursor.advance();
+        fetch_at(even, p, cursor);
+        reduce_at<T, SQUARES>(odd, next);
+        next = cursor;
     }
 }
 

@@ -9,10 +9,12 @@
 // its packs hold, and one exchange after the last pack hands them to their owners. Folding is the same for rotated accumulators.
 // An f32 pack holds half an octet: a lane meets two sets of four chains, from its even and its odd packs.
 //
-//   columns   |head| pack 0 | pack 1 | ... | pack full-1 |tail|        head and tail < one pack, loaded by narrower accesses
-//   lane       31    0        1              (full-1)%32  full%32
+//   columns        |head| pack 0 | pack 1 | ... | pack full-1 |rest|        head and rest < one pack
+//   chains of lane  31    0        1              (full-1)%32  full%32
+//   loaded by lane  0..   0        1              (full-1)%32  PACK..         the edges: one column a lane
 //
-// The chains of the head's columns are those that lane 31 meets last, so the head is added first and by lane 31.
+// The chains of the head's columns are those that lane 31 meets last, so they begin with the head. Each edge column's exponential is
+// computed by the lane that loaded it, and its terms go to the chain by shuffles.
 #pragma once
 
 #include "row.cuh"
@@ -27,7 +29,7 @@ template <> constexpr uint32_t NOTHING<f16> = 0xfc00fc00u;
 
 template <class T> MOERL_DEVICE Words4 no_columns() { return {{NOTHING<T>, NOTHING<T>, NOTHING<T>, NOTHING<T>}}; }
 
-// How a panel lies on the 16-byte boundaries.
+// How columns lie on the 16-byte boundaries.
 struct Cut {
     int head;  // columns before the first boundary
     int full;  // whole packs from there on
@@ -38,62 +40,43 @@ template <class T> MOERL_DEVICE int columns_to_boundary(const T* p) {
     return static_cast<int>((16u - static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) & 15u)) & 15u) / static_cast<int>(sizeof(T));
 }
 
-template <class T> MOERL_DEVICE Cut cut(const T* panel, int columns) {
-    const int head = columns_to_boundary(panel);
+// `columns` columns of which `head` lie before the first boundary.
+template <class T> MOERL_DEVICE Cut cut(int head, int columns) {
     const int behind = columns > head ? columns - head : 0;
     return {head, behind / PACK<T>, behind % PACK<T>};
 }
 
-// The elements [first, last) of the 16 bytes at `slot`, nothing in the other places.
-template <class T> MOERL_DEVICE Words4 load_part(const T* slot, int first, int last) {
-    Words4 r = no_columns<T>();
-    MOERL_UNROLL
-    for (int w = 0; w < 4; w++) {
-        if constexpr (sizeof(T) == 4) {
-            if (w >= first && w < last) r.w[w] = load_stream(reinterpret_cast<const uint32_t*>(slot) + w);
-        } else {
-            const bool low = 2 * w >= first && 2 * w < last, high = 2 * w + 1 >= first && 2 * w + 1 < last;
-            const uint16_t* const halves = reinterpret_cast<const uint16_t*>(slot) + 2 * w;
-            if (low && high) r.w[w] = load_stream(reinterpret_cast<const uint32_t*>(halves));
-            else if (low) r.w[w] = load_stream(halves) | (NOTHING<T> & 0xffff0000u);
-            else if (high) r.w[w] = static_cast<uint32_t>(load_stream(halves + 1)) << 16 | (NOTHING<T> & 0xffffu);
-        }
-    }
-    return r;
-}
-
 template <class T> struct Panel {
     Words4 pack[TURNS<T>];
-    Words4 head, tail;  // only where the cut has edges
-    Cut cut;
-    bool has_edges;     // anything but 2048 aligned columns
+    float edge;         // the lane's column of the head or the rest, if it has one
+    int head, columns;  // see Cut, which is cheaper to form again than to keep
+
+    MOERL_DEVICE bool has_edges() const { return head != 0 || columns != PANEL; }
+    MOERL_DEVICE Cut cut() const { return ::cut<T>(head, columns); }
 };
 
 // Issues the loads of a panel. Nothing waits for them here.
 template <class T> MOERL_DEVICE void fetch(Panel<T>& held, const T* panel, int columns) {
     const int lane = static_cast<int>(lane_index());
-    held.cut = cut(panel, columns);
-    held.has_edges = held.cut.full != PANEL / PACK<T>;
-    const T* const body = panel + held.cut.head;
-    if (!held.has_edges) {
+    held.head = columns_to_boundary(panel);
+    held.columns = columns;
+    held.edge = -INFINITE;
+    const T* const mine = panel + held.head + lane * PACK<T>;  // the turns are constant distances from here
+    if (!held.has_edges()) {
         MOERL_UNROLL
-        for (int turn = 0; turn < TURNS<T>; turn++) held.pack[turn] = load16_stream(body + (turn * WARP + lane) * PACK<T>);
+        for (int turn = 0; turn < TURNS<T>; turn++) held.pack[turn] = load16_stream(mine + turn * (WARP * PACK<T>));
         return;
     }
-    const Cut c = held.cut;
+    const Cut c = held.cut();
     MOERL_UNROLL
     for (int turn = 0; turn < TURNS<T>; turn++) {
-        const int slot = turn * WARP + lane;
         held.pack[turn] = no_columns<T>();
-        if (slot < c.full) held.pack[turn] = load16_stream(body + slot * PACK<T>);
+        if (turn * WARP + lane < c.full) held.pack[turn] = load16_stream(mine + turn * (WARP * PACK<T>));
     }
-    held.head = no_columns<T>();
-    held.tail = no_columns<T>();
-    const int before = PACK<T> - c.head;  // places of the head's 16 bytes that lie before the panel
-    if (lane == WARP - 1 && c.head != 0) {
-        held.head = load_part(body - PACK<T>, before, columns < c.head ? before + columns : PACK<T>);
+    const int behind = lane - PACK<T>;
+    if (lane < c.head ? lane < columns : behind >= 0 && behind < c.rest) {
+        held.edge = to_f32(load_stream(panel + (lane < c.head ? lane : c.head + c.full * PACK<T> + behind)));
     }
-    if (lane == c.full % WARP && c.rest != 0) held.tail = load_part(body + c.full * PACK<T>, 0, c.rest);
 }
 
 // ---- the maximum ----------------------------------------------------------------------------------------------------------
@@ -113,11 +96,10 @@ template <class T> MOERL_DEVICE float maximum(const Panel<T>& held) {
     uint32_t m = NOTHING<T>;
     MOERL_UNROLL
     for (int turn = 0; turn < TURNS<T>; turn++) m = max_words<T>(m, held.pack[turn]);
-    if (held.has_edges) m = max_words<T>(max_words<T>(m, held.head), held.tail);
     float mine;
     if constexpr (sizeof(T) == 4) mine = f32_of(m);
     else mine = max_nan(to_f32(T{static_cast<uint16_t>(m & 0xffffu)}), to_f32(T{static_cast<uint16_t>(m >> 16)}));
-    return warp_max_nan(mine) + 0.0f;
+    return warp_max_nan(max_nan(mine, held.edge)) + 0.0f;
 }
 
 // ---- the sums -------------------------------------------------------------------------------------------------------------
@@ -142,23 +124,55 @@ template <class T, bool SQUARES> MOERL_DEVICE void add_pack(Chains<SQUARES>& cha
     }
 }
 
+// An edge column's terms, in the lane that loaded it.
+struct Edge {
+    float t, e;
+};
+
+// The chains of lane 31's last set begin with the head.
+template <class T, bool SQUARES> MOERL_DEVICE void begin_with_head(Chains<SQUARES>& chains, Edge edge, int head) {
+    const float et = fmaf(edge.e, edge.t, 0.0f), ee = SQUARES ? fmaf(edge.e, edge.e, 0.0f) : 0.0f;
+    MOERL_UNROLL
+    for (int place = 1; place < PACK<T>; place++) {
+        const int chain = (SETS<T> - 1) * PACK<T> + place, from = place - (PACK<T> - head);
+        const bool mine = lane_index() == WARP - 1 && from >= 0;
+        const float e = shuffle(edge.e, from & 31), t = shuffle(et, from & 31);
+        chains.e[chain] = mine ? e : 0.0f;
+        chains.et[chain] = mine ? t : 0.0f;
+        if constexpr (SQUARES) {
+            const float square = shuffle(ee, from & 31);
+            chains.ee[chain] = mine ? square : 0.0f;
+        }
+    }
+}
+
+// The chains of one set of the lane behind the last whole pack end with the rest.
+template <class T, bool SQUARES> MOERL_DEVICE void end_with_rest(Chains<SQUARES>& chains, Edge edge, Cut c, int set) {
+    MOERL_UNROLL
+    for (int place = 0; place < PACK<T> - 1; place++) {
+        const int chain = set * PACK<T> + place;
+        const bool mine = static_cast<int>(lane_index()) == c.full % WARP && place < c.rest;
+        const float t = shuffle(edge.t, PACK<T> + place), found = shuffle(edge.e, PACK<T> + place);
+        const float e = mine ? found : 0.0f;
+        chains.e[chain] += e;
+        chains.et[chain] = fmaf(e, t, chains.et[chain]);
+        if constexpr (SQUARES) chains.ee[chain] = fmaf(e, e, chains.ee[chain]);
+    }
+}
+
 template <class T, bool SQUARES> MOERL_DEVICE Chains<SQUARES> accumulate(const Panel<T>& held, float max, float scale) {
     Chains<SQUARES> chains;
     MOERL_UNROLL
     for (int i = 0; i < 8; i++) chains.e[i] = chains.et[i] = chains.ee[i] = 0.0f;
-    if (!held.has_edges) {
-        MOERL_UNROLL
-        for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
-        return chains;
-    }
-    if (held.cut.head != 0) add_pack<T>(chains, held.head, SETS<T> - 1, max, scale);
+    const float t = exponent_of(held.edge, max, scale);
+    const Edge edge = {t, exp2_approx(t)};
+    if (held.head != 0) begin_with_head<T>(chains, edge, held.head);
     MOERL_UNROLL
-    for (int turn = 0; turn < TURNS<T>; turn++) {
-        if (turn * WARP < held.cut.full) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
-    }
-    if (held.cut.rest != 0) {
-        if (held.cut.full / WARP % SETS<T> == 0) add_pack<T>(chains, held.tail, 0, max, scale);
-        else add_pack<T>(chains, held.tail, SETS<T> - 1, max, scale);
+    for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
+    const Cut c = held.cut();
+    if (c.rest != 0) {
+        if (c.full / WARP % SETS<T> == 0) end_with_rest<T>(chains, edge, c, 0);
+        else end_with_rest<T>(chains, edge, c, SETS<T> - 1);
     }
     return chains;
 }
@@ -210,30 +224,25 @@ template <class T> MOERL_DEVICE float fold(float (&a)[8], int head) {
 template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, float scale) {
     const float max = maximum(held);
     Chains<SQUARES> chains = accumulate<T, SQUARES>(held, max, scale);
-    const int head = held.cut.head;
+    const int head = held.head;
     MoerlPartial record = {max, fold<T>(chains.e, head), fold<T>(chains.et, head), 0.0f};
     if constexpr (SQUARES) record.label = fold<T>(chains.ee, head);
     return record;
 }
 
-// Word by word: to choose between two structures would put both into memory.
-MOERL_DEVICE void select(Words4& to, bool chosen, const Words4& from) {
-    MOERL_UNROLL
-    for (int w = 0; w < 4; w++) to.w[w] = chosen ? from.w[w] : to.w[w];
-}
-
 // The logit of a column of the panel, in every lane. Cold: once a row.
 template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int column) {
-    const Cut c = held.cut;
-    const bool in_head = column < c.head;
-    const int at = in_head ? 0 : column - c.head;
-    const int slot = in_head ? WARP - 1 : at / PACK<T>, place = in_head ? column + PACK<T> - c.head : at % PACK<T>;
-    Words4 words = no_columns<T>();
+    const Cut c = held.cut();
+    const int at = column - c.head, slot = at / PACK<T>, place = at % PACK<T>;
+    if (at < 0) return shuffle(held.edge, column);
+    if (slot == c.full) return shuffle(held.edge, PACK<T> + place);
+    // By masks: an index that is not known to the compiler would put the packs into memory.
+    Words4 words = {};
     MOERL_UNROLL
-    for (int turn = 0; turn < TURNS<T>; turn++) select(words, !in_head && slot / WARP == turn && slot < c.full, held.pack[turn]);
-    if (held.has_edges) {
-        select(words, in_head, held.head);
-        select(words, !in_head && slot == c.full, held.tail);
+    for (int turn = 0; turn < TURNS<T>; turn++) {
+        const uint32_t mask = slot / WARP == turn ? ~0u : 0u;
+        MOERL_UNROLL
+        for (int w = 0; w < 4; w++) words.w[w] |= held.pack[turn].w[w] & mask;
     }
     float x[PACK<T>];
     unpack<T>(words, x);

@@ -20,39 +20,48 @@ const _: () = assert!(size_of::<Partial>() == size_of::<MoerlPartial>());
 struct Tuning {
     /// Threads of a block: 8 warps that each hold one panel and fetch the next.
     threads: u32,
-    /// Blocks per multiprocessor: with 128 registers a thread, two fill it.
+    /// Forward blocks that a multiprocessor holds at once: 128 registers a thread for two panels of 16-bit logits, 255 for two of f32.
     forward_blocks: usize,
-    /// Backward needs fewer registers; three blocks keep more stores in flight.
+    forward_blocks_f32: usize,
+    /// Backward holds 128 bytes a thread in 80 registers.
     backward_blocks: usize,
-    /// Rows per group at most: their finish in f64 takes one lane each.
+    /// Rows per group at most: one warp finishes a group, a lane each.
     group_rows: usize,
-    /// Panel records that a block keeps in shared memory: 40 KB, less than any device grants without asking.
+    /// Panel records that a block keeps in shared memory: 40 KB, so that with the kernel's own 6 KB it stays under the 48 KB that any
+    /// device grants without asking.
     shared_records: usize,
-    /// Below this many rows per multiprocessor, rows are split over blocks.
+    /// With fewer rows per multiprocessor than this, and a workspace, blocks share rows.
     split_below: usize,
 }
 
 const TUNING: Tuning = Tuning {
     threads: 256,
     forward_blocks: 2,
+    forward_blocks_f32: 1,
     backward_blocks: 3,
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
 };
 
-/// The address is rounded up to this: records are read and written whole.
+impl Tuning {
+    fn forward_blocks_of(&self, logits: Element) -> usize {
+        if logits == Element::F32 { self.forward_blocks_f32 } else { self.forward_blocks }
+    }
+}
+
+const WARP: usize = 32;
+/// Bytes of a panel's record; in global memory it is read and written whole.
 const RECORD: usize = size_of::<Partial>();
 
 const fn kernel(name: &'static str) -> Kernel {
     Kernel { image: "logprob", name }
 }
 
-/// As few groups as give every block the same number of them, none longer than `limit` rows.
+/// As few groups as give every block the same number of them with no more than `limit` rows in any. Their sizes differ by at most one row.
 fn groups(rows: usize, blocks: usize, limit: usize) -> usize {
-    let share = rows.div_ceil(blocks);
-    let turns = share.div_ceil(limit);
-    rows.div_ceil(rows.div_ceil(blocks * turns))
+    let turns = rows.div_ceil(blocks).div_ceil(limit);
+    rows.min(blocks * turns)
 }
 
 fn tokens_of<M: Memory>(arguments: &mut Arguments, tokens: &Option<Matrix<'_, M>>) -> (*const c_void, i64, u32) {
@@ -63,14 +72,6 @@ fn tokens_of<M: Memory>(arguments: &mut Arguments, tokens: &Option<Matrix<'_, M>
             (arguments.read_matrix("tokens", tokens), tokens.row_stride() as i64, element)
         }
     }
-}
-
-/// The part of a workspace that begins at a multiple of a record: room for the records of every panel, then for the labels.
-fn split_workspace<'a, M: Memory>(workspace: ViewMut<'a, u8, M>, sizes: &Sizes) -> (ViewMut<'a, u8, M>, usize) {
-    let records = sizes.rows * sizes.vocabulary.div_ceil(PANEL) * RECORD;
-    let skipped = workspace.address().next_multiple_of(RECORD) - workspace.address();
-    let used = records + sizes.rows * size_of::<f32>();
-    (workspace.slice(skipped..skipped + used), records)
 }
 
 /// [`Backend::logprob_forward`](crate::Backend::logprob_forward).
@@ -84,28 +85,83 @@ pub(super) fn forward<E: Executor>(
     if sizes.rows == 0 {
         return Ok(());
     }
-    let panels = sizes.vocabulary.div_ceil(PANEL);
-    let multiprocessors = executor.multiprocessors() as usize;
-    let split = call.workspace.take().filter(|_| sizes.rows < TUNING.split_below * multiprocessors);
-    let is_split = split.is_some();
+    let few = sizes.rows < TUNING.split_below * executor.multiprocessors() as usize;
+    match call.workspace.take() {
+        Some(workspace) if few => forward_sharing_rows(executor, stream, config, &sizes, call, workspace),
+        _ => forward_by_rows(executor, stream, config, &sizes, call),
+    }
+}
 
+/// Each block walks whole rows.
+fn forward_by_rows<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    mut call: Forward<'_, E::Memory>,
+) -> Result<()> {
+    let panels = sizes.vocabulary.div_ceil(PANEL);
     // A row of more than one super-panel is walked alone.
     let limit = if panels <= SUPER_PANEL { (TUNING.shared_records / panels).clamp(1, TUNING.group_rows) } else { 1 };
-    let most = TUNING.forward_blocks * multiprocessors;
-    let groups = if is_split { sizes.rows } else { groups(sizes.rows, most, limit) };
-    let rows_per_group = sizes.rows.div_ceil(groups);
+    let most = TUNING.forward_blocks_of(call.logits.element()) * executor.multiprocessors() as usize;
+    let groups = groups(sizes.rows, most, limit);
+
+    let squares = call.sum_p2.is_some() || call.sum_sq.is_some();
+    let kernel = forward_kernel(call.logits.element(), squares);
+    let grid = Grid {
+        blocks: groups.min(most) as u32,
+        threads: TUNING.threads,
+        shared_bytes: (sizes.rows.div_ceil(groups) * panels.min(SUPER_PANEL) * RECORD) as u32,
+    };
+    let mut arguments = Arguments::new::<E>();
+    let params = forward_params(&mut arguments, config, sizes, &mut call, groups);
+    // SAFETY: validate checked every length against the sizes; the shared memory holds a super-panel of every row of a group.
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
+}
+
+/// The panels of all rows are dealt to all blocks; a second kernel merges what they leave in the workspace.
+fn forward_sharing_rows<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    mut call: Forward<'_, E::Memory>,
+    workspace: ViewMut<'_, u8, E::Memory>,
+) -> Result<()> {
+    let multiprocessors = executor.multiprocessors() as usize;
+    let most = TUNING.threads as usize / WARP * TUNING.forward_blocks_of(call.logits.element()) * multiprocessors;
+    let panels = sizes.rows * sizes.vocabulary.div_ceil(PANEL);
+    // A warp per panel, in blocks so small that every multiprocessor gets one.
+    let warps = panels.div_ceil(multiprocessors).clamp(1, TUNING.threads as usize / WARP);
+    let grid =
+        Grid { blocks: panels.min(most).div_ceil(warps) as u32, threads: (warps * WARP) as u32, shared_bytes: 0 };
+    let kernel = panels_kernel(call.logits.element());
 
     let mut arguments = Arguments::new::<E>();
-    let (tokens, tokens_stride, tokens_element) = tokens_of(&mut arguments, &call.tokens);
-    let (records, labels) = match split {
-        None => (std::ptr::null_mut(), std::ptr::null_mut()),
-        Some(workspace) => {
-            let (mut used, behind) = split_workspace(workspace, &sizes);
-            let start = arguments.write("workspace", &mut used);
-            (start.cast(), start.wrapping_add(behind).cast())
-        }
-    };
-    let params = MoerlLogprobForward {
+    let mut params = forward_params(&mut arguments, config, sizes, &mut call, sizes.rows);
+    // Room for a record per panel, from a multiple of a record's size on, then for a label per row.
+    let skipped = workspace.address().next_multiple_of(RECORD) - workspace.address();
+    let used = panels * RECORD + sizes.rows * size_of::<f32>();
+    let start = arguments.write("workspace", &mut workspace.slice(skipped..skipped + used));
+    params.records = start.cast();
+    params.labels = start.wrapping_add(panels * RECORD).cast();
+    // SAFETY: validate checked every length against the sizes, that of the workspace by workspace_bytes.
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params)? };
+
+    let grid = Grid { blocks: sizes.rows as u32, threads: TUNING.threads, shared_bytes: 0 };
+    // SAFETY: likewise.
+    unsafe { executor.launch(stream, self::kernel("logprob_merge"), grid, &arguments, &params) }
+}
+
+fn forward_params<M: Memory>(
+    arguments: &mut Arguments,
+    config: &Config,
+    sizes: &Sizes,
+    call: &mut Forward<'_, M>,
+    groups: usize,
+) -> MoerlLogprobForward {
+    let (tokens, tokens_stride, tokens_element) = tokens_of(arguments, &call.tokens);
+    MoerlLogprobForward {
         logits: arguments.read_matrix("logits", &call.logits),
         tokens,
         temperature: arguments.read_optional("temperature", call.temperature),
@@ -118,8 +174,8 @@ pub(super) fn forward<E: Executor>(
         sum_p2: arguments.write_optional("sum_p2", &mut call.sum_p2),
         saved: arguments.write_optional("saved", &mut call.saved).cast(),
         sum_sq: arguments.write_optional("sum_sq", &mut call.sum_sq),
-        records,
-        labels,
+        records: std::ptr::null_mut(),
+        labels: std::ptr::null_mut(),
         errors: arguments.write_optional("errors", &mut call.errors),
         rows: sizes.rows as u64,
         groups: groups as u64,
@@ -130,27 +186,7 @@ pub(super) fn forward<E: Executor>(
         vocabulary: sizes.vocabulary as u32,
         tag: u32::from(call.tag),
         uniform_temperature: config.temperature,
-    };
-    let with_squares = call.sum_p2.is_some() || call.sum_sq.is_some();
-    let threads = TUNING.threads;
-    if is_split {
-        let units = sizes.rows * panels;
-        // One warp per panel, in blocks small enough that every multiprocessor gets one.
-        let warps = units.div_ceil(multiprocessors).clamp(1, threads as usize / 32);
-        let blocks = units.div_ceil(warps).min(multiprocessors * TUNING.forward_blocks * 8 / warps) as u32;
-        let grid = Grid { blocks, threads: 32 * warps as u32, shared_bytes: 0 };
-        let kernel = panels_kernel(call.logits.element());
-        // SAFETY: validate checked every length against the sizes; `records` and `labels` have room for all panels and rows, by
-        // workspace_bytes.
-        unsafe { executor.launch(stream, kernel, grid, &arguments, &params)? };
-        let grid = Grid { blocks: groups.min(most) as u32, threads, shared_bytes: 0 };
-        // SAFETY: likewise.
-        return unsafe { executor.launch(stream, kernel_merge(), grid, &arguments, &params) };
     }
-    let shared_bytes = (rows_per_group * panels.min(SUPER_PANEL) * RECORD) as u32;
-    let grid = Grid { blocks: groups.min(most) as u32, threads, shared_bytes };
-    // SAFETY: validate checked every length against the sizes.
-    unsafe { executor.launch(stream, forward_kernel(call.logits.element(), with_squares), grid, &arguments, &params) }
 }
 
 fn forward_kernel(logits: Element, with_squares: bool) -> Kernel {
@@ -172,10 +208,6 @@ fn panels_kernel(logits: Element) -> Kernel {
     })
 }
 
-fn kernel_merge() -> Kernel {
-    kernel("logprob_merge")
-}
-
 /// [`Backend::logprob_backward`](crate::Backend::logprob_backward).
 pub(super) fn backward<E: Executor>(
     executor: &E,
@@ -191,28 +223,24 @@ pub(super) fn backward<E: Executor>(
     let most = TUNING.backward_blocks * executor.multiprocessors() as usize;
     let groups = groups(sizes.rows, most, TUNING.group_rows);
     // Too few rows for all blocks: several share a row.
-    let warps = TUNING.threads as usize / 32;
+    let warps = TUNING.threads as usize / WARP;
     let shares = (most / groups).clamp(1, panels.div_ceil(warps));
 
-    let in_place = call.is_in_place();
+    let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element());
     let mut arguments = Arguments::new::<E>();
     let (tokens, tokens_stride, tokens_element) = tokens_of(&mut arguments, &call.tokens);
-    let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element());
-    let logits_stride = call.gradient.logits().row_stride() as i64;
+    let in_place = call.is_in_place();
+    let logits_stride = call.gradient.logits().row_stride();
     let (logits, d_logits, d_logits_stride) = match &mut call.gradient {
-        Gradient::InPlace(both) => {
+        Gradient::Into { logits, d_logits } if !in_place => (
+            arguments.read_matrix("logits", logits),
+            arguments.write_matrix("d_logits", d_logits),
+            d_logits.row_stride(),
+        ),
+        Gradient::InPlace(both) | Gradient::Into { d_logits: both, .. } => {
             let both = arguments.write_matrix("logits", both);
             (both.cast_const(), both, logits_stride)
         }
-        Gradient::Into { d_logits, .. } if in_place => {
-            let both = arguments.write_matrix("logits", d_logits);
-            (both.cast_const(), both, logits_stride)
-        }
-        Gradient::Into { logits, d_logits } => (
-            arguments.read_matrix("logits", logits),
-            arguments.write_matrix("d_logits", d_logits),
-            d_logits.row_stride() as i64,
-        ),
     };
     let params = MoerlLogprobBackward {
         logits,
@@ -226,8 +254,8 @@ pub(super) fn backward<E: Executor>(
         d_lse: arguments.read_optional("d_lse", call.d_lse),
         rows: sizes.rows as u64,
         groups: groups as u64,
-        logits_stride,
-        d_logits_stride,
+        logits_stride: logits_stride as i64,
+        d_logits_stride: d_logits_stride as i64,
         tokens_stride,
         ignore_index: config.ignore_index,
         tokens_element,

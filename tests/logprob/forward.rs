@@ -136,14 +136,14 @@ fn minus_infinity_masks_columns<B: Backend>(backend: &B) {
     let columns = 20_001;
     let mut rng = seeded(6);
     let noise: Vec<f32> = (0..columns).map(|_| 2.0 * normal(&mut rng)).collect();
-    let masks: [(&str, Box<dyn Fn(usize) -> bool>); 5] = [
-        ("the first half panel", Box::new(|j| j < 1024)),
-        ("eight panels", Box::new(|j| j < 16384)),
-        ("all but one", Box::new(|j| j != 5000)),
-        ("the last panel", Box::new(|j| j >= 18432)),
-        ("every other", Box::new(|j| j % 2 == 1)),
+    let masks: [(&str, fn(usize) -> bool); 5] = [
+        ("the first half panel", |j| j < 1024),
+        ("eight panels", |j| j < 16384),
+        ("all but one", |j| j != 5000),
+        ("the last panel", |j| j >= 18432),
+        ("every other", |j| j % 2 == 1),
     ];
-    for (what, masked) in &masks {
+    for (what, masked) in masks {
         let logits: Vec<f32> = noise.iter().enumerate().map(|(j, &x)| if masked(j) { -INF } else { x }).collect();
         let open = (0..columns).find(|&j| !masked(j)).unwrap() as i64;
         let shut = (0..columns).find(|&j| masked(j)).unwrap() as i64;

@@ -99,7 +99,7 @@ fn compile_one(
     let mut command = Command::new(&nvcc.path);
     command.args(OPTIONS).args(["-Werror", "all-warnings"]);
     if machine_code {
-        command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v,-warn-spills"]);
+        command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v"]);
         command.arg("-o").arg(cubin(workspace, source, arch));
     } else {
         command.arg("-ptx").arg(format!("-arch=compute_{arch}"));
@@ -108,13 +108,19 @@ fn compile_one(
     let output = command.arg(source).output().with_context(|| nvcc.path.display().to_string())?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
-        bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, said.trim());
+        let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
+        bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));
     }
     let found = usages(&said);
     if machine_code {
         same_kernels(source, &found)?;
     }
     Ok(found.into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+}
+
+/// A line of `ptxas -v`, which complains of nothing.
+fn is_statistics(line: &str) -> bool {
+    line.starts_with("ptxas info") || line.contains("bytes stack frame")
 }
 
 /// The build scans the sources for declarations instead of asking nvcc: both must see the same kernels.

@@ -43,10 +43,9 @@ pub fn find(variable: &dyn Fn(&str) -> Option<OsString>, usual: &Path, pinned: &
     }
     for root in ROOTS {
         search.variables.push(root);
-        if let Some(folder) = set(root) {
-            if search.look(&PathBuf::from(&folder).join("bin"), &format!("{root}={}", folder.display())) {
-                return search;
-            }
+        let Some(folder) = set(root) else { continue };
+        if search.look(&PathBuf::from(&folder).join("bin"), &format!("{root}={}", folder.display())) {
+            return search;
         }
     }
     search.variables.push("PATH");

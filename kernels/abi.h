@@ -168,4 +168,65 @@ struct MoerlGateBackward {
     uint32_t d_topk_weights_element;
 };
 
+// ---- logprob ----------------------------------------------------------------------------------------------------------
+
+// What a row's (or a panel's) columns sum to; in a panel's record the label's place holds sum_sq.
+struct MoerlPartial {
+    float max_logit;
+    float sum;
+    float weighted;  // base 2: times ln 2 it is the sum of e * (z - m)
+    float label;
+};
+
+struct MoerlLogprobForward {
+    const void* logits;
+    const void* tokens;
+    const float* temperature;    // null: uniform_temperature
+    const uint8_t* loss_mask;
+    float* logprobs;
+    float* entropy;
+    float* max;
+    float* log_sum;
+    float* lse;
+    float* sum_p2;
+    struct MoerlPartial* saved;
+    float* sum_sq;
+    struct MoerlPartial* records;  // [rows, panels]: where several blocks share a row
+    float* labels;                 // [rows]: likewise
+    uint64_t* errors;
+    uint64_t rows;
+    uint64_t groups;             // group g holds the rows g, g + groups, g + 2 * groups, ...
+    int64_t logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t tag;
+    float uniform_temperature;
+};
+
+struct MoerlLogprobBackward {
+    const void* logits;
+    void* d_logits;
+    const void* tokens;
+    const float* temperature;    // null: uniform_temperature
+    const uint8_t* loss_mask;
+    const struct MoerlPartial* saved;
+    const float* d_logprobs;
+    const float* d_entropy;
+    const float* d_lse;
+    uint64_t rows;
+    uint64_t groups;             // as in the forward
+    int64_t logits_stride;
+    int64_t d_logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t columns;
+    uint32_t panels;             // that cover the columns
+    uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
+    float uniform_temperature;
+};
+
 #endif

@@ -2,9 +2,12 @@
 
 use bytemuck::Pod;
 
+use crate::advantage;
 use crate::error::{Error, Fault, Result};
 use crate::gate;
+use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
+use crate::objective;
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {
@@ -94,9 +97,111 @@ pub trait Backend {
 
     // ---- logprob ----------------------------------------------------------------------------------------------------
 
+    /// Log-probabilities, entropies and the rest of [`logprob`] for N rows of logits.
+    ///
+    /// # Errors
+    /// [`Forward::validate`](logprob::Forward::validate)'s; what only the device can see goes to the call's error word.
+    fn logprob_forward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Forward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The gradient of the logits from the gradients of what [`logprob_forward`](Backend::logprob_forward) returned.
+    ///
+    /// # Errors
+    /// [`Backward::validate`](logprob::Backward::validate)'s.
+    fn logprob_backward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
+
     // ---- objective --------------------------------------------------------------------------------------------------
 
+    /// Loss, gradient and statistics of a batch of whole segments: see [`objective`].
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Config`, `Shape`, `Alignment`, `Overlap`, `MissingInput`, `ZeroDenominator`, `Workspace`. What only
+    /// the device can see goes to the call's error word.
+    fn objective(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The first phase: sums per segment. Of `output` it uses `loss` and `diagnostics` (see [`objective::Phases`]), `workspace`, `errors`,
+    /// `tag` and `accumulate`.
+    ///
+    /// # Errors
+    /// As [`objective`](Backend::objective); `Config` for local denominators.
+    fn objective_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The second phase: coefficients, and what a segment decides. Adds to `loss` and `diagnostics`; writes `sequence_ratio`,
+    /// `sequence_clipped`.
+    ///
+    /// # Errors
+    /// As [`objective_partial`](Backend::objective_partial).
+    fn objective_finish(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The third phase: what tokens decide. Adds to `loss` and `diagnostics`; writes `d_logprobs`, `ratio`, `clipped`.
+    ///
+    /// # Errors
+    /// As [`objective_partial`](Backend::objective_partial).
+    fn objective_apply(
+        &self,
+        stream: &Self::Stream,
+        config: &objective::Config,
+        plan: &objective::Plan<Self>,
+        batch: objective::Batch<'_, Self::Memory>,
+        phases: objective::Phases<'_, Self::Memory>,
+        output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
     // ---- advantage --------------------------------------------------------------------------------------------------
+
+    /// Group-normalised advantages: see [`advantage`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](advantage::Call::validate)'s.
+    fn group_advantages(
+        &self,
+        stream: &Self::Stream,
+        config: &advantage::Config,
+        groups: &advantage::GroupPlan<Self>,
+        call: advantage::Call<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
 }
 
 /// The device error word: where kernels report data that only they can see. One word may serve any number of calls on one stream.

@@ -52,7 +52,7 @@ void open_barrier(Block& block) {
         make_ready(fiber);
     }
     block.arrived = 0;
-    block.barrier_turn ^= 1;
+    block.turn ^= 1;
 }
 
 // What each lane gets, once all lanes of the mask have brought their values.
@@ -135,6 +135,7 @@ std::string whereabouts(const Fiber& fiber) {
 }  // namespace
 
 uint32_t sync_block(Barrier kind, bool predicate, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
     if (block.returned > 0) {
@@ -156,7 +157,7 @@ uint32_t sync_block(Barrier kind, bool predicate, Site site) {
         case Barrier::And: block.gathered &= predicate; break;
         case Barrier::Count: block.gathered += predicate; break;
     }
-    char* token = &block.barrier_token[block.barrier_turn];
+    char* token = &block.tokens->block[block.turn];
     release(token);
     begin_to_wait(State::AtBarrier, site);
     block.arrived++;
@@ -167,6 +168,7 @@ uint32_t sync_block(Barrier kind, bool predicate, Site site) {
 }
 
 uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
     check_mask(fiber, kind, source, mask, site);
@@ -178,13 +180,13 @@ uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask
     g.arrived |= 1u << lane;
 
     // Only sync_warp orders memory; a kernel that relies on a shuffle for that has a race.
-    auto& order = warp.order[lowest_lane(mask)];
-    char* token = kind == Collective::Sync ? &order.token[order.turn] : nullptr;
+    uint8_t& turn = warp.turn[lowest_lane(mask)];
+    char* token = kind == Collective::Sync ? &block.tokens->warp[number][lowest_lane(mask)][turn] : nullptr;
     if (token != nullptr) release(token);
     begin_to_wait(State::InWarp, site);
     if (g.arrived == mask) {
         distribute(g, block, number);
-        if (token != nullptr) order.turn ^= 1;
+        if (token != nullptr) turn ^= 1;
         std::swap(g, warp.open.back());
         warp.open.pop_back();
     }

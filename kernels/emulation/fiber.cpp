@@ -23,7 +23,6 @@ char* map_stack() {
 }
 
 void unmap_stack(char* stack) {
-    unpoison(stack, STACK_BYTES);  // frames that a fault abandoned
     munmap(stack - PAGE, PAGE + STACK_BYTES);
 }
 

@@ -97,7 +97,9 @@ Window window_of(const MoerlEmulationRange& range, uintptr_t address) {
 
 }  // namespace
 
-void reach(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
+namespace {
+
+void reach_quietly(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
     Machine& m = machine();
     Fiber& fiber = running();
     size_t number = 0;
@@ -110,6 +112,13 @@ void reach(uintptr_t address, size_t bytes, size_t alignment, Access access, Sit
         return;
     }
     (writes(access) ? fiber.stores : fiber.loads) = window_of(range, address);
+}
+
+}  // namespace
+
+void reach(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
+    const Quiet quiet;
+    reach_quietly(address, bytes, alignment, access, site);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------
@@ -167,10 +176,10 @@ char* Arena::put(const void* key, const char* name, size_t bytes, size_t alignme
     offset = (offset + step - 1) / step * step;
     if (offset % (2 * step) == 0) offset += step;
     char* start = memory_ + offset;
-    memset(memory_ + used_, RED, offset - used_);
-    memset(start, POISON, bytes);
+    fill(memory_ + used_, RED, offset - used_);
+    fill(start, POISON, bytes);
     used_ = offset + bytes;
-    memset(memory_ + used_, RED, RED_ZONE);
+    fill(memory_ + used_, RED, RED_ZONE);
     unpoison(start, bytes);
     arrays_.push_back({key, name, start, bytes});
     return start;
@@ -200,6 +209,7 @@ std::string Arena::damage() const {
 }
 
 void* shared_array(const void* key, const char* name, size_t bytes, size_t alignment, Site site) {
+    const Quiet quiet;
     std::string why;
     void* start = running().home->arena.array(key, name, bytes, alignment, why);
     if (start == nullptr) fail(site, "%s", why.c_str());
@@ -224,14 +234,15 @@ void land(Copy& copy) {
 }  // namespace
 
 void copy_async(void* shared, uintptr_t global, size_t bytes, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
     if (!fiber.home->arena.contains(shared, bytes)) fail(site, "asynchronous copy of %zu bytes to a place that is not inside a shared array", bytes);
     if (reinterpret_cast<uintptr_t>(shared) % bytes != 0)
         fail(site, "misaligned asynchronous copy of %zu bytes: the place in shared memory is not a multiple of %zu", bytes, bytes);
-    reach(global, bytes, bytes, Access::AsyncCopy, site);
+    reach_quietly(global, bytes, bytes, Access::AsyncCopy, site);
     Copy copy{static_cast<char*>(shared), reinterpret_cast<const char*>(global), static_cast<uint32_t>(bytes), fiber.copy_group, false, site};
-    about_to_read(copy.from, bytes);
-    about_to_write(copy.to, bytes);
+    about_to_read(copy.from, bytes, __builtin_return_address(0));
+    about_to_write(copy.to, bytes, __builtin_return_address(0));
     if (machine().random.below(2) == 0) land(copy);
     fiber.copies.push_back(copy);
 }
@@ -239,12 +250,13 @@ void copy_async(void* shared, uintptr_t global, size_t bytes, Site site) {
 void copy_async_commit() { running().copy_group++; }
 
 void copy_async_wait(uint32_t pending) {
+    const Quiet quiet;
     Fiber& fiber = running();
     // The newest `pending` committed groups, and copies not committed yet, may still be under way.
     const auto covered = [&](const Copy& copy) { return copy.group + pending < fiber.copy_group; };
     for (Copy& copy : fiber.copies) {
         if (!covered(copy)) continue;
-        about_to_write(copy.to, copy.bytes);
+        about_to_write(copy.to, copy.bytes, __builtin_return_address(0));
         if (!copy.landed) land(copy);
     }
     fiber.copies.erase(std::remove_if(fiber.copies.begin(), fiber.copies.end(), covered), fiber.copies.end());

@@ -1,7 +1,9 @@
 //! The road from a validated call to a kernel: grids, workspaces, parameter structures, and who runs them.
 
+mod advantage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
 pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
@@ -9,12 +11,16 @@ pub mod executor;
 mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
+mod logprob;
+mod objective;
+pub(crate) mod workspace;
 
 use bytemuck::Pod;
 
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::View;
+use crate::objective::{Batch, Config, Output, Phases, Plan};
 use executor::Executor;
 
 impl<E: Executor> Backend for E {
@@ -41,6 +47,25 @@ impl<E: Executor> Backend for E {
         self.fetch(stream, array)
     }
 
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::forward(self, stream, config, call)
+    }
+    fn logprob_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::backward(self, stream, config, call)
+    }
+
     // ---- gate -------------------------------------------------------------------------------------------------------
 
     fn gate_forward(
@@ -58,5 +83,63 @@ impl<E: Executor> Backend for E {
         call: crate::gate::Backward<'_, E::Memory>,
     ) -> Result<()> {
         gate::backward(self, stream, config, call)
+    }
+
+    // ---- objective --------------------------------------------------------------------------------------------------
+
+    fn objective(
+        &self,
+        stream: &E::Stream,
+        config: &Config,
+        plan: &Plan<E>,
+        batch: Batch<'_, E::Memory>,
+        output: Output<'_, E::Memory>,
+    ) -> Result<()> {
+        objective::one_call(self, stream, config, plan, batch, output)
+    }
+    fn objective_partial(
+        &self,
+        stream: &E::Stream,
+        config: &Config,
+        plan: &Plan<E>,
+        batch: Batch<'_, E::Memory>,
+        phases: Phases<'_, E::Memory>,
+        output: Output<'_, E::Memory>,
+    ) -> Result<()> {
+        objective::partial(self, stream, config, plan, batch, phases, output)
+    }
+    fn objective_finish(
+        &self,
+        stream: &E::Stream,
+        config: &Config,
+        plan: &Plan<E>,
+        batch: Batch<'_, E::Memory>,
+        phases: Phases<'_, E::Memory>,
+        output: Output<'_, E::Memory>,
+    ) -> Result<()> {
+        objective::finish(self, stream, config, plan, batch, phases, output)
+    }
+    fn objective_apply(
+        &self,
+        stream: &E::Stream,
+        config: &Config,
+        plan: &Plan<E>,
+        batch: Batch<'_, E::Memory>,
+        phases: Phases<'_, E::Memory>,
+        output: Output<'_, E::Memory>,
+    ) -> Result<()> {
+        objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- advantage --------------------------------------------------------------------------------------------------
+
+    fn group_advantages(
+        &self,
+        stream: &E::Stream,
+        config: &crate::advantage::Config,
+        groups: &crate::advantage::GroupPlan<E>,
+        call: crate::advantage::Call<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::group_advantages(self, stream, config, groups, call)
     }
 }

@@ -1,12 +1,16 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
+mod advantage;
 mod gate;
+mod logprob;
+mod objective;
 
 use bytemuck::Pod;
 
 use crate::backend::{Backend, Buffer};
 use crate::error::Result;
 use crate::memory::{Host, View, ViewMut};
+use crate::objective::{Batch, Config, Output, Phases, Plan};
 
 /// The CPU reference. Every operation in plain f64 loops; results are rounded once to the output's type.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,12 +19,6 @@ pub struct Reference;
 /// An owned array in ordinary memory.
 #[derive(Clone, Debug)]
 pub struct HostBuffer<T>(Vec<T>);
-
-impl<T> HostBuffer<T> {
-    pub(crate) fn new(data: Vec<T>) -> Self {
-        HostBuffer(data)
-    }
-}
 
 impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
     fn view(&self) -> View<'_, T, Host> {
@@ -55,6 +53,25 @@ impl Backend for Reference {
         Ok(array.as_slice().to_vec())
     }
 
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, Host>,
+    ) -> Result<()> {
+        logprob::forward(config, call)
+    }
+    fn logprob_backward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, Host>,
+    ) -> Result<()> {
+        logprob::backward(config, call)
+    }
+
     // ---- gate -------------------------------------------------------------------------------------------------------
 
     fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
@@ -67,5 +84,63 @@ impl Backend for Reference {
         call: crate::gate::Backward<'_, Host>,
     ) -> Result<()> {
         gate::backward(config, call)
+    }
+
+    // ---- objective --------------------------------------------------------------------------------------------------
+
+    fn objective(
+        &self,
+        (): &(),
+        config: &Config,
+        plan: &Plan<Reference>,
+        batch: Batch<'_, Host>,
+        output: Output<'_, Host>,
+    ) -> Result<()> {
+        objective::one_call(config, plan, batch, output)
+    }
+    fn objective_partial(
+        &self,
+        (): &(),
+        config: &Config,
+        plan: &Plan<Reference>,
+        batch: Batch<'_, Host>,
+        phases: Phases<'_, Host>,
+        output: Output<'_, Host>,
+    ) -> Result<()> {
+        objective::partial(config, plan, batch, phases, output)
+    }
+    fn objective_finish(
+        &self,
+        (): &(),
+        config: &Config,
+        plan: &Plan<Reference>,
+        batch: Batch<'_, Host>,
+        phases: Phases<'_, Host>,
+        output: Output<'_, Host>,
+    ) -> Result<()> {
+        objective::finish(config, plan, batch, phases, output)
+    }
+    fn objective_apply(
+        &self,
+        (): &(),
+        config: &Config,
+        plan: &Plan<Reference>,
+        batch: Batch<'_, Host>,
+        phases: Phases<'_, Host>,
+        output: Output<'_, Host>,
+    ) -> Result<()> {
+        objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- advantage --------------------------------------------------------------------------------------------------
+
+    fn group_advantages(
+        &self,
+        (): &(),
+        config: &crate::advantage::Config,
+        groups: &crate::advantage::GroupPlan<Reference>,
+        call: crate::advantage::Call<'_, Host>,
+    ) -> Result<()> {
+        advantage::group_advantages(config, groups, call)
     }
 }

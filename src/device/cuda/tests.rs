@@ -1,4 +1,4 @@
-//! The host's side of CUDA: on a GPU where there is one, and against a stand-in driver (`tests/fake_driver.c`) everywhere else.
+//! The host's side of CUDA: on a GPU where there is one, and against a stand-in driver (`fake_driver.c`) everywhere else.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -112,7 +112,7 @@ impl Drop for Fake {
 fn compile() -> Option<PathBuf> {
     let stem = std::env::temp_dir().join(format!("moerl-fake-driver-{}", std::process::id()));
     let (source, library) = (stem.with_extension("c"), stem.with_extension("so"));
-    std::fs::write(&source, include_str!("../../../tests/fake_driver.c")).ok()?;
+    std::fs::write(&source, include_str!("fake_driver.c")).ok()?;
     let output = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
     let _ = std::fs::remove_file(&source);
     let output = output.ok()?;

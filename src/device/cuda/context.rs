@@ -1,5 +1,6 @@
 //! A device's context: what keeps streams, memory and modules alive, and makes them current on a thread.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::device::cuda::driver::{DevicePointer, Driver, Handle, attribute};
@@ -58,7 +59,7 @@ impl Context {
             // SAFETY: the context lives as long as `self`.
             self.driver.check("cuCtxPushCurrent", unsafe { (self.driver.context_push)(self.handle) })?;
         }
-        Ok(Entered { context: self, pushed })
+        Ok(Entered { context: self, pushed, stays: PhantomData })
     }
 
     /// A number that describes the device.
@@ -106,13 +107,15 @@ impl Drop for Context {
 pub(super) struct Entered<'a> {
     context: &'a Context,
     pushed: bool,
+    /// What is current is a matter of this thread alone.
+    stays: PhantomData<*const ()>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if self.pushed {
             let mut popped = std::ptr::null_mut();
-            // SAFETY: pushed by `enter` on this thread (raw pointers keep the guard from moving to another).
+            // SAFETY: pushed by `enter` on this thread, which the guard cannot leave.
             unsafe { (self.context.driver.context_pop)(&mut popped) };
         }
     }

@@ -77,18 +77,16 @@ impl Context {
         Ok(pointer)
     }
 
-    /// Frees memory after everything queued in the context has finished: work on any stream may still use it.
+    /// Frees memory. cuMemFree waits for the work that is queued in the context, on any stream. (Asking for that wait by
+    /// cuCtxSynchronize would do harm: it breaks off every capture in the context, also one on another thread.)
     ///
     /// # Safety
     /// `pointer` must come from [`allocate`](Context::allocate) and not be used again.
     pub(super) unsafe fn free(&self, pointer: DevicePointer) {
-        let Ok(_entered) = self.enter() else { return };
-        // SAFETY: the caller hands the memory over, and after the wait no queued work uses it. If the wait fails, the context is
-        // lost or capturing, and the memory is left to the driver.
-        unsafe {
-            if (self.driver.context_synchronize)() == crate::device::cuda::driver::SUCCESS {
-                (self.driver.memory_free)(pointer);
-            }
+        if let Ok(_entered) = self.enter() {
+            // SAFETY: the caller hands the memory over. A refusal means that the context is lost or that this thread is
+            // recording a graph; the memory is then left to the driver.
+            unsafe { (self.driver.memory_free)(pointer) };
         }
     }
 }

@@ -129,7 +129,8 @@ fn strided_and_misaligned_logits_make_no_difference<B: Backend>(backend: &B) {
 
 fn a_row_does_not_depend_on_its_place_or_its_neighbours<B: Backend>(backend: &B) {
     for (preset, experts, k) in [(Preset::Qwen3, 128, 8), (Preset::Ernie4_5, 64, 6), (Preset::DeepseekV3, 256, 8)] {
-        let mut problem = Problem::<bf16>::random(Config::preset(preset), 33, experts, k, 11);
+        let config = Config { top_k: Some(k), ..Config::preset(preset) };
+        let mut problem = Problem::<bf16>::random(config, 33, experts, k, 11);
         // Rows that go other ways than most: equal values, NaN, infinities.
         problem.logits[5 * experts..6 * experts].fill(bf16::ONE);
         problem.logits[9 * experts + 3] = bf16::NAN;
@@ -155,7 +156,9 @@ fn a_row_does_not_depend_on_its_place_or_its_neighbours<B: Backend>(backend: &B)
 
 fn softmax_gradients_sum_to_zero<B: Backend>(backend: &B) {
     for config in [Config::softmax(8), Config::softmax_selected(8)] {
-        let problem = Problem::<f32>::random(config, 17, 128, 8, 13);
+        let mut problem = Problem::<f32>::random(config, 17, 128, 8, 13);
+        // Where one expert has nearly all the weight, the gradient is what is left of a cancellation, and its sum the rounding of that.
+        problem.logits.iter_mut().for_each(|x| *x = x.clamp(-3.0, 3.0));
         let forwarded = forward(backend, &problem);
         let gradient = backward(backend, &problem, &forwarded, &problem.random_upstream(14));
         for row in gradient.chunks_exact(128) {

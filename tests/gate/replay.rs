@@ -40,6 +40,7 @@ fn replaying_native_ids_is_bitwise_native_for_every_preset<B: Backend>(backend: 
             let mut config = Config::preset(preset);
             config.scaling_factor.get_or_insert(2.446);
             let k = config.resolve_top_k(None).unwrap_or(6);
+            config.top_k = Some(k);
             let experts = if k > 16 { 512 } else { 256 };
             let problem = Problem::<T>::random(config, 5, experts, k, preset as u64);
             is_identical(backend, preset.name(), &problem, Element::ROUTES);

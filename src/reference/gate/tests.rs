@@ -49,7 +49,7 @@ fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
 fn gradients_are_central_differences_in_every_mode() {
     let rules = [
         Renormalize::None,
-        Renormalize::AddEps(1e-3),
+        Renormalize::AddEps(0.5),
         Renormalize::Floor(1e-12),
         Renormalize::Floor(50.0),
         Renormalize::Guard,
@@ -67,11 +67,6 @@ fn gradients_are_central_differences_in_every_mode() {
                         renormalize_single: true,
                         scaling_factor: Some(1.7),
                         ..Config::new(score, ids.len())
-                    };
-                    // The derivative of s/(D + ε) with the ε left out of the quotient's is exact only where ε is nothing beside D.
-                    let config = match renormalize {
-                        Renormalize::AddEps(_) => Config { renormalize: Renormalize::AddEps(1e-20), ..config },
-                        _ => config,
                     };
                     if config.validate().is_err() {
                         continue;

@@ -174,6 +174,15 @@ pub struct Step {
     /// Experts that each token chooses, instead of as many as the file's routes have.
     #[arg(long, value_name = "K", help_heading = "Gate")]
     pub top_k: Option<usize>,
+    /// Equal groups of consecutive experts, of which only the best are admitted.
+    #[arg(long, value_name = "G", requires = "topk_groups", help_heading = "Gate")]
+    pub groups: Option<usize>,
+    /// How many groups are admitted.
+    #[arg(long, value_name = "G", requires = "groups", help_heading = "Gate")]
+    pub topk_groups: Option<usize>,
+    /// How many of its best experts make a group's score, instead of k over the admitted groups.
+    #[arg(long, value_name = "M", requires = "groups", help_heading = "Gate")]
+    pub group_top: Option<usize>,
     /// How the chosen experts' scores are made to sum to 1: none, guard, exact, add-eps:NUMBER, floor:NUMBER.
     #[arg(long, value_name = "RULE", value_parser = crate::step::parse_renormalize, help_heading = "Gate")]
     pub renormalize: Option<moerl::gate::Renormalize>,

@@ -35,6 +35,7 @@ fn bad_arguments_are_one_line_and_exit_code_2() {
         (&[], "devices"),
         (&["fly"], "fly"),
         (&["devices", "--fast"], "--fast"),
+        (&["step", "--backend", "tpu"], "tpu"),
         (&["generate"], "--tokens"),
         (&["generate", "--tokens"], "--tokens"),
     ];

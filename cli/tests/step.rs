@@ -8,6 +8,7 @@ use moerl_cli::arguments::{Arguments, Command, Step};
 use moerl_cli::backend::Chosen;
 use moerl_cli::step::{Report, Update};
 use moerl_cli::stepfile::{Container, StepFile};
+use proptest::prelude::*;
 use serde_json::Value;
 
 /// The report of a step, as numbers.
@@ -134,6 +135,7 @@ fn every_objective_and_option_runs_and_means_what_it_says() {
     assert_ne!(loss(&["--objective", "grpo", "--dual-clip", "1.1"]), loss(&["--objective", "grpo"]));
     assert!(loss(&["--aggregation", "prompt-mean"]).is_finite());
     assert!(loss(&["--replay", "none", "--gate", "sigmoid", "--renormalize", "exact", "--scale", "2.5"]).is_finite());
+    assert!(loss(&["--gate", "sigmoid", "--groups", "8", "--topk-groups", "4", "--group-top", "2"]).is_finite());
     assert!(loss(&["--temperature", "0.7"]).is_finite());
 }
 
@@ -391,10 +393,11 @@ fn options_that_do_not_fit_are_refused() {
         (&["--gate", "deepseek_v3"], &["groups"]),
         (&["--renormalize", "half"], &["half", "add-eps"]),
         (&["--replay", "old"], &["routes_old: missing"]),
-        (&["--top-k", "9"], &["top_k", "9"]),
+        (&["--top-k", "9", "--replay", "none"], &["top_k", "9"]),
         (&["--top-k", "1"], &["routes_rollout: names 2", "chooses 1"]),
         (&["--with-d-logits"], &["--out"]),
-        (&["--backend", "tpu"], &["tpu"]),
+        (&["--groups", "2"], &["--topk-groups"]),
+        (&["--groups", "3", "--topk-groups", "1"], &["groups", "divide the 4 experts"]),
     ];
     for (arguments, needles) in table {
         assert_refused(&format!("{arguments:?}"), step(&small(), arguments), needles);
@@ -429,6 +432,30 @@ fn a_damaged_file_is_exit_code_2_and_one_line_for_the_process_too() {
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!(line.lines().count(), 1, "{line}");
     assert!(line.contains("x.safetensors") && line.contains("truncated"), "{line}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_may_be_wrong_and_nothing_crashes(
+        wrong in proptest::collection::vec((any::<usize>(), any::<u8>()), 1..4),
+        nonfinite in any::<bool>(),
+    ) {
+        let mut bytes = small().bytes();
+        for (at, value) in wrong {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        let folder = Folder::new();
+        let path = folder.write("x.safetensors", &bytes);
+        let mut arguments = vec!["step", path.to_str().unwrap(), "--backend", "reference"];
+        arguments.extend(nonfinite.then_some("--nonfinite=propagate"));
+        if let Err(failure) = moerl(&arguments) {
+            prop_assert_eq!(failure.exit_code(), 2, "{}", failure);
+            prop_assert!(!failure.to_string().contains('\n'), "{}", failure);
+        }
+    }
 }
 
 /// The whole address space is limited to what the peak of resident memory may be: the file (which is mapped), 64 bytes a token, and

@@ -1,7 +1,7 @@
 //! Family gate: experts, weights and gradients of one router, natively and with forced ids.
 //!
-//! Tensors of a case: `NAME/logits` [T, E], `NAME/bias` [E] (optional), `NAME/ids`, `NAME/weights`, `NAME/d_weights` [T, k],
-//! `NAME/d_logits` [T, E]; `NAME/forced_ids`, `NAME/replay_weights` [T, k], `NAME/replay_d_logits` [T, E]. The configuration says
+//! Tensors of a case: `NAME/logits` `[T, E]`, `NAME/bias` `[E]` (optional), `NAME/ids`, `NAME/weights`, `NAME/d_weights` `[T, k]`,
+//! `NAME/d_logits` `[T, E]`; `NAME/forced_ids`, `NAME/replay_weights` `[T, k]`, `NAME/replay_d_logits` `[T, E]`. The configuration says
 //! everything that matters, so every producer is accepted.
 //!
 //! A producer's slot order is its own: (id, weight) pairs are compared, and the upstream gradient follows the ids.

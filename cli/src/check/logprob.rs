@@ -1,8 +1,8 @@
 //! Family logprob: log-probability, entropy, log-sum-exp, Σp² and the gradient of the logits, per row of a case.
 //!
-//! Tensors: `BASE/logits` [T, V], `BASE/targets` [T], `BASE/d_logp`, `BASE/d_entropy` [T] with BASE the case's name up to its last
-//! slash; `NAME/temperature`, `NAME/logp`, `NAME/entropy`, `NAME/lse`, `NAME/sum_p2` [T] and, where the case says so,
-//! `NAME/d_logits` [T, V]. The mathematics has one meaning whoever wrote it down, so every producer is accepted.
+//! Tensors: `BASE/logits` `[T, V]`, `BASE/targets` `[T]`, `BASE/d_logp`, `BASE/d_entropy` `[T]` with BASE the case's name up to its last
+//! slash; `NAME/temperature`, `NAME/logp`, `NAME/entropy`, `NAME/lse`, `NAME/sum_p2` `[T]` and, where the case says so,
+//! `NAME/d_logits` `[T, V]`. The mathematics has one meaning whoever wrote it down, so every producer is accepted.
 
 use moerl::element::{Element, Scalar, bf16, f16};
 use moerl::logprob::{Backward, Config, Forward, Gradient, Partial};

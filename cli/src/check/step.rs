@@ -2,10 +2,10 @@
 //!
 //! | tensor | is compared with |
 //! |---|---|
-//! | `logp_new`, `entropy_new` [N] | logprob of `logits` |
-//! | `logp_new_bf16` [N] | logprob of `logits_bf16`, for the rows that it has |
-//! | `routes_new`, `routes_old` [N, L, k] | as sets, the native choice from `router_logits`, `router_logits_old` |
-//! | `advantage` [S] | `reward` normalised within `group` |
+//! | `logp_new`, `entropy_new` `[N]` | logprob of `logits` |
+//! | `logp_new_bf16` `[N]` | logprob of `logits_bf16`, for the rows that it has |
+//! | `routes_new`, `routes_old` `[N, L, k]` | as sets, the native choice from `router_logits`, `router_logits_old` |
+//! | `advantage` `[S]` | `reward` normalised within `group` |
 //!
 //! An expectation whose input the file lacks fails: it would otherwise never be looked at.
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use moerl::element::Element;
 use moerl::error::FaultCode;
-use moerl::gate::{Config, Preset, Renormalize, Score};
+use moerl::gate::{Config, Groups, Preset, Renormalize, Score};
 use moerl::{Backend, Reference};
 use rand_distr::{Distribution, StandardNormal};
 
@@ -52,6 +52,9 @@ impl Plan {
         };
         if options.gate.as_deref().is_none_or(|name| Preset::from_name(name).is_none()) {
             config.top_k = None;
+        }
+        if let Some((count, admitted)) = options.groups.zip(options.topk_groups) {
+            config.groups = Some(Groups { count, admitted, top: options.group_top });
         }
         if let Some(rule) = options.renormalize {
             config.renormalize = rule;

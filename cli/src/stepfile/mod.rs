@@ -35,20 +35,20 @@ struct Dimension(&'static str, usize);
 /// Where the advantages come from.
 #[derive(Clone, Copy, Debug)]
 pub enum AdvantageSource<'a> {
-    /// `advantages` [N].
+    /// `advantages` `[N]`.
     PerToken(Tensor<'a>),
-    /// `advantage` [S].
+    /// `advantage` `[S]`.
     PerSegment(Tensor<'a>),
-    /// `reward` [S], to be normalised within the groups.
+    /// `reward` `[S]`, to be normalised within the groups.
     Reward(Tensor<'a>),
 }
 
 /// What the current policy's log-probabilities come from.
 #[derive(Clone, Copy, Debug)]
 pub enum PolicySource<'a> {
-    /// Logits [N, V].
+    /// Logits `[N, V]`.
     Logits(Tensor<'a>),
-    /// Log-probabilities of the tokens, [N].
+    /// Log-probabilities of the tokens, `[N]`.
     Logprobs(Tensor<'a>),
 }
 
@@ -115,7 +115,7 @@ pub struct StepFile {
     pub router: Option<(usize, usize)>,
     /// k, where the file has routes.
     pub chosen: Option<usize>,
-    /// Packed offsets, [S+1].
+    /// Packed offsets, `[S+1]`.
     pub offsets: Vec<i64>,
     used: Vec<String>,
 }
@@ -178,12 +178,12 @@ impl StepFile {
         self.present("tokens").map_or_else(Default::default, |t| t.elements(rows))
     }
 
-    /// 1 where a token counts, [N].
+    /// 1 where a token counts, `[N]`.
     pub fn loss_mask(&self) -> Cow<'_, [u8]> {
         self.present("loss_mask").map_or_else(|| Cow::Owned(vec![1; self.tokens]), |t| t.all())
     }
 
-    /// The prompt of each segment, [S].
+    /// The prompt of each segment, `[S]`.
     pub fn group(&self) -> Option<Cow<'_, [i32]>> {
         self.present("group").map(|t| t.all())
     }
@@ -201,30 +201,30 @@ impl StepFile {
         logits.or_else(|| self.present("logprobs").map(PolicySource::Logprobs))
     }
 
-    /// Recorded log-probabilities, [N].
+    /// Recorded log-probabilities, `[N]`.
     pub fn logprobs(&self, policy: Policy) -> Option<Cow<'_, [f32]>> {
         let name = policy.tensor();
         let alias = ALIASES.iter().find(|(first, _)| *first == name).map(|&(_, alias)| alias);
         self.present(name).or_else(|| alias.and_then(|alias| self.present(alias))).map(|t| t.all())
     }
 
-    /// Router logits [L, N, E], f32 or bf16.
+    /// Router logits `[L, N, E]`, f32 or bf16.
     pub fn router_logits(&self) -> Option<Tensor<'_>> {
         self.present("router_logits")
     }
 
-    /// Recorded experts [N, L, k].
+    /// Recorded experts `[N, L, k]`.
     pub fn routes(&self, which: Recorded) -> Option<Tensor<'_>> {
         self.present(which.tensor())
     }
 
-    /// The selection bias of one layer, [E].
+    /// The selection bias of one layer, `[E]`.
     pub fn router_bias(&self, layer: usize) -> Option<Cow<'_, [f32]>> {
         let (_, experts) = self.router?;
         self.present("router_bias").map(|t| t.elements(layer * experts..(layer + 1) * experts))
     }
 
-    /// The upstream gradient of the gate, [L, N, k].
+    /// The upstream gradient of the gate, `[L, N, k]`.
     pub fn d_topk_weights(&self) -> Option<Tensor<'_>> {
         self.present("d_topk_weights")
     }

@@ -121,6 +121,11 @@ impl Nvcc {
         let known = known_in(&ask(&path, "--list-gpu-code")?);
         Ok(Self { path, version, known })
     }
+
+    /// The first number of the version; 0 where it cannot be read.
+    pub fn major(&self) -> u32 {
+        self.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
+    }
 }
 
 fn ask(path: &Path, option: &str) -> Result<String, String> {

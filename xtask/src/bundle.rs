@@ -14,7 +14,7 @@ use crate::workspace::{Workspace, output, run};
 const LIMIT: u64 = 60 << 20;
 
 /// Suites about the source tree, which the other machine does not have.
-const LEFT_OUT: [&str; 2] = ["bindings", "build_script"];
+const LEFT_OUT: [&str; 3] = ["bindings", "build_script", "kernels"];
 
 const SCRIPT: &str = include_str!("run.sh");
 
@@ -34,7 +34,6 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
         strip(&binary, &if name == "moerl-command" { folder.join("moerl") } else { tests.join(name) })?;
     }
     copy_files(&workspace.root.join("tests/golden"), &tests.join("data"))?;
-    copy_files(&workspace.root.join("examples/data"), &folder.join("examples"))?;
     copy_sanitizer(&sanitizer, &folder.join("compute-sanitizer"))?;
     let script = folder.join("run.sh");
     fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;
@@ -54,7 +53,7 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
 fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     let build = |what: &[&str]| -> Result<Vec<Value>> {
         let mut command = workspace.cargo();
-        command.args(what).args(["--release", "--features", "emulate", "--message-format=json-render-diagnostics"]);
+        command.args(what).args(["--release", "--message-format=json-render-diagnostics"]);
         // Lets compute-sanitizer name the line of a kernel.
         let said = output_shown(command.env("NVCC_APPEND_FLAGS", "-lineinfo"))?;
         said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()

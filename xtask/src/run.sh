@@ -22,7 +22,7 @@ step() {
 
 ./moerl devices
 step check ./moerl check tests/data --backend cuda
-step step ./moerl step examples/step.safetensors --backend cuda
+step step ./moerl step tests/data/step.safetensors --backend cuda
 for suite in tests/*; do
     [ -f "$suite" ] && step "$(basename "$suite")" "$suite" cuda
 done

@@ -12,20 +12,25 @@
 //! | `MOERL_REQUIRE_NVCC=1` | a missing nvcc is an error |
 //! | `DOCS_RS` | nothing is compiled |
 
+#[cfg(feature = "cuda")]
 #[path = "build/architecture.rs"]
 mod architecture;
 #[cfg(feature = "emulate")]
 #[path = "build/emulation.rs"]
 mod emulation;
+#[cfg(feature = "cuda")]
 #[path = "build/images.rs"]
 mod images;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 #[path = "build/kernels.rs"]
 mod kernels;
+#[cfg(feature = "cuda")]
 #[path = "build/toolkit.rs"]
 mod toolkit;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -47,7 +52,7 @@ fn main() -> ExitCode {
 }
 
 #[cfg_attr(not(any(feature = "cuda", feature = "emulate")), allow(unused_variables))]
-fn build(root: &std::path::Path, out: &std::path::Path) -> Result<(), String> {
+fn build(root: &Path, out: &Path) -> Result<(), String> {
     #[cfg(any(feature = "cuda", feature = "emulate"))]
     let sources = kernels::sources(&root.join("kernels"))?;
     #[cfg(feature = "cuda")]

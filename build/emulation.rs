@@ -86,7 +86,9 @@ pub fn compile(sources: &[PathBuf], out: &Path) -> Result<(), String> {
         archive_kernels("moerl_emulation_tests", "moerl_emulation_test_table", &sources, &kernels, &folder, sanitizer)?;
     }
 
-    let runtime = Unit::all(&files(&emulation, "cpp")?, &headers(&kernels)?);
+    let headers = files(&emulation, "h")?;
+    let sources = files(&emulation, "cpp")?;
+    let runtime: Vec<Unit> = sources.into_iter().map(|source| Unit { source, inputs: headers.clone() }).collect();
     let mut compiler = compiler(&kernels);
     if let Some(name) = sanitizer.runtime_macro() {
         compiler.define(name, None);
@@ -112,6 +114,8 @@ fn compiler(kernels: &Path) -> cc::Build {
         .extra_warnings(true)
         // As nvcc is told (-fmad=false): a product and a sum are rounded twice unless the kernel says fmaf.
         .flag("-ffp-contract=off")
+        // A frame larger than a page must not step over the guard page of a fiber's stack.
+        .flag_if_supported("-fstack-clash-protection")
         // Kernels look at the same 16 bytes as words, floats and pairs of 16-bit floats.
         .flag("-fno-strict-aliasing");
     build
@@ -126,7 +130,9 @@ fn archive_kernels(
     folder: &Path,
     sanitizer: Sanitizer,
 ) -> Result<(), String> {
-    let headers = headers(kernels)?;
+    let emulation = files(&kernels.join("emulation"), "h")?;
+    // What a kernel elsewhere can include from here.
+    let shared = [files(kernels, "cuh")?, files(kernels, "h")?].concat();
     let mut units = Vec::new();
     let mut entries = Vec::new();
     for source in sources {
@@ -135,8 +141,7 @@ fn archive_kernels(
         // A wrapper, because a C++ compiler does not take a .cu file for C++.
         let wrapper = folder.join(format!("{name}_{}.cpp", kernels::name(source)));
         write_if_new(&wrapper, &format!("#include {:?}\n", source.display().to_string()))?;
-        let mut inputs = headers.clone();
-        inputs.push(source.clone());
+        let inputs = [kernels::closure(source)?, shared.clone(), emulation.clone()].concat();
         units.push(Unit { source: wrapper, inputs });
     }
     let mut seen = HashSet::new();
@@ -145,7 +150,7 @@ fn archive_kernels(
     }
     let file = folder.join(format!("{table}.cpp"));
     write_if_new(&file, &table_source(table, &entries))?;
-    units.push(Unit { source: file, inputs: headers });
+    units.push(Unit { source: file, inputs: emulation });
 
     let mut compiler = compiler(kernels);
     compiler.define("MOERL_EMULATION", None);
@@ -176,10 +181,6 @@ struct Unit {
 }
 
 impl Unit {
-    fn all(sources: &[PathBuf], headers: &[PathBuf]) -> Vec<Unit> {
-        sources.iter().map(|source| Unit { source: source.clone(), inputs: headers.to_vec() }).collect()
-    }
-
     fn digest(&self, flags: &str) -> Result<String, String> {
         let mut hasher = DefaultHasher::new();
         flags.hash(&mut hasher);
@@ -218,13 +219,6 @@ fn archive(name: &str, units: &[Unit], compiler: cc::Build, folder: &Path, sanit
     let mut build = compiler;
     build.objects(&objects).out_dir(place);
     build.try_compile(name).map_err(failed)
-}
-
-fn headers(kernels: &Path) -> Result<Vec<PathBuf>, String> {
-    let mut all = files(kernels, "h")?;
-    all.extend(files(kernels, "cuh")?);
-    all.extend(files(&kernels.join("emulation"), "h")?);
-    Ok(all)
 }
 
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {

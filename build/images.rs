@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use crate::architecture::{Architecture, Targets};
 use crate::kernels;
@@ -52,26 +53,31 @@ fn without_nvcc(out: &Path, reason: &str) -> Result<(), String> {
     println!("cargo::warning=built without GPU kernels: {reason}; to have them, {fix}");
     let waiting = out.join(WAITING);
     write_if_changed(&waiting, reason)?;
+    // Older than this run, else cargo would take it for a change and run again.
+    let aged =
+        fs::File::options().write(true).open(&waiting).and_then(|file| file.set_modified(SystemTime::UNIX_EPOCH));
+    aged.map_err(|error| format!("{}: {error}", waiting.display()))?;
     println!("cargo::rerun-if-changed={}", waiting.display());
     write_table(out, &[], "", "", reason)
 }
 
 fn targets(nvcc: &Nvcc) -> Result<Targets, String> {
-    for name in ["CUDA_COMPUTE_CAPS", "CUDA_COMPUTE_CAP"] {
-        if let Ok(text) = env::var(name) {
-            if !text.trim().is_empty() {
-                let wanted = Architecture::parse_list(&text).map_err(|error| format!("{name}: {error}"))?;
-                return Targets::exactly(wanted, &nvcc.known).map_err(|error| format!("{name}: {error}"));
-            }
-        }
+    let asked = |name| Some((name, env::var(name).ok().filter(|text| !text.trim().is_empty())?));
+    if let Some((name, text)) = ["CUDA_COMPUTE_CAPS", "CUDA_COMPUTE_CAP"].into_iter().find_map(asked) {
+        let named = |error| format!("{name}: {error}");
+        return Targets::exactly(Architecture::parse_list(&text).map_err(named)?, &nvcc.known).map_err(named);
     }
     Targets::default_for(&nvcc.known).map_err(|error| format!("{}: {error}", nvcc.path.display()))
 }
 
 /// The options that every kernel is compiled with, for these targets.
-fn options(targets: &Targets) -> Vec<String> {
+fn options(nvcc: &Nvcc, targets: &Targets) -> Vec<String> {
     let mut options: Vec<String> = toolkit::OPTIONS.iter().map(|&option| option.to_owned()).collect();
     options.extend(targets.options());
+    if nvcc.major() >= 13 {
+        // A fifth of the default's size. Drivers for CUDA 13, which code of this compiler needs anyway, can unpack it.
+        options.push("--compress-mode=size".to_owned());
+    }
     if let Some(compiler) = env::var_os("NVCC_CCBIN").filter(|value| !value.is_empty()) {
         options.extend(["-ccbin".to_owned(), compiler.to_string_lossy().into_owned()]);
     }
@@ -86,7 +92,7 @@ struct Image {
 }
 
 fn compile_all(nvcc: &Nvcc, targets: &Targets, sources: &[PathBuf], out: &Path) -> Result<Vec<Image>, String> {
-    let options = options(targets);
+    let options = options(nvcc, targets);
     let mut images = Vec::new();
     let mut stale = Vec::new();
     for source in sources {

@@ -43,10 +43,9 @@ pub fn find(variable: &dyn Fn(&str) -> Option<OsString>, usual: &Path, pinned: &
     }
     for root in ROOTS {
         search.variables.push(root);
-        if let Some(folder) = set(root) {
-            if search.look(&PathBuf::from(&folder).join("bin"), &format!("{root}={}", folder.display())) {
-                return search;
-            }
+        let Some(folder) = set(root) else { continue };
+        if search.look(&PathBuf::from(&folder).join("bin"), &format!("{root}={}", folder.display())) {
+            return search;
         }
     }
     search.variables.push("PATH");
@@ -121,6 +120,11 @@ impl Nvcc {
         let version = version_in(&version).ok_or_else(|| format!("{} --version names no version", path.display()))?;
         let known = known_in(&ask(&path, "--list-gpu-code")?);
         Ok(Self { path, version, known })
+    }
+
+    /// The first number of the version; 0 where it cannot be read.
+    pub fn major(&self) -> u32 {
+        self.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
     }
 }
 

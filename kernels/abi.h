@@ -240,4 +240,156 @@ struct MoerlEchoCall {
     struct MoerlEcho sent;
 };
 
+// ---- gate ---------------------------------------------------------------------------------------------------------------
+
+enum MoerlGateScore {
+    MOERL_GATE_SOFTMAX = 0,
+    MOERL_GATE_SOFTMAX_SELECTED = 1,
+    MOERL_GATE_SIGMOID = 2,
+    MOERL_GATE_SQRT_SOFTPLUS = 3,
+    MOERL_GATE_RAW = 4,
+};
+
+enum MoerlGateRenormalize {
+    MOERL_GATE_RENORMALIZE_NONE = 0,
+    MOERL_GATE_RENORMALIZE_ADD_EPS = 1,
+    MOERL_GATE_RENORMALIZE_FLOOR = 2,
+    MOERL_GATE_RENORMALIZE_GUARD = 3,
+    MOERL_GATE_RENORMALIZE_EXACT = 4,
+};
+
+// What becomes of a row that cannot be replayed.
+enum MoerlGatePolicy {
+    MOERL_GATE_POLICY_NATIVE = 0,
+    MOERL_GATE_POLICY_ZERO_WEIGHT = 1,
+    MOERL_GATE_POLICY_SPREAD = 2,
+};
+
+// A router.
+struct MoerlGateRouter {
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t score;
+    uint32_t renormalize;
+    float renormalize_by;    // epsilon or floor
+    float scaling_factor;
+    float softcap;           // 0: none
+    uint32_t propagate;      // 1: NaN weights and gradients instead of zeros where a weight would not be finite
+};
+
+struct MoerlGateForward {
+    const void* router_logits;
+    const void* forced_ids;  // null: every row is native
+    const int32_t* row_index;
+    const uint8_t* row_mode;
+    const float* selection_bias;
+    const uint8_t* token_mask;
+    const int32_t* row_count;
+    int32_t* topk_ids;
+    void* topk_weights;
+    float* selected_logits;
+    float* lse;
+    uint64_t* errors;
+    uint64_t rows;
+    uint64_t forced_rows;
+    int64_t router_logits_stride;
+    int64_t forced_ids_stride;
+    int64_t topk_weights_stride;
+    struct MoerlGateRouter router;
+    uint32_t forced_ids_element;
+    uint32_t topk_weights_element;
+    int32_t sentinel;
+    uint32_t missing;        // MoerlGatePolicy
+    uint32_t bad;            // MoerlGatePolicy
+    uint32_t group_size;     // experts of a group; all of them: no limit
+    uint32_t admitted_groups;
+    uint32_t group_top;
+    uint32_t stage_bytes;    // a row's place in shared memory, a multiple of 16; 0: rows stay in registers
+    uint32_t tag;
+    // 0 or 1
+    uint8_t has_sentinel;
+    uint8_t zeros_are_missing;
+    uint8_t missing_is_fault;
+    uint8_t sentinel_filler;
+    uint8_t scored;          // selection goes by score + bias, not by the logit
+    uint8_t reserved[3];
+};
+
+struct MoerlGateBackward {
+    const void* router_logits;  // null unless softmax over all
+    const void* d_topk_weights;
+    const int32_t* topk_ids;
+    const float* selected_logits;
+    const float* lse;
+    void* d_router_logits;
+    uint64_t rows;
+    int64_t router_logits_stride;
+    int64_t d_topk_weights_stride;
+    int64_t d_router_logits_stride;
+    struct MoerlGateRouter router;
+    uint32_t router_logits_element;
+    uint32_t d_topk_weights_element;
+};
+
+// ---- logprob ----------------------------------------------------------------------------------------------------------
+
+// What a row's (or a panel's) columns sum to; in a panel's record the label's place holds sum_sq.
+struct MoerlPartial {
+    float max_logit;
+    float sum;
+    float weighted;  // base 2: times ln 2 it is the sum of e * (z - m)
+    float label;
+};
+
+struct MoerlLogprobForward {
+    const void* logits;
+    const void* tokens;
+    const float* temperature;    // null: uniform_temperature
+    const uint8_t* loss_mask;
+    float* logprobs;
+    float* entropy;
+    float* max;
+    float* log_sum;
+    float* lse;
+    float* sum_p2;
+    struct MoerlPartial* saved;
+    float* sum_sq;
+    struct MoerlPartial* records;  // [rows, panels]: where several blocks share a row
+    float* labels;                 // [rows]: likewise
+    uint64_t* errors;
+    uint64_t rows;
+    uint64_t groups;             // group g holds the rows g, g + groups, g + 2 * groups, ...
+    int64_t logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t tag;
+    float uniform_temperature;
+};
+
+struct MoerlLogprobBackward {
+    const void* logits;
+    void* d_logits;
+    const void* tokens;
+    const float* temperature;    // null: uniform_temperature
+    const uint8_t* loss_mask;
+    const struct MoerlPartial* saved;
+    const float* d_logprobs;
+    const float* d_entropy;
+    const float* d_lse;
+    uint64_t rows;
+    uint64_t groups;             // as in the forward
+    int64_t logits_stride;
+    int64_t d_logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t columns;
+    uint32_t panels;             // that cover the columns
+    uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
+    float uniform_temperature;
+};
+
 #endif

@@ -19,5 +19,5 @@ MOERL_DEVICE void publish_fault(uint64_t* word, uint64_t fault) {
     sync_block();
     if (fault != MOERL_NO_FAULT) shared_atomic_min(smallest, fault);
     sync_block();
-    if (thread_index() == 0 && smallest[0] < load(word)) atomic_min(word, smallest[0]);
+    if (thread_index() == 0 && smallest[0] < load_relaxed(word)) atomic_min(word, smallest[0]);
 }

@@ -5,7 +5,7 @@
 //
 //   indices        thread_index() block_index() block_size() grid_size() lane_index() warp_index()      (grids and blocks have one dimension)
 //   global memory  load load_stream load16 load16_stream store store_stream store16 store16_stream
-//                  atomic_min atomic_max atomic_add  fence_device
+//                  load_relaxed atomic_min atomic_max atomic_add  fence_device
 //   async copies   copy_async<4|8|16>(shared, global)  copy_async_commit()  copy_async_wait<pending groups>()
 //   shared memory  MOERL_SHARED(type, name, count)  MOERL_DYNAMIC_SHARED(type, name)  shared_atomic_*     (plain dereference is right here)
 //   block          sync_block() sync_block_or(p) sync_block_and(p) sync_block_count(p)
@@ -107,6 +107,18 @@ MOERL_DEVICE Words4 load16_once(const void* p) {
 MOERL_DEVICE void store16(void* p, Words4 v) { *static_cast<uint4*>(p) = make_uint4(v.w[0], v.w[1], v.w[2], v.w[3]); }
 MOERL_DEVICE void store16_stream(void* p, Words4 v) { __stcs(static_cast<uint4*>(p), make_uint4(v.w[0], v.w[1], v.w[2], v.w[3])); }
 
+// For memory that other blocks change by atomics at the same time; never a stale copy from L1.
+MOERL_DEVICE uint64_t load_relaxed(const uint64_t* p) {
+    uint64_t v;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+MOERL_DEVICE uint32_t load_relaxed(const uint32_t* p) {
+    uint32_t v;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+
 // Integers only: the order of additions of floats would show in the result.
 MOERL_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t v) { return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v)); }
 MOERL_DEVICE uint32_t atomic_min(uint32_t* p, uint32_t v) { return atomicMin(p, v); }
@@ -144,9 +156,11 @@ template <class T> MOERL_DEVICE T shuffle(T v, int lane, uint32_t mask = FULL_WA
 template <class T> MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_xor_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_up_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_down_sync(mask, v, lanes); }
-MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask = FULL_WARP) { return __ballot_sync(mask, p); }
-MOERL_DEVICE bool any(bool p, uint32_t mask = FULL_WARP) { return __any_sync(mask, p) != 0; }
-MOERL_DEVICE bool all(bool p, uint32_t mask = FULL_WARP) { return __all_sync(mask, p) != 0; }
+// The three votes have no default mask: nvcc still declares votes of these names without one.
+// The votes have no default mask: nvcc still declares ballot, any and all of one argument, without a mask.
+MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask) { return __ballot_sync(mask, p); }
+MOERL_DEVICE bool any(bool p, uint32_t mask) { return __any_sync(mask, p) != 0; }
+MOERL_DEVICE bool all(bool p, uint32_t mask) { return __all_sync(mask, p) != 0; }
 MOERL_DEVICE uint32_t match_any(uint32_t v, uint32_t mask = FULL_WARP) { return __match_any_sync(mask, v); }
 MOERL_DEVICE uint32_t reduce_add_u32(uint32_t v, uint32_t mask = FULL_WARP) { return __reduce_add_sync(mask, v); }
 MOERL_DEVICE uint32_t reduce_min_u32(uint32_t v, uint32_t mask = FULL_WARP) { return __reduce_min_sync(mask, v); }

@@ -3,6 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
+pub const ABI_DIGEST: u64 = 0xdcd5204a39d65aed;
 pub const ABI_DIGEST: u64 = 0x4d7fb65d9bb58c47;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
@@ -335,4 +336,331 @@ const _: () = {
     ["Offset of field: MoerlEchoCall::copy"][::core::mem::offset_of!(MoerlEchoCall, copy) - 0usize];
     ["Offset of field: MoerlEchoCall::layout"][::core::mem::offset_of!(MoerlEchoCall, layout) - 8usize];
     ["Offset of field: MoerlEchoCall::sent"][::core::mem::offset_of!(MoerlEchoCall, sent) - 16usize];
+};
+pub const MOERL_GATE_SOFTMAX: MoerlGateScore = 0;
+pub const MOERL_GATE_SOFTMAX_SELECTED: MoerlGateScore = 1;
+pub const MOERL_GATE_SIGMOID: MoerlGateScore = 2;
+pub const MOERL_GATE_SQRT_SOFTPLUS: MoerlGateScore = 3;
+pub const MOERL_GATE_RAW: MoerlGateScore = 4;
+pub type MoerlGateScore = ::core::ffi::c_uint;
+pub const MOERL_GATE_RENORMALIZE_NONE: MoerlGateRenormalize = 0;
+pub const MOERL_GATE_RENORMALIZE_ADD_EPS: MoerlGateRenormalize = 1;
+pub const MOERL_GATE_RENORMALIZE_FLOOR: MoerlGateRenormalize = 2;
+pub const MOERL_GATE_RENORMALIZE_GUARD: MoerlGateRenormalize = 3;
+pub const MOERL_GATE_RENORMALIZE_EXACT: MoerlGateRenormalize = 4;
+pub type MoerlGateRenormalize = ::core::ffi::c_uint;
+pub const MOERL_GATE_POLICY_NATIVE: MoerlGatePolicy = 0;
+pub const MOERL_GATE_POLICY_ZERO_WEIGHT: MoerlGatePolicy = 1;
+pub const MOERL_GATE_POLICY_SPREAD: MoerlGatePolicy = 2;
+pub type MoerlGatePolicy = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateRouter {
+    pub experts: u32,
+    pub top_k: u32,
+    pub score: u32,
+    pub renormalize: u32,
+    pub renormalize_by: f32,
+    pub scaling_factor: f32,
+    pub softcap: f32,
+    pub propagate: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateRouter"][::core::mem::size_of::<MoerlGateRouter>() - 32usize];
+    ["Alignment of MoerlGateRouter"][::core::mem::align_of::<MoerlGateRouter>() - 4usize];
+    ["Offset of field: MoerlGateRouter::experts"][::core::mem::offset_of!(MoerlGateRouter, experts) - 0usize];
+    ["Offset of field: MoerlGateRouter::top_k"][::core::mem::offset_of!(MoerlGateRouter, top_k) - 4usize];
+    ["Offset of field: MoerlGateRouter::score"][::core::mem::offset_of!(MoerlGateRouter, score) - 8usize];
+    ["Offset of field: MoerlGateRouter::renormalize"][::core::mem::offset_of!(MoerlGateRouter, renormalize) - 12usize];
+    ["Offset of field: MoerlGateRouter::renormalize_by"]
+        [::core::mem::offset_of!(MoerlGateRouter, renormalize_by) - 16usize];
+    ["Offset of field: MoerlGateRouter::scaling_factor"]
+        [::core::mem::offset_of!(MoerlGateRouter, scaling_factor) - 20usize];
+    ["Offset of field: MoerlGateRouter::softcap"][::core::mem::offset_of!(MoerlGateRouter, softcap) - 24usize];
+    ["Offset of field: MoerlGateRouter::propagate"][::core::mem::offset_of!(MoerlGateRouter, propagate) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateForward {
+    pub router_logits: *const ::core::ffi::c_void,
+    pub forced_ids: *const ::core::ffi::c_void,
+    pub row_index: *const i32,
+    pub row_mode: *const u8,
+    pub selection_bias: *const f32,
+    pub token_mask: *const u8,
+    pub row_count: *const i32,
+    pub topk_ids: *mut i32,
+    pub topk_weights: *mut ::core::ffi::c_void,
+    pub selected_logits: *mut f32,
+    pub lse: *mut f32,
+    pub errors: *mut u64,
+    pub rows: u64,
+    pub forced_rows: u64,
+    pub router_logits_stride: i64,
+    pub forced_ids_stride: i64,
+    pub topk_weights_stride: i64,
+    pub router: MoerlGateRouter,
+    pub forced_ids_element: u32,
+    pub topk_weights_element: u32,
+    pub sentinel: i32,
+    pub missing: u32,
+    pub bad: u32,
+    pub group_size: u32,
+    pub admitted_groups: u32,
+    pub group_top: u32,
+    pub stage_bytes: u32,
+    pub tag: u32,
+    pub has_sentinel: u8,
+    pub zeros_are_missing: u8,
+    pub missing_is_fault: u8,
+    pub sentinel_filler: u8,
+    pub scored: u8,
+    pub reserved: [u8; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 216usize];
+    ["Alignment of MoerlGateForward"][::core::mem::align_of::<MoerlGateForward>() - 8usize];
+    ["Offset of field: MoerlGateForward::router_logits"]
+        [::core::mem::offset_of!(MoerlGateForward, router_logits) - 0usize];
+    ["Offset of field: MoerlGateForward::forced_ids"][::core::mem::offset_of!(MoerlGateForward, forced_ids) - 8usize];
+    ["Offset of field: MoerlGateForward::row_index"][::core::mem::offset_of!(MoerlGateForward, row_index) - 16usize];
+    ["Offset of field: MoerlGateForward::row_mode"][::core::mem::offset_of!(MoerlGateForward, row_mode) - 24usize];
+    ["Offset of field: MoerlGateForward::selection_bias"]
+        [::core::mem::offset_of!(MoerlGateForward, selection_bias) - 32usize];
+    ["Offset of field: MoerlGateForward::token_mask"][::core::mem::offset_of!(MoerlGateForward, token_mask) - 40usize];
+    ["Offset of field: MoerlGateForward::row_count"][::core::mem::offset_of!(MoerlGateForward, row_count) - 48usize];
+    ["Offset of field: MoerlGateForward::topk_ids"][::core::mem::offset_of!(MoerlGateForward, topk_ids) - 56usize];
+    ["Offset of field: MoerlGateForward::topk_weights"]
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights) - 64usize];
+    ["Offset of field: MoerlGateForward::selected_logits"]
+        [::core::mem::offset_of!(MoerlGateForward, selected_logits) - 72usize];
+    ["Offset of field: MoerlGateForward::lse"][::core::mem::offset_of!(MoerlGateForward, lse) - 80usize];
+    ["Offset of field: MoerlGateForward::errors"][::core::mem::offset_of!(MoerlGateForward, errors) - 88usize];
+    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 96usize];
+    ["Offset of field: MoerlGateForward::forced_rows"]
+        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 104usize];
+    ["Offset of field: MoerlGateForward::router_logits_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 112usize];
+    ["Offset of field: MoerlGateForward::forced_ids_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 120usize];
+    ["Offset of field: MoerlGateForward::topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 128usize];
+    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 136usize];
+    ["Offset of field: MoerlGateForward::forced_ids_element"]
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 168usize];
+    ["Offset of field: MoerlGateForward::topk_weights_element"]
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 172usize];
+    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 176usize];
+    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 180usize];
+    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 184usize];
+    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 188usize];
+    ["Offset of field: MoerlGateForward::admitted_groups"]
+        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 192usize];
+    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 196usize];
+    ["Offset of field: MoerlGateForward::stage_bytes"]
+        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 200usize];
+    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 204usize];
+    ["Offset of field: MoerlGateForward::has_sentinel"]
+        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 208usize];
+    ["Offset of field: MoerlGateForward::zeros_are_missing"]
+        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 209usize];
+    ["Offset of field: MoerlGateForward::missing_is_fault"]
+        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 210usize];
+    ["Offset of field: MoerlGateForward::sentinel_filler"]
+        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 211usize];
+    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 212usize];
+    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 213usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateBackward {
+    pub router_logits: *const ::core::ffi::c_void,
+    pub d_topk_weights: *const ::core::ffi::c_void,
+    pub topk_ids: *const i32,
+    pub selected_logits: *const f32,
+    pub lse: *const f32,
+    pub d_router_logits: *mut ::core::ffi::c_void,
+    pub rows: u64,
+    pub router_logits_stride: i64,
+    pub d_topk_weights_stride: i64,
+    pub d_router_logits_stride: i64,
+    pub router: MoerlGateRouter,
+    pub router_logits_element: u32,
+    pub d_topk_weights_element: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateBackward"][::core::mem::size_of::<MoerlGateBackward>() - 120usize];
+    ["Alignment of MoerlGateBackward"][::core::mem::align_of::<MoerlGateBackward>() - 8usize];
+    ["Offset of field: MoerlGateBackward::router_logits"]
+        [::core::mem::offset_of!(MoerlGateBackward, router_logits) - 0usize];
+    ["Offset of field: MoerlGateBackward::d_topk_weights"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights) - 8usize];
+    ["Offset of field: MoerlGateBackward::topk_ids"][::core::mem::offset_of!(MoerlGateBackward, topk_ids) - 16usize];
+    ["Offset of field: MoerlGateBackward::selected_logits"]
+        [::core::mem::offset_of!(MoerlGateBackward, selected_logits) - 24usize];
+    ["Offset of field: MoerlGateBackward::lse"][::core::mem::offset_of!(MoerlGateBackward, lse) - 32usize];
+    ["Offset of field: MoerlGateBackward::d_router_logits"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits) - 40usize];
+    ["Offset of field: MoerlGateBackward::rows"][::core::mem::offset_of!(MoerlGateBackward, rows) - 48usize];
+    ["Offset of field: MoerlGateBackward::router_logits_stride"]
+        [::core::mem::offset_of!(MoerlGateBackward, router_logits_stride) - 56usize];
+    ["Offset of field: MoerlGateBackward::d_topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_stride) - 64usize];
+    ["Offset of field: MoerlGateBackward::d_router_logits_stride"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits_stride) - 72usize];
+    ["Offset of field: MoerlGateBackward::router"][::core::mem::offset_of!(MoerlGateBackward, router) - 80usize];
+    ["Offset of field: MoerlGateBackward::router_logits_element"]
+        [::core::mem::offset_of!(MoerlGateBackward, router_logits_element) - 112usize];
+    ["Offset of field: MoerlGateBackward::d_topk_weights_element"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_element) - 116usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlPartial {
+    pub max_logit: f32,
+    pub sum: f32,
+    pub weighted: f32,
+    pub label: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlPartial"][::core::mem::size_of::<MoerlPartial>() - 16usize];
+    ["Alignment of MoerlPartial"][::core::mem::align_of::<MoerlPartial>() - 4usize];
+    ["Offset of field: MoerlPartial::max_logit"][::core::mem::offset_of!(MoerlPartial, max_logit) - 0usize];
+    ["Offset of field: MoerlPartial::sum"][::core::mem::offset_of!(MoerlPartial, sum) - 4usize];
+    ["Offset of field: MoerlPartial::weighted"][::core::mem::offset_of!(MoerlPartial, weighted) - 8usize];
+    ["Offset of field: MoerlPartial::label"][::core::mem::offset_of!(MoerlPartial, label) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobForward {
+    pub logits: *const ::core::ffi::c_void,
+    pub tokens: *const ::core::ffi::c_void,
+    pub temperature: *const f32,
+    pub loss_mask: *const u8,
+    pub logprobs: *mut f32,
+    pub entropy: *mut f32,
+    pub max: *mut f32,
+    pub log_sum: *mut f32,
+    pub lse: *mut f32,
+    pub sum_p2: *mut f32,
+    pub saved: *mut MoerlPartial,
+    pub sum_sq: *mut f32,
+    pub records: *mut MoerlPartial,
+    pub labels: *mut f32,
+    pub errors: *mut u64,
+    pub rows: u64,
+    pub groups: u64,
+    pub logits_stride: i64,
+    pub tokens_stride: i64,
+    pub ignore_index: i64,
+    pub tokens_element: u32,
+    pub vocabulary: u32,
+    pub tag: u32,
+    pub uniform_temperature: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 176usize];
+    ["Alignment of MoerlLogprobForward"][::core::mem::align_of::<MoerlLogprobForward>() - 8usize];
+    ["Offset of field: MoerlLogprobForward::logits"][::core::mem::offset_of!(MoerlLogprobForward, logits) - 0usize];
+    ["Offset of field: MoerlLogprobForward::tokens"][::core::mem::offset_of!(MoerlLogprobForward, tokens) - 8usize];
+    ["Offset of field: MoerlLogprobForward::temperature"]
+        [::core::mem::offset_of!(MoerlLogprobForward, temperature) - 16usize];
+    ["Offset of field: MoerlLogprobForward::loss_mask"]
+        [::core::mem::offset_of!(MoerlLogprobForward, loss_mask) - 24usize];
+    ["Offset of field: MoerlLogprobForward::logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobForward, logprobs) - 32usize];
+    ["Offset of field: MoerlLogprobForward::entropy"][::core::mem::offset_of!(MoerlLogprobForward, entropy) - 40usize];
+    ["Offset of field: MoerlLogprobForward::max"][::core::mem::offset_of!(MoerlLogprobForward, max) - 48usize];
+    ["Offset of field: MoerlLogprobForward::log_sum"][::core::mem::offset_of!(MoerlLogprobForward, log_sum) - 56usize];
+    ["Offset of field: MoerlLogprobForward::lse"][::core::mem::offset_of!(MoerlLogprobForward, lse) - 64usize];
+    ["Offset of field: MoerlLogprobForward::sum_p2"][::core::mem::offset_of!(MoerlLogprobForward, sum_p2) - 72usize];
+    ["Offset of field: MoerlLogprobForward::saved"][::core::mem::offset_of!(MoerlLogprobForward, saved) - 80usize];
+    ["Offset of field: MoerlLogprobForward::sum_sq"][::core::mem::offset_of!(MoerlLogprobForward, sum_sq) - 88usize];
+    ["Offset of field: MoerlLogprobForward::records"][::core::mem::offset_of!(MoerlLogprobForward, records) - 96usize];
+    ["Offset of field: MoerlLogprobForward::labels"][::core::mem::offset_of!(MoerlLogprobForward, labels) - 104usize];
+    ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 112usize];
+    ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 120usize];
+    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 128usize];
+    ["Offset of field: MoerlLogprobForward::logits_stride"]
+        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 136usize];
+    ["Offset of field: MoerlLogprobForward::tokens_stride"]
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 144usize];
+    ["Offset of field: MoerlLogprobForward::ignore_index"]
+        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 152usize];
+    ["Offset of field: MoerlLogprobForward::tokens_element"]
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 160usize];
+    ["Offset of field: MoerlLogprobForward::vocabulary"]
+        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 164usize];
+    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 168usize];
+    ["Offset of field: MoerlLogprobForward::uniform_temperature"]
+        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 172usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobBackward {
+    pub logits: *const ::core::ffi::c_void,
+    pub d_logits: *mut ::core::ffi::c_void,
+    pub tokens: *const ::core::ffi::c_void,
+    pub temperature: *const f32,
+    pub loss_mask: *const u8,
+    pub saved: *const MoerlPartial,
+    pub d_logprobs: *const f32,
+    pub d_entropy: *const f32,
+    pub d_lse: *const f32,
+    pub rows: u64,
+    pub groups: u64,
+    pub logits_stride: i64,
+    pub d_logits_stride: i64,
+    pub tokens_stride: i64,
+    pub ignore_index: i64,
+    pub tokens_element: u32,
+    pub vocabulary: u32,
+    pub columns: u32,
+    pub panels: u32,
+    pub shares: u32,
+    pub uniform_temperature: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 144usize];
+    ["Alignment of MoerlLogprobBackward"][::core::mem::align_of::<MoerlLogprobBackward>() - 8usize];
+    ["Offset of field: MoerlLogprobBackward::logits"][::core::mem::offset_of!(MoerlLogprobBackward, logits) - 0usize];
+    ["Offset of field: MoerlLogprobBackward::d_logits"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits) - 8usize];
+    ["Offset of field: MoerlLogprobBackward::tokens"][::core::mem::offset_of!(MoerlLogprobBackward, tokens) - 16usize];
+    ["Offset of field: MoerlLogprobBackward::temperature"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, temperature) - 24usize];
+    ["Offset of field: MoerlLogprobBackward::loss_mask"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, loss_mask) - 32usize];
+    ["Offset of field: MoerlLogprobBackward::saved"][::core::mem::offset_of!(MoerlLogprobBackward, saved) - 40usize];
+    ["Offset of field: MoerlLogprobBackward::d_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logprobs) - 48usize];
+    ["Offset of field: MoerlLogprobBackward::d_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_entropy) - 56usize];
+    ["Offset of field: MoerlLogprobBackward::d_lse"][::core::mem::offset_of!(MoerlLogprobBackward, d_lse) - 64usize];
+    ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 72usize];
+    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 80usize];
+    ["Offset of field: MoerlLogprobBackward::logits_stride"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 88usize];
+    ["Offset of field: MoerlLogprobBackward::d_logits_stride"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 96usize];
+    ["Offset of field: MoerlLogprobBackward::tokens_stride"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 104usize];
+    ["Offset of field: MoerlLogprobBackward::ignore_index"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 112usize];
+    ["Offset of field: MoerlLogprobBackward::tokens_element"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 120usize];
+    ["Offset of field: MoerlLogprobBackward::vocabulary"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 124usize];
+    ["Offset of field: MoerlLogprobBackward::columns"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 128usize];
+    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 132usize];
+    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 136usize];
+    ["Offset of field: MoerlLogprobBackward::uniform_temperature"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 140usize];
 };

@@ -4,6 +4,8 @@ use bytemuck::Pod;
 
 use crate::advantage;
 use crate::error::{Error, Fault, Result};
+use crate::gate;
+use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
 
@@ -71,7 +73,51 @@ pub trait Backend {
 
     // ---- gate -------------------------------------------------------------------------------------------------------
 
+    /// Experts and weights for T tokens, selected or forced: see [`gate`].
+    ///
+    /// # Errors
+    /// [`Forward::validate`](gate::Forward::validate)'s; what only the device can see goes to the call's error word.
+    fn gate_forward(
+        &self,
+        stream: &Self::Stream,
+        config: &gate::Config,
+        call: gate::Forward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The gradient of the router logits from the gradient of the weights that [`gate_forward`](Backend::gate_forward) returned.
+    ///
+    /// # Errors
+    /// [`Backward::validate`](gate::Backward::validate)'s.
+    fn gate_backward(
+        &self,
+        stream: &Self::Stream,
+        config: &gate::Config,
+        call: gate::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
+
     // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    /// Log-probabilities, entropies and the rest of [`logprob`] for N rows of logits.
+    ///
+    /// # Errors
+    /// [`Forward::validate`](logprob::Forward::validate)'s; what only the device can see goes to the call's error word.
+    fn logprob_forward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Forward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The gradient of the logits from the gradients of what [`logprob_forward`](Backend::logprob_forward) returned.
+    ///
+    /// # Errors
+    /// [`Backward::validate`](logprob::Backward::validate)'s.
+    fn logprob_backward(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- objective --------------------------------------------------------------------------------------------------
 

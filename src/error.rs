@@ -134,6 +134,12 @@ impl fmt::Display for Fault {
     }
 }
 
+impl fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message())
+    }
+}
+
 macro_rules! fault_codes {
     ($($(#[$doc:meta])* $name:ident = $abi:ident, $message:literal;)*) => {
         /// What a [`Fault`] says is wrong.

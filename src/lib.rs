@@ -9,6 +9,8 @@ pub mod device;
 pub mod diagnostics;
 pub mod element;
 pub mod error;
+pub mod gate;
+pub mod logprob;
 pub mod memory;
 pub mod objective;
 mod reference;

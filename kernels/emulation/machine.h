@@ -42,6 +42,7 @@ struct Fiber : Thread {
     uint64_t result = 0;  // of the collective that it waits in
     std::vector<Copy> copies;
     uint32_t copy_group = 0;  // the group that is open
+    bool is_quiet = false;
     Occurrences occurrences;
 };
 
@@ -57,12 +58,14 @@ struct Gathering {
 
 struct Warp {
     std::vector<Gathering> open;
-    // Tokens for the sanitizer, by the lowest lane of the mask. Two of each, used in turn: a lane that runs ahead to the next
-    // sync_warp must not lend its order to a lane that has yet to leave this one.
-    struct {
-        char token[2];
-        uint8_t turn;
-    } order[LANES];
+    uint8_t turn[LANES] = {};  // into Tokens::warp
+};
+
+// What ThreadSanitizer is told to order by, made anew for every block: a token that served two blocks would order one after the other.
+// Two of each, used in turn: a thread that runs ahead to the next barrier must not lend its order to one that has yet to leave this one.
+struct Tokens {
+    char block[2];
+    char warp[MAX_THREADS / LANES][LANES][2];  // of a mask's lowest lane
 };
 
 struct SharedArray {
@@ -74,7 +77,7 @@ struct SharedArray {
 
 // The shared memory of one block: every array between two red zones.
 class Arena {
-  public:
+   public:
     Arena();
     ~Arena();
     Arena(const Arena&) = delete;
@@ -88,7 +91,7 @@ class Arena {
     // The first byte that was written between the arrays, in words; empty if there is none.
     std::string damage() const;
 
-  private:
+   private:
     char* put(const void* key, const char* name, size_t bytes, size_t alignment);
 
     char* memory_;
@@ -101,16 +104,16 @@ class Arena {
 struct Block {
     uint32_t slot = 0;
     uint32_t index = 0;
-    uint32_t ordinal = 0;  // the how manieth of the launch
-    Fiber** fibers = nullptr;  // by thread
+    uint32_t ordinal = 0;        // the how manieth of the launch
+    std::vector<Fiber*> fibers;  // by thread
     uint32_t threads = 0;
     uint32_t returned = 0;
     uint32_t arrived = 0;  // at the barrier
     Barrier barrier = Barrier::Plain;
     Site barrier_site{};
     uint32_t gathered = 0;  // the predicates so far
-    char barrier_token[2] = {};  // as Warp::order
-    uint8_t barrier_turn = 0;
+    uint8_t turn = 0;       // into Tokens::block
+    std::unique_ptr<Tokens> tokens;
     std::vector<Warp> warps;
     Arena arena;
 };
@@ -122,8 +125,7 @@ struct Machine {
     Random random{0};
     Schedule schedule;
     std::vector<std::unique_ptr<Block>> blocks;  // by slot
-    std::vector<Fiber*> fibers;                  // by slot and thread
-    std::vector<void*> tsan_fibers;              // ThreadSanitizer's, as many as fibers
+    std::vector<Fiber*> fibers;                  // by slot, set (see fiber_for) and place
     Meter meter;
     Context host;
     std::string fault;
@@ -133,13 +135,33 @@ struct Machine {
     ~Machine();
     Machine(const Machine&) = delete;
     Machine& operator=(const Machine&) = delete;
+
+    // After a fault: readies the fibers that it stopped for the next launch.
+    void clear_abandoned();
 };
 
 // The machine and the fiber that run on this host thread.
 Machine& machine();
 inline Fiber& running() { return *static_cast<Fiber*>(self); }
 
-// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed.
+// Lives in every entry of the runtime from a kernel. The runtime is not instrumented, but the memcpy, new and delete that it calls are
+// intercepted by ThreadSanitizer, and fibers share its state with no order that ThreadSanitizer could know of. A switch to another
+// fiber leaves that one's own quiet as it is.
+class Quiet {
+   public:
+    Quiet() {
+        running().is_quiet = true;
+        begin_quiet();
+    }
+    ~Quiet() {
+        end_quiet();
+        running().is_quiet = false;
+    }
+    Quiet(const Quiet&) = delete;
+    Quiet& operator=(const Quiet&) = delete;
+};
+
+// Ends the launch. The fiber's stack is abandoned as it is: kernels own nothing that would have to be destroyed. Inside a Quiet.
 [[noreturn]] void fail(Site site, const char* format, ...) __attribute__((format(printf, 2, 3)));
 // To wait: begin_to_wait, then make_ready if that very arrival completes what all wait for, then let_others_run, which returns once
 // someone has made the fiber ready and its turn has come.

@@ -14,10 +14,14 @@ namespace {
 
 const char* verb(Access access) {
     switch (access) {
-        case Access::Load: return "load";
-        case Access::Store: return "store";
-        case Access::Atomic: return "atomic";
-        case Access::AsyncCopy: return "asynchronous copy";
+        case Access::Load:
+            return "load";
+        case Access::Store:
+            return "store";
+        case Access::Atomic:
+            return "atomic";
+        case Access::AsyncCopy:
+            return "asynchronous copy";
     }
     return "?";
 }
@@ -38,7 +42,9 @@ const MoerlEmulationRange* nearest(const MoerlEmulationLaunch& launch, uint64_t 
     uint64_t smallest = UINT64_MAX;
     for (uint64_t i = 0; i < launch.range_count; i++) {
         const MoerlEmulationRange& r = launch.ranges[i];
-        const uint64_t distance = address < r.address ? r.address - address : address - r.address < r.bytes ? 0 : address - r.address - r.bytes + 1;
+        const uint64_t distance = address < r.address             ? r.address - address
+                                  : address - r.address < r.bytes ? 0
+                                                                  : address - r.address - r.bytes + 1;
         if (distance >= smallest) continue;
         smallest = distance;
         best = &r;
@@ -97,19 +103,30 @@ Window window_of(const MoerlEmulationRange& range, uintptr_t address) {
 
 }  // namespace
 
-void reach(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
+namespace {
+
+void reach_quietly(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
     Machine& m = machine();
     Fiber& fiber = running();
     size_t number = 0;
     if (!find_range(*m.launch, address, bytes, access, number)) refuse(address, bytes, access, site);
     const MoerlEmulationRange& range = m.launch->ranges[number];
     if (address % alignment != 0)
-        fail(site, "misaligned %s of %zu bytes: %s, at an address that is not a multiple of %zu", verb(access), bytes, where(range, address).c_str(), alignment);
+        fail(site, "misaligned %s of %zu bytes: %s, at an address that is not a multiple of %zu", verb(access), bytes,
+             where(range, address).c_str(), alignment);
     if (m.meter.is_on()) {
-        m.meter.record(number, address - range.address, bytes, access, site, fiber.home->slot, fiber.home->ordinal + 1, fiber.thread / LANES, fiber.occurrences);
+        m.meter.record(number, address - range.address, bytes, access, site, fiber.home->slot, fiber.home->ordinal + 1,
+                       fiber.thread / LANES, fiber.occurrences);
         return;
     }
     (writes(access) ? fiber.stores : fiber.loads) = window_of(range, address);
+}
+
+}  // namespace
+
+void reach(uintptr_t address, size_t bytes, size_t alignment, Access access, Site site) {
+    const Quiet quiet;
+    reach_quietly(address, bytes, alignment, access, site);
 }
 
 // ---- shared memory --------------------------------------------------------------------------------------------------------
@@ -123,7 +140,8 @@ constexpr size_t ARENA_BYTES = 512 << 10;
 constexpr size_t DYNAMIC_ALIGNMENT = 128;
 
 void* map_arena(void* at) {
-    return mmap(at, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED), -1, 0);
+    return mmap(at, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED), -1,
+                0);
 }
 
 }  // namespace
@@ -152,8 +170,8 @@ void* Arena::array(const void* key, const char* name, size_t bytes, size_t align
     static_bytes_ += bytes;
     const size_t total = static_bytes_ + arrays_[0].bytes;
     if (static_bytes_ > STATIC_SHARED_LIMIT || total > SHARED_LIMIT) {
-        why = format("too much shared memory: with `%s`, %zu bytes are declared (at most %u) and %zu are used in all (at most %u)", name, static_bytes_,
-                     STATIC_SHARED_LIMIT, total, SHARED_LIMIT);
+        why = format("too much shared memory: with `%s`, %zu bytes are declared (at most %u) and %zu are used in all (at most %u)", name,
+                     static_bytes_, STATIC_SHARED_LIMIT, total, SHARED_LIMIT);
         return nullptr;
     }
     return put(key, name, bytes, alignment);
@@ -167,10 +185,10 @@ char* Arena::put(const void* key, const char* name, size_t bytes, size_t alignme
     offset = (offset + step - 1) / step * step;
     if (offset % (2 * step) == 0) offset += step;
     char* start = memory_ + offset;
-    memset(memory_ + used_, RED, offset - used_);
-    memset(start, POISON, bytes);
+    fill(memory_ + used_, RED, offset - used_);
+    fill(start, POISON, bytes);
     used_ = offset + bytes;
-    memset(memory_ + used_, RED, RED_ZONE);
+    fill(memory_ + used_, RED, RED_ZONE);
     unpoison(start, bytes);
     arrays_.push_back({key, name, start, bytes});
     return start;
@@ -190,9 +208,11 @@ std::string Arena::damage() const {
         const char* end = i < arrays_.size() ? arrays_[i].start : memory_ + used_ + RED_ZONE;
         for (; red < end; red++) {
             if (static_cast<unsigned char>(*red) == RED) continue;
-            const bool after = i > 0 && (i == arrays_.size() || red - (arrays_[i - 1].start + arrays_[i - 1].bytes) < arrays_[i].start - red);
+            const bool after =
+                i > 0 && (i == arrays_.size() || red - (arrays_[i - 1].start + arrays_[i - 1].bytes) < arrays_[i].start - red);
             const SharedArray& array = arrays_[after ? i - 1 : i];
-            return format("a thread stored out of bounds of shared memory: byte %td of `%s`, which has %zu", red - array.start, array.name, array.bytes);
+            return format("a thread stored out of bounds of shared memory: byte %td of `%s`, which has %zu", red - array.start, array.name,
+                          array.bytes);
         }
         if (i < arrays_.size()) red = arrays_[i].start + arrays_[i].bytes;
     }
@@ -200,6 +220,7 @@ std::string Arena::damage() const {
 }
 
 void* shared_array(const void* key, const char* name, size_t bytes, size_t alignment, Site site) {
+    const Quiet quiet;
     std::string why;
     void* start = running().home->arena.array(key, name, bytes, alignment, why);
     if (start == nullptr) fail(site, "%s", why.c_str());
@@ -224,14 +245,17 @@ void land(Copy& copy) {
 }  // namespace
 
 void copy_async(void* shared, uintptr_t global, size_t bytes, Site site) {
+    const Quiet quiet;
     Fiber& fiber = running();
-    if (!fiber.home->arena.contains(shared, bytes)) fail(site, "asynchronous copy of %zu bytes to a place that is not inside a shared array", bytes);
+    if (!fiber.home->arena.contains(shared, bytes))
+        fail(site, "asynchronous copy of %zu bytes to a place that is not inside a shared array", bytes);
     if (reinterpret_cast<uintptr_t>(shared) % bytes != 0)
         fail(site, "misaligned asynchronous copy of %zu bytes: the place in shared memory is not a multiple of %zu", bytes, bytes);
-    reach(global, bytes, bytes, Access::AsyncCopy, site);
-    Copy copy{static_cast<char*>(shared), reinterpret_cast<const char*>(global), static_cast<uint32_t>(bytes), fiber.copy_group, false, site};
-    about_to_read(copy.from, bytes);
-    about_to_write(copy.to, bytes);
+    reach_quietly(global, bytes, bytes, Access::AsyncCopy, site);
+    Copy copy{
+        static_cast<char*>(shared), reinterpret_cast<const char*>(global), static_cast<uint32_t>(bytes), fiber.copy_group, false, site};
+    about_to_read(copy.from, bytes, __builtin_return_address(0));
+    about_to_write(copy.to, bytes, __builtin_return_address(0));
     if (machine().random.below(2) == 0) land(copy);
     fiber.copies.push_back(copy);
 }
@@ -239,12 +263,13 @@ void copy_async(void* shared, uintptr_t global, size_t bytes, Site site) {
 void copy_async_commit() { running().copy_group++; }
 
 void copy_async_wait(uint32_t pending) {
+    const Quiet quiet;
     Fiber& fiber = running();
     // The newest `pending` committed groups, and copies not committed yet, may still be under way.
     const auto covered = [&](const Copy& copy) { return copy.group + pending < fiber.copy_group; };
     for (Copy& copy : fiber.copies) {
         if (!covered(copy)) continue;
-        about_to_write(copy.to, copy.bytes);
+        about_to_write(copy.to, copy.bytes, __builtin_return_address(0));
         if (!copy.landed) land(copy);
     }
     fiber.copies.erase(std::remove_if(fiber.copies.begin(), fiber.copies.end(), covered), fiber.copies.end());

@@ -59,22 +59,28 @@ void pass_on(Fiber& from, bool forever, bool to_host) {
     switch_context(from.context, next.context, forever);
 }
 
+// The kernel has come to its end for this thread.
+void leave(Machine& m, Fiber& fiber) {
+    const Quiet quiet;
+    Block& block = *fiber.home;
+    check_copies(fiber);
+    if (block.arrived > 0)
+        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread,
+             block.arrived);
+    fiber.state = State::Returned;
+    block.returned++;
+    release(&m.end_token);
+}
+
 // Where every fiber begins, for every block anew.
 void run_thread() {
     arrived_by_switch();
     Machine& m = machine();
     acquire(&m.begin_token);
     m.kernel->body(m.launch->params);
-
     Fiber& fiber = running();
-    Block& block = *fiber.home;
-    check_copies(fiber);
-    if (block.arrived > 0)
-        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread, block.arrived);
-    release(&m.end_token);
-    fiber.state = State::Returned;
-    block.returned++;
-    pass_on(fiber, true, block.returned == block.threads);
+    leave(m, fiber);
+    pass_on(fiber, true, fiber.home->returned == fiber.home->threads);
     __builtin_trap();
 }
 
@@ -84,17 +90,32 @@ Fiber* make_fiber() {
     Fiber* fiber = new Fiber;
     fiber->context.stack = stack;
     fiber->context.stack_bytes = STACK_BYTES;
+#if defined(MOERL_EMULATION_TSAN)
+    fiber->context.tsan = __tsan_create_fiber(0);
+#endif
     return fiber;
 }
 
+// ThreadSanitizer takes whatever one fiber does for ordered, and a barrier spreads that to all fibers of a block. So that it sees races
+// between blocks, every second block of a slot runs on a second set of fibers, and the threads of a block change places on their
+// set from turn to turn (a set has at least a warp's fibers, for that to be of use in a block of one thread).
+#if defined(MOERL_EMULATION_TSAN)
+constexpr uint32_t SETS = 2;
+#else
+constexpr uint32_t SETS = 1;
+#endif
+uint32_t fibers_of_set(uint32_t threads) { return std::max(threads, LANES); }
+
+Fiber* fiber_for(const Machine& m, const Block& block, uint32_t thread) {
+    const uint32_t fibers = fibers_of_set(block.threads), set = block.slot * SETS + block.ordinal % SETS;
+    return m.fibers[static_cast<size_t>(set) * fibers + (thread + block.ordinal / SETS) % fibers];
+}
+
 bool enlarge(Machine& m, uint32_t slots, uint32_t threads) {
-    while (m.fibers.size() < static_cast<size_t>(slots) * threads) {
+    while (m.fibers.size() < static_cast<size_t>(slots) * SETS * fibers_of_set(threads)) {
         Fiber* fiber = make_fiber();
         if (fiber == nullptr) return false;
         m.fibers.push_back(fiber);
-#if defined(MOERL_EMULATION_TSAN)
-        m.tsan_fibers.push_back(__tsan_create_fiber(0));
-#endif
     }
     while (m.blocks.size() < slots) m.blocks.push_back(std::make_unique<Block>());
     return true;
@@ -107,12 +128,14 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
     block.index = index;
     block.ordinal = ordinal;
     block.threads = launch.threads;
-    block.fibers = &m.fibers[static_cast<size_t>(slot) * launch.threads];
+    block.fibers.resize(launch.threads);
     block.returned = block.arrived = 0;
     block.warps.resize((launch.threads + LANES - 1) / LANES);
     for (Warp& warp : block.warps) warp.open.clear();
+    block.tokens = std::make_unique<Tokens>();
     block.arena.begin_block(launch.shared_bytes);
     for (uint32_t i = 0; i < launch.threads; i++) {
+        block.fibers[i] = fiber_for(m, block, i);
         Fiber& fiber = *block.fibers[i];
         static_cast<Thread&>(fiber) = {i, index, launch.threads, launch.blocks, {}, {}};
         fiber.home = &block;
@@ -121,11 +144,6 @@ void begin_block(Machine& m, uint32_t slot, uint32_t index, uint32_t ordinal) {
         fiber.copy_group = 0;
         fiber.occurrences.clear();
         fiber.context.begin(run_thread, i);
-#if defined(MOERL_EMULATION_TSAN)
-        // Accesses of one TSan fiber never race with one another, whichever blocks they belong to; turning the assignment from block
-        // to block lets a race between the same thread of two blocks be seen.
-        fiber.context.tsan = m.tsan_fibers[static_cast<size_t>(slot) * launch.threads + (i + ordinal) % launch.threads];
-#endif
     }
     release(&m.begin_token);
     m.schedule.begin_block(slot);
@@ -141,8 +159,10 @@ std::string end_block(Machine& m, Block& block) {
 std::vector<uint32_t> block_order(Machine& m) {
     std::vector<uint32_t> order(m.launch->blocks);
     std::iota(order.begin(), order.end(), 0u);
-    if (m.launch->schedule == MOERL_SCHEDULE_REVERSE) std::reverse(order.begin(), order.end());
-    else if (m.launch->schedule != MOERL_SCHEDULE_IN_ORDER) m.random.shuffle(order);
+    if (m.launch->schedule == MOERL_SCHEDULE_REVERSE)
+        std::reverse(order.begin(), order.end());
+    else if (m.launch->schedule != MOERL_SCHEDULE_IN_ORDER)
+        m.random.shuffle(order);
     return order;
 }
 
@@ -187,11 +207,13 @@ const MoerlEmulationKernel* find(const MoerlEmulationTable& table, const char* n
 std::string refusal(const MoerlEmulationLaunch& launch, const MoerlEmulationKernel* kernel) {
     if (kernel == nullptr) return "there is no such kernel";
     if (launch.params_bytes != kernel->params_bytes)
-        return format("takes %zu bytes of parameters, got %zu", static_cast<size_t>(kernel->params_bytes), static_cast<size_t>(launch.params_bytes));
+        return format("takes %zu bytes of parameters, got %zu", static_cast<size_t>(kernel->params_bytes),
+                      static_cast<size_t>(launch.params_bytes));
     if (launch.blocks == 0 || launch.blocks > 0x7fffffffu) return format("a grid of %u blocks; allowed are 1 to 2147483647", launch.blocks);
     if (launch.threads == 0 || launch.threads > std::min(kernel->max_threads, MAX_THREADS))
         return format("%u threads a block; it is declared for 1 to %u", launch.threads, kernel->max_threads);
-    if (launch.shared_bytes > SHARED_LIMIT) return format("%u bytes of shared memory; a block has at most %u", launch.shared_bytes, SHARED_LIMIT);
+    if (launch.shared_bytes > SHARED_LIMIT)
+        return format("%u bytes of shared memory; a block has at most %u", launch.shared_bytes, SHARED_LIMIT);
     return "";
 }
 
@@ -215,27 +237,44 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
     for (auto& block : m->blocks) block->threads = block->returned = 0;
     current = m.get();
     run_blocks(*m, slots);
+    if (m->fault.empty())
+        m->meter.end();
+    else
+        m->clear_abandoned();
     acquire(&m->end_token);
     current = nullptr;
-    if (!m->fault.empty()) {
-        message = m->fault;
-        return MOERL_EMULATION_FAULT;  // and the machine goes, with the stacks that were abandoned
-    }
-    m->meter.end();
+    message.swap(m->fault);
+    m->fault.clear();
     give_back(std::move(m));
-    return MOERL_EMULATION_DONE;
+    return message.empty() ? MOERL_EMULATION_DONE : MOERL_EMULATION_FAULT;
 }
 
 }  // namespace
 
 Machine::~Machine() {
     for (Fiber* fiber : fibers) {
+#if defined(MOERL_EMULATION_TSAN)
+        __tsan_destroy_fiber(fiber->context.tsan);
+#endif
         unmap_stack(fiber->context.stack);
         delete fiber;
     }
+}
+
+void Machine::clear_abandoned() {
+    for (Fiber* fiber : fibers) {
+        unpoison(fiber->context.stack, STACK_BYTES);  // frames that nobody will leave
 #if defined(MOERL_EMULATION_TSAN)
-    for (void* fiber : tsan_fibers) __tsan_destroy_fiber(fiber);
+        // What each fiber has done comes before what the host thread does next, freeing its buffers for one. ThreadSanitizer's own
+        // record of the fiber's calls keeps the abandoned ones, as outer frames of later reports: its fibers cost half a
+        // millisecond each, too much to make them anew.
+        __tsan_switch_to_fiber(fiber->context.tsan, 1);
+        if (fiber->is_quiet) end_quiet();
+        fiber->is_quiet = false;
+        release(&end_token);
+        __tsan_switch_to_fiber(host.tsan, 1);
 #endif
+    }
 }
 
 Machine& machine() { return *current; }
@@ -254,6 +293,7 @@ void begin_to_wait(State state, Site site) {
 void let_others_run() { pass_on(running(), false, false); }
 
 void may_switch() {
+    const Quiet quiet;
     Schedule& schedule = machine().schedule;
     if (!schedule.interrupts()) return;
     Fiber& fiber = running();
@@ -278,7 +318,8 @@ void fail(Site site, const char* format, ...) {
     Fiber& fiber = running();
     va_list arguments;
     va_start(arguments, format);
-    machine().fault = emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
+    machine().fault =
+        emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
     va_end(arguments);
     pass_on(fiber, true, true);
     __builtin_trap();

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
 #if defined(MOERL_EMULATION_ASAN)
 #include <pthread.h>
@@ -22,8 +24,10 @@ void __tsan_destroy_fiber(void*);
 void __tsan_switch_to_fiber(void*, unsigned flags);
 void __tsan_acquire(void*);
 void __tsan_release(void*);
-void __tsan_read_range(void*, size_t);
-void __tsan_write_range(void*, size_t);
+void __tsan_read_range_pc(void*, size_t, void* pc);
+void __tsan_write_range_pc(void*, size_t, void* pc);
+void __tsan_ignore_thread_begin(void);
+void __tsan_ignore_thread_end(void);
 }
 #endif
 
@@ -37,19 +41,45 @@ inline void poison(const void*, size_t) {}
 inline void unpoison(const void*, size_t) {}
 #endif
 
-// The runtime touches a kernel's memory for it (an asynchronous copy): check that as if the kernel had.
-inline void about_to_read([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes) {
+// Between these two, ThreadSanitizer overlooks what the running fiber does.
+inline void begin_quiet() {
+#if defined(MOERL_EMULATION_TSAN)
+    __tsan_ignore_thread_begin();
+#endif
+}
+inline void end_quiet() {
+#if defined(MOERL_EMULATION_TSAN)
+    __tsan_ignore_thread_end();
+#endif
+}
+
+// The runtime touches a kernel's memory in its place (an asynchronous copy): to be checked as if the kernel had, at `pc`. To be called in
+// quiet.
+inline void about_to_read([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes, [[maybe_unused]] void* pc) {
 #if defined(MOERL_EMULATION_ASAN)
     __asan_loadN(p, bytes);
 #elif defined(MOERL_EMULATION_TSAN)
-    __tsan_read_range(const_cast<void*>(p), bytes);
+    end_quiet();
+    __tsan_read_range_pc(const_cast<void*>(p), bytes, pc);
+    begin_quiet();
 #endif
 }
-inline void about_to_write([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+inline void about_to_write([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes, [[maybe_unused]] void* pc) {
 #if defined(MOERL_EMULATION_ASAN)
     __asan_storeN(p, bytes);
 #elif defined(MOERL_EMULATION_TSAN)
-    __tsan_write_range(p, bytes);
+    end_quiet();
+    __tsan_write_range_pc(p, bytes, pc);
+    begin_quiet();
+#endif
+}
+
+// memset, where AddressSanitizer does not look on: red zones are poisoned before they are filled.
+inline void fill(char* first, unsigned char value, size_t bytes) {
+#if defined(MOERL_EMULATION_ASAN)
+    for (size_t i = 0; i < bytes; i++) static_cast<volatile char*>(first)[i] = static_cast<char>(value);
+#else
+    memset(first, value, bytes);
 #endif
 }
 

@@ -3,12 +3,15 @@
 mod advantage;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
 pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
+mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
+mod logprob;
 mod objective;
 pub(crate) mod workspace;
 
@@ -42,6 +45,44 @@ impl<E: Executor> Backend for E {
     }
     fn download<T: Pod + Send + Sync>(&self, stream: &E::Stream, array: View<'_, T, E::Memory>) -> Result<Vec<T>> {
         self.fetch(stream, array)
+    }
+
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::forward(self, stream, config, call)
+    }
+    fn logprob_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::backward(self, stream, config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Forward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::forward(self, stream, config, call)
+    }
+    fn gate_backward(
+        &self,
+        stream: &E::Stream,
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::backward(self, stream, config, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

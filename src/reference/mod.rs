@@ -1,6 +1,8 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod gate;
+mod logprob;
 mod objective;
 
 use bytemuck::Pod;
@@ -17,12 +19,6 @@ pub struct Reference;
 /// An owned array in ordinary memory.
 #[derive(Clone, Debug)]
 pub struct HostBuffer<T>(Vec<T>);
-
-impl<T> HostBuffer<T> {
-    pub(crate) fn new(data: Vec<T>) -> Self {
-        HostBuffer(data)
-    }
-}
 
 impl<T: Pod> Buffer<T, Host> for HostBuffer<T> {
     fn view(&self) -> View<'_, T, Host> {
@@ -55,6 +51,39 @@ impl Backend for Reference {
     }
     fn download<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
         Ok(array.as_slice().to_vec())
+    }
+
+    // ---- logprob ----------------------------------------------------------------------------------------------------
+
+    fn logprob_forward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Forward<'_, Host>,
+    ) -> Result<()> {
+        logprob::forward(config, call)
+    }
+    fn logprob_backward(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Backward<'_, Host>,
+    ) -> Result<()> {
+        logprob::backward(config, call)
+    }
+
+    // ---- gate -------------------------------------------------------------------------------------------------------
+
+    fn gate_forward(&self, (): &(), config: &crate::gate::Config, call: crate::gate::Forward<'_, Host>) -> Result<()> {
+        gate::forward(config, call)
+    }
+    fn gate_backward(
+        &self,
+        (): &(),
+        config: &crate::gate::Config,
+        call: crate::gate::Backward<'_, Host>,
+    ) -> Result<()> {
+        gate::backward(config, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! Every kernel through nvcc for every architecture: registers, shared memory, spills. A spill or a warning is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -99,7 +99,7 @@ fn compile_one(
     let mut command = Command::new(&nvcc.path);
     command.args(OPTIONS).args(["-Werror", "all-warnings"]);
     if machine_code {
-        command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v,-warn-spills"]);
+        command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v"]);
         command.arg("-o").arg(cubin(workspace, source, arch));
     } else {
         command.arg("-ptx").arg(format!("-arch=compute_{arch}"));
@@ -108,9 +108,31 @@ fn compile_one(
     let output = command.arg(source).output().with_context(|| nvcc.path.display().to_string())?;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
-        bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, said.trim());
+        let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
+        bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));
     }
-    Ok(usages(&said).into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+    let found = usages(&said);
+    if machine_code {
+        same_kernels(source, &found)?;
+    }
+    Ok(found.into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+}
+
+/// A line of `ptxas -v`, which complains of nothing.
+fn is_statistics(line: &str) -> bool {
+    line.starts_with("ptxas info") || line.contains("bytes stack frame")
+}
+
+/// The build scans the sources for declarations instead of asking nvcc: both must see the same kernels.
+fn same_kernels(source: &Path, compiled: &[(String, Usage)]) -> Result<()> {
+    let text = fs::read_to_string(source).with_context(|| source.display().to_string())?;
+    let declared: BTreeSet<String> = kernel_files::entries(&text).into_iter().map(|entry| entry.name).collect();
+    let compiled: BTreeSet<String> = compiled.iter().map(|(name, _)| name.clone()).collect();
+    if declared != compiled {
+        let odd: Vec<_> = declared.symmetric_difference(&compiled).cloned().collect();
+        bail!("{}: declared at the start of a line or compiled, but not both: {}", source.display(), odd.join(", "));
+    }
+    Ok(())
 }
 
 /// Reads `ptxas -v`.

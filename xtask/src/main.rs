@@ -8,7 +8,9 @@ mod find_nvcc;
 mod kernel_files;
 
 mod bindings;
+mod bundle;
 mod kernels;
+mod msrv;
 mod sass;
 mod step;
 mod suite;
@@ -62,6 +64,10 @@ enum Chore {
     },
     /// Compile every kernel for every architecture and print registers, shared memory and spills; spills are errors.
     Kernels,
+    /// Pack test and command binaries with their data and a run.sh, for a GPU machine without Rust.
+    Bundle,
+    /// Check that the stated minimal Rust version covers every dependency.
+    Msrv,
     /// Disassemble every kernel and count its instructions.
     Sass {
         /// The architecture.
@@ -98,6 +104,8 @@ fn run(chore: Chore) -> Result<()> {
             Ok(())
         }
         Chore::Bindings { check } => bindings::run(&workspace, check),
+        Chore::Bundle => bundle::bundle(&workspace),
+        Chore::Msrv => msrv::msrv(&workspace),
         Chore::Kernels => kernels::kernels(&workspace),
         Chore::Sass { arch, check } => sass::sass(&workspace, arch, check),
     }

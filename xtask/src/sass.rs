@@ -11,8 +11,11 @@ use crate::kernels;
 use crate::toolkit;
 use crate::workspace::{Workspace, output};
 
+/// Whether an operation counts in a column.
+type Belongs = fn(&str) -> bool;
+
 /// The columns of the table: a heading and the instructions that count there.
-const CLASSES: [(&str, fn(&str) -> bool); 9] = [
+const CLASSES: [(&str, Belongs); 9] = [
     ("load", |op| op.starts_with("LDG") && !op.starts_with("LDGSTS")),
     ("load.128", |op| op.starts_with("LDG.") && wide(op)),
     ("store", |op| op.starts_with("STG")),
@@ -65,7 +68,7 @@ fn streams(file: &str, kernel: &str) -> bool {
     STREAMS.iter().any(|(stream, part)| *stream == file && kernel.contains(part))
 }
 
-fn count(mix: &Mix, belongs: fn(&str) -> bool) -> u32 {
+fn count(mix: &Mix, belongs: Belongs) -> u32 {
     mix.iter().filter(|(op, _)| belongs(op)).map(|(_, count)| count).sum()
 }
 

@@ -8,7 +8,7 @@ use crate::toolkit;
 use crate::workspace::{Workspace, run};
 
 /// The example: a tiny mixture-of-experts model, two optimiser steps after its rollout.
-const EXAMPLE: &str = "examples/data/step.safetensors";
+const EXAMPLE: &str = "tests/golden/step.safetensors";
 
 /// Runs it on the GPU where there is one, else on the emulated kernels. `arguments` go to `moerl step`.
 pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
@@ -17,7 +17,7 @@ pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         toolkit::nvcc(workspace)?;
     }
     let mut command = workspace.cargo();
-    command.args(["run", "--quiet", "--release", "--package", "moerl-cli"]);
+    command.args(["run", "--release", "--package", "moerl-cli"]);
     if gpu {
         command.args(["--features", "emulate"]);
     } else {

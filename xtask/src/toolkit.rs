@@ -30,6 +30,8 @@ pub const NVCC: Tool = Tool {
 pub const DISASSEMBLER: Tool =
     Tool { name: "cuobjdump 13.2.86", wheels: &["nvidia-cuda-cuobjdump==13.2.86", "nvidia-cuda-nvdisasm==13.2.86"] };
 
+pub const SANITIZER: Tool = Tool { name: "compute-sanitizer 13.0.85", wheels: &["nvidia-cuda-sanitizer-api==13.0.85"] };
+
 pub const LIBCLANG: Tool = Tool { name: "libclang 18.1.1", wheels: &["libclang==18.1.1"] };
 
 /// nvcc as the build script will find it; the pinned one is installed when there is none.
@@ -56,6 +58,17 @@ pub fn disassembler(workspace: &Workspace) -> Result<PathBuf> {
     install(workspace, &DISASSEMBLER)?;
     let found = find_nvcc::pinned(std::slice::from_ref(&workspace.target));
     found.into_iter().find(|folder| folder.join("cuobjdump").is_file()).context("the wheels hold no cuobjdump")
+}
+
+/// The folder whose `bin` and `lib` hold compute-sanitizer.
+pub fn sanitizer(workspace: &Workspace) -> Result<PathBuf> {
+    install(workspace, &SANITIZER)?;
+    let folder = packages(workspace)?.join("nvidia/cu13");
+    if folder.join("bin/compute-sanitizer").is_file() {
+        Ok(folder)
+    } else {
+        bail!("the wheel holds no compute-sanitizer")
+    }
 }
 
 /// The folder of `libclang.so`.

@@ -1,4 +1,4 @@
-//! The host's side of CUDA: on a GPU where there is one, and against a stand-in driver (`tests/fake_driver.c`) everywhere else.
+//! The host's side of CUDA: on a GPU where there is one, and against a stand-in driver (`fake_driver.c`) everywhere else.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -112,7 +112,7 @@ impl Drop for Fake {
 fn compile() -> Option<PathBuf> {
     let stem = std::env::temp_dir().join(format!("moerl-fake-driver-{}", std::process::id()));
     let (source, library) = (stem.with_extension("c"), stem.with_extension("so"));
-    std::fs::write(&source, include_str!("../../../tests/fake_driver.c")).ok()?;
+    std::fs::write(&source, include_str!("fake_driver.c")).ok()?;
     let output = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output();
     let _ = std::fs::remove_file(&source);
     let output = output.ok()?;
@@ -207,7 +207,9 @@ fn a_library_that_lacks_a_function_is_called_too_old() {
 
 #[test]
 fn a_driver_that_does_not_start_says_why() {
-    for (status, words) in [(100, "no GPU"), (803, "different versions"), (804, "compat"), (999, "does not start")] {
+    for (status, words) in
+        [(34, "a stub"), (100, "no GPU"), (803, "different versions"), (804, "compat"), (999, "does not start")]
+    {
         let Some(fake) = Fake::new() else { return };
         fake.set(Number::InitStatus, status);
         let (what, _) = unavailable(fake.driver());

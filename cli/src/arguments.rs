@@ -1,0 +1,311 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// CUDA kernels for reinforcement learning of mixture-of-experts models, run and checked on your own data.
+#[derive(Debug, Parser)]
+#[command(name = "moerl", version, max_term_width = 110)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one policy update from a step file and print what came of it.
+    Step(Box<Step>),
+    /// Run golden vectors through a backend and say where it differs.
+    Check(Check),
+    /// Say which devices, drivers and kernel images there are, and what to do about what is missing.
+    Devices,
+    /// Write a synthetic step file of any size.
+    Generate(Generate),
+}
+
+/// Who executes the operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendName {
+    /// A CUDA device where there is one, else the reference.
+    #[default]
+    Auto,
+    /// The first CUDA device.
+    Cuda,
+    /// Plain f64 loops on the CPU.
+    Reference,
+    /// The CUDA kernels, compiled as C++ and run on the CPU thread by thread.
+    Emulator,
+}
+
+/// `moerl generate`
+#[derive(Debug, clap::Args)]
+pub struct Generate {
+    /// Tokens in all responses together.
+    #[arg(long, value_name = "N")]
+    pub tokens: usize,
+    /// Size of the vocabulary.
+    #[arg(long, value_name = "V")]
+    pub vocab: usize,
+    /// Experts per layer.
+    #[arg(long, value_name = "E")]
+    pub experts: usize,
+    /// Mixture-of-experts layers.
+    #[arg(long, value_name = "L")]
+    pub layers: usize,
+    /// Experts that each token chooses.
+    #[arg(long, value_name = "K")]
+    pub top_k: usize,
+    /// Seed: the same one gives the same file.
+    #[arg(long, value_name = "S")]
+    pub seed: u64,
+    /// Write the tokens' log-probabilities instead of logits.
+    #[arg(long)]
+    pub no_logits: bool,
+    /// The file to write.
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+}
+
+/// `moerl check`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// A folder of *.safetensors with their *.cases.json, and step files with expected tensors.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// Only this family.
+    #[arg(long)]
+    pub family: Option<Family>,
+    /// Only the cases whose id matches this pattern (`*`, `?`, `[…]`).
+    #[arg(long, value_name = "GLOB")]
+    pub only: Option<String>,
+    /// Print every case with its verdict as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Who executes the operations.
+    #[arg(long, default_value = "auto")]
+    pub backend: BackendName,
+}
+
+/// The families of golden vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Family {
+    /// Expert gating and route replay.
+    Gate,
+    /// Log-probabilities of chosen tokens.
+    Logprob,
+    /// Losses, advantages, corrections.
+    Objective,
+    /// Step files with expected tensors.
+    Step,
+}
+
+impl Family {
+    /// `gate`, `logprob`, `objective` or `step`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Gate => "gate",
+            Family::Logprob => "logprob",
+            Family::Objective => "objective",
+            Family::Step => "step",
+        }
+    }
+
+    /// The family of that name.
+    pub fn parse(name: &str) -> Option<Family> {
+        [Family::Gate, Family::Logprob, Family::Objective, Family::Step]
+            .into_iter()
+            .find(|family| family.name() == name)
+    }
+}
+
+/// `moerl step`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Step {
+    /// The step file; without one, the example that ships with moerl.
+    #[arg(value_name = "IN")]
+    pub input: Option<PathBuf>,
+    /// Who executes the operations.
+    #[arg(long, default_value = "auto")]
+    pub backend: BackendName,
+
+    /// The objective and its usual settings, which the options below change one by one.
+    #[arg(long, default_value = "gspo", help_heading = "Objective")]
+    pub objective: ObjectiveName,
+    /// Whose conventions: clamps, caps, what a mean counts, a group's deviation.
+    #[arg(long, default_value = "moerl", value_name = "SYSTEM", help_heading = "Objective")]
+    pub preset: PresetName,
+    /// How far below 1 a ratio may go: the window begins at 1 - this.
+    #[arg(long, value_name = "E", help_heading = "Objective")]
+    pub clip_low: Option<f64>,
+    /// How far above 1 a ratio may go.
+    #[arg(long, value_name = "E", help_heading = "Objective")]
+    pub clip_high: Option<f64>,
+    /// For negative advantages, the ratio above which the loss stays constant (above 1).
+    #[arg(long, value_name = "C", help_heading = "Objective")]
+    pub dual_clip: Option<f64>,
+    /// A second bound of the ratio, for both signs of the advantage (INTELLECT-2; TRL's delta).
+    #[arg(long, value_name = "D", conflicts_with = "dual_clip", help_heading = "Objective")]
+    pub delta: Option<f64>,
+    /// How token losses become one number.
+    #[arg(long, value_name = "MODE", help_heading = "Objective")]
+    pub aggregation: Option<AggregationName>,
+    /// The length that seq-mean-token-sum-norm divides by, instead of the longest segment's.
+    #[arg(long, value_name = "TOKENS", help_heading = "Objective")]
+    pub max_len: Option<u64>,
+    /// Whether rewards are divided by their group's standard deviation.
+    #[arg(long, value_name = "SWITCH", help_heading = "Objective")]
+    pub std: Option<Switch>,
+    /// The policy that ratios are taken against.
+    #[arg(long, default_value = "old", value_name = "POLICY", help_heading = "Objective")]
+    pub anchor: AnchorName,
+    /// What to do about numbers at counted tokens that are not finite; without this option they are an error.
+    #[arg(long, value_name = "RULE", help_heading = "Objective")]
+    pub nonfinite: Option<NonfiniteName>,
+
+    /// Whose experts are replayed: rollout where the file has them, else old, else none.
+    #[arg(long, value_name = "WHOSE", help_heading = "Gate")]
+    pub replay: Option<ReplayName>,
+    /// A model's gate (qwen3, deepseek_v3, …) or a score function (softmax, softmax_selected, sigmoid).
+    #[arg(long, value_name = "NAME", help_heading = "Gate")]
+    pub gate: Option<String>,
+    /// Experts that each token chooses, instead of as many as the file's routes have.
+    #[arg(long, value_name = "K", help_heading = "Gate")]
+    pub top_k: Option<usize>,
+    /// Equal groups of consecutive experts, of which only the best are admitted.
+    #[arg(long, value_name = "G", requires = "topk_groups", help_heading = "Gate")]
+    pub groups: Option<usize>,
+    /// How many groups are admitted.
+    #[arg(long, value_name = "G", requires = "groups", help_heading = "Gate")]
+    pub topk_groups: Option<usize>,
+    /// How many of its best experts make a group's score, instead of k over the admitted groups.
+    #[arg(long, value_name = "M", requires = "groups", help_heading = "Gate")]
+    pub group_top: Option<usize>,
+    /// How the chosen experts' scores are made to sum to 1: none, guard, exact, add-eps:NUMBER, floor:NUMBER.
+    #[arg(long, value_name = "RULE", value_parser = crate::step::parse_renormalize, help_heading = "Gate")]
+    pub renormalize: Option<moerl::gate::Renormalize>,
+    /// The factor on every weight.
+    #[arg(long, value_name = "FACTOR", help_heading = "Gate")]
+    pub scale: Option<f32>,
+
+    /// The temperature that divides the logits.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f32,
+    /// Write the results to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write the logits' gradient too.
+    #[arg(long, requires = "out")]
+    pub with_d_logits: bool,
+    /// List the file's tensors that a step takes no notice of.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// Objectives, with their usual settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ObjectiveName {
+    /// One clipped ratio per sequence, 3e-4 / 4e-4 (arXiv 2507.18071).
+    Gspo,
+    /// The same ratio, with the gradient taken token by token (eq. 13 there).
+    GspoToken,
+    /// A clipped ratio per token, 0.2 / 0.2, mean over tokens, then over sequences.
+    Grpo,
+    /// As grpo, with 0.2 / 0.28 and the mean over all tokens.
+    Dapo,
+    /// As grpo, with rewards not divided by their deviation and sums divided by the longest segment.
+    DrGrpo,
+}
+
+/// Whose conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PresetName {
+    /// This project's.
+    Moerl,
+    /// TRL's.
+    Trl,
+    /// Liger's, which follow TRL's.
+    Liger,
+    /// verl's: dual clip, the mean over tokens, gspo with a gradient per token.
+    Verl,
+}
+
+impl PresetName {
+    /// The objective's part of the conventions.
+    pub fn objective(self) -> moerl::objective::Preset {
+        match self {
+            PresetName::Moerl => moerl::objective::Preset::Moerl,
+            PresetName::Trl => moerl::objective::Preset::Trl,
+            PresetName::Liger => moerl::objective::Preset::Liger,
+            PresetName::Verl => moerl::objective::Preset::Verl,
+        }
+    }
+
+    /// The advantage's part.
+    pub fn advantage(self, std: bool) -> moerl::advantage::Config {
+        match self {
+            PresetName::Moerl => moerl::advantage::Config { std, ..moerl::advantage::Config::default() },
+            PresetName::Trl | PresetName::Liger => moerl::advantage::Config::trl(std),
+            PresetName::Verl => moerl::advantage::Config::verl(std),
+        }
+    }
+}
+
+/// How token losses become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AggregationName {
+    /// Sum over tokens / tokens.
+    TokenMean,
+    /// Sum over tokens.
+    TokenSum,
+    /// Mean over segments of their mean.
+    SeqMeanTokenMean,
+    /// Mean over segments of their sum.
+    SeqMeanTokenSum,
+    /// The same, divided by the longest segment.
+    SeqMeanTokenSumNorm,
+    /// Mean over prompts of the mean over a prompt's tokens.
+    PromptMean,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// The policy that ratios are taken against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AnchorName {
+    /// The trainer's policy when the step began.
+    Old,
+    /// The rollout engine's.
+    Rollout,
+}
+
+/// What to do about numbers that are not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NonfiniteName {
+    /// NaN in the segment and in the loss.
+    Propagate,
+    /// The token has weight 0.
+    ZeroWeight,
+    /// The segment is left out.
+    DropSegment,
+}
+
+/// Whose experts are replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReplayName {
+    /// The rollout engine's.
+    Rollout,
+    /// The old policy's.
+    Old,
+    /// Nobody's.
+    None,
+}

@@ -1,0 +1,160 @@
+//! Plain text tables: columns aligned, numbers to the right, a blank line between tables.
+
+use std::fmt::Write;
+
+/// Rows of text under a heading.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    heading: Vec<String>,
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    /// A table with these column names. A name that begins with `>` makes a column of numbers, which are set to the right.
+    pub fn new(columns: &[&str]) -> Table {
+        Table {
+            heading: columns.iter().map(|name| name.trim_start_matches('>').to_owned()).collect(),
+            rows: Vec::new(),
+            right: columns.iter().map(|name| name.starts_with('>')).collect(),
+        }
+    }
+
+    /// Adds a row; missing cells are blank.
+    pub fn row<C: Into<String>>(&mut self, cells: impl IntoIterator<Item = C>) -> &mut Table {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The text, one line per row; a column without a single entry is left out.
+    pub fn render(&self) -> String {
+        let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
+        let used: Vec<usize> = (0..self.heading.len())
+            .filter(|&column| self.rows.iter().any(|row| !cell(row, column).is_empty()))
+            .collect();
+        let width = |column: usize| {
+            let cells = self.rows.iter().map(|row| cell(row, column).chars().count());
+            cells.chain([self.heading[column].chars().count()]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = used.iter().map(|&column| width(column)).collect();
+
+        let mut text = String::new();
+        let mut line = |cells: &dyn Fn(usize) -> String| {
+            let mut line = String::new();
+            for (&column, &width) in used.iter().zip(&widths) {
+                let cell = cells(column);
+                let gap = if line.is_empty() { "" } else { "  " };
+                let _ = if self.right[column] {
+                    write!(line, "{gap}{cell:>width$}")
+                } else {
+                    write!(line, "{gap}{cell:<width$}")
+                };
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        };
+        if self.heading.iter().any(|name| !name.is_empty()) {
+            line(&|column| self.heading[column].clone());
+            let rules = widths.clone();
+            line(&|column| "─".repeat(rules[used.iter().position(|&u| u == column).unwrap_or(0)]));
+        }
+        for row in &self.rows {
+            line(&|column| cell(row, column));
+        }
+        text
+    }
+}
+
+/// A bar of at most `width` characters for a share of `full`, in eighths of a character.
+pub fn bar(value: f64, full: f64, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let share = if full > 0.0 { (value / full).clamp(0.0, 1.0) } else { 0.0 };
+    let eighths = (share * (width * 8) as f64).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// A number to `digits` significant digits, without an exponent where that is readable.
+pub fn number(value: f64, digits: usize) -> String {
+    if value == 0.0 {
+        return "0".into();
+    }
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    let exponent = value.abs().log10().floor() as i32;
+    if (-4..7).contains(&exponent) {
+        let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
+        format!("{value:.decimals$}")
+    } else {
+        format!("{value:.*e}", digits - 1)
+    }
+}
+
+/// A largest difference, `equal` where there is none.
+pub fn difference(value: f64) -> String {
+    if value == 0.0 { "equal".into() } else { format!("{value:.1e}") }
+}
+
+/// A share in per cent.
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// A count with its thousands set apart.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A duration in a unit that leaves few digits.
+pub fn duration(time: std::time::Duration) -> String {
+    let seconds = time.as_secs_f64();
+    match seconds {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.1} µs", s * 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_empty_ones_are_left_out() {
+        let mut table = Table::new(&["name", ">value", "note"]);
+        table.row(["loss", "-0.5"]).row(["µ", "12.25"]);
+        assert_eq!(table.render(), "name  value\n────  ─────\nloss   -0.5\nµ     12.25\n");
+    }
+
+    #[test]
+    fn numbers_keep_their_significant_digits() {
+        assert_eq!(number(0.0, 4), "0");
+        assert_eq!(number(-0.048821877, 4), "-0.04882");
+        assert_eq!(number(1234.5678, 4), "1235");
+        assert_eq!(number(1.5e-9, 3), "1.50e-9");
+        assert_eq!(number(f64::NAN, 3), "NaN");
+        assert_eq!(count(1_048_576), "1,048,576");
+        assert_eq!(percent(0.0886), "8.86 %");
+    }
+
+    #[test]
+    fn a_bar_is_full_at_its_full_value_and_empty_at_zero() {
+        assert_eq!(bar(2.0, 2.0, 4), "████");
+        assert_eq!(bar(1.0, 2.0, 3), "█▌");
+        assert_eq!(bar(0.0, 2.0, 4), "");
+        assert_eq!(bar(1.0, 0.0, 4), "");
+    }
+}

@@ -1,0 +1,121 @@
+// What each row is: native, forced, or without weights; and the ids that it brings.
+#pragma once
+
+#include "slots.cuh"
+
+enum class Source : uint32_t {
+    BehindTheEnd,    // no row: its lanes only take part in the warp's collectives
+    WithoutWeights,  // filler ids
+    Native,
+    Forced,
+};
+
+// `(row·k + slot) mod E`, without leaving 64 bits for rows below 2^40.
+MOERL_DEVICE uint32_t filler_id(const MoerlGateRouter& router, uint64_t row, uint32_t slot) {
+    return static_cast<uint32_t>((row * router.top_k + slot) % router.experts);
+}
+
+MOERL_DEVICE int32_t forced_id(const MoerlGateForward& p, uint64_t tape_row, uint32_t slot) {
+    const int64_t at = static_cast<int64_t>(tape_row) * p.forced_ids_stride + slot;
+    switch (p.forced_ids_element) {
+        case MOERL_U8: return load(static_cast<const uint8_t*>(p.forced_ids) + at);
+        case MOERL_U16: return load(static_cast<const uint16_t*>(p.forced_ids) + at);
+        case MOERL_I16: return load(static_cast<const int16_t*>(p.forced_ids) + at);
+        default: return load(static_cast<const int32_t*>(p.forced_ids) + at);
+    }
+}
+
+// Where a row that cannot be replayed goes. Spread rows are forced to their filler ids.
+template <int LANES>
+MOERL_DEVICE Source settle(const MoerlGateForward& p, uint32_t policy, uint64_t row, uint32_t (&ids)[Group<LANES>::SLOTS]) {
+    if (policy == MOERL_GATE_POLICY_NATIVE) return Source::Native;
+    if (policy == MOERL_GATE_POLICY_ZERO_WEIGHT) return Source::WithoutWeights;
+    MOERL_UNROLL
+    for (int s = 0; s < Group<LANES>::SLOTS; s++) ids[s] = filler_id(p.router, row, Group<LANES>::slot(s));
+    return Source::Forced;
+}
+
+// Two slots of the row hold one id. All pairs: slot s of this lane against every slot of the lanes at each xor distance.
+template <int LANES> MOERL_DEVICE bool has_duplicate(const int32_t (&ids)[Group<LANES>::SLOTS], uint32_t top_k) {
+    using Slots = Group<LANES>;
+    // The xor distances between lanes that hold slots: below the first power of two that is not below their number.
+    uint32_t reach = 1;
+    while (reach < top_k && reach < LANES) reach *= 2;
+    bool twice = false;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        if (static_cast<uint32_t>(s * LANES) >= top_k) continue;
+        MOERL_UNROLL
+        for (int r = 0; r < s; r++) twice = twice || (Slots::slot(s) < top_k && ids[r] == ids[s]);
+        for (uint32_t distance = 1; distance < reach; distance++) {
+            const int32_t other = shuffle_xor(ids[s], static_cast<int>(distance));
+            const uint32_t other_slot = Slots::slot(s) ^ distance;
+            MOERL_UNROLL
+            for (int r = 0; r < Slots::SLOTS; r++) {
+                twice = twice || (other_slot < top_k && Slots::slot(r) < top_k && ids[r] == other);
+            }
+        }
+    }
+    return Slots::any_of(twice);
+}
+
+// Decides what `row` is, in the order that the interface states. Called by whole warps. `ids` is set for forced rows.
+template <int LANES>
+MOERL_DEVICE Source classify(const MoerlGateForward& p, uint64_t row, uint64_t row_count, uint32_t (&ids)[Group<LANES>::SLOTS],
+                             uint64_t& fault) {
+    using Slots = Group<LANES>;
+    const uint32_t top_k = p.router.top_k;
+    const bool exists = row < p.rows;
+    Source source = exists ? Source::Native : Source::BehindTheEnd;
+    if (exists && (row >= row_count || (p.token_mask != nullptr && load(p.token_mask + row) == 0))) source = Source::WithoutWeights;
+    if (p.forced_ids == nullptr) return source;
+
+    uint32_t mode = 1;
+    if (source == Source::Native && p.row_mode != nullptr) {
+        mode = load(p.row_mode + row);
+        if (mode == 2) source = Source::WithoutWeights;
+        if (mode > 2) {
+            keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_ROW_MODE));
+            source = settle<LANES>(p, p.bad, row, ids);
+        }
+    }
+    // From here on, only rows that ask for replay change.
+    const bool asks = source == Source::Native && mode == 1;
+    int64_t tape_row = static_cast<int64_t>(row);
+    if (asks && p.row_index != nullptr) {
+        tape_row = load(p.row_index + row);
+        if (tape_row < -1) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_ROW_INDEX));
+    }
+    const bool present = asks && tape_row >= 0 && static_cast<uint64_t>(tape_row) < p.forced_rows;
+    int32_t forced[Slots::SLOTS];
+    bool sentinel = false, all_sentinel = true, all_zero = top_k > 1 && p.zeros_are_missing != 0, outside = false;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        forced[s] = 0;
+        if (!present || Slots::slot(s) >= top_k) continue;
+        forced[s] = forced_id(p, static_cast<uint64_t>(tape_row), Slots::slot(s));
+        const bool is_sentinel = p.has_sentinel != 0 && forced[s] == p.sentinel;
+        sentinel = sentinel || is_sentinel;
+        all_sentinel = all_sentinel && is_sentinel;
+        all_zero = all_zero && forced[s] == 0;
+        outside = outside || static_cast<uint32_t>(forced[s]) >= p.router.experts;
+    }
+    // One ballot each for the row: what any of its lanes saw.
+    const bool some_sentinel = Slots::any_of(sentinel), other_than_sentinel = Slots::any_of(!all_sentinel);
+    const bool nonzero = Slots::any_of(!all_zero);
+    const bool some_outside = Slots::any_of(outside), twice = has_duplicate<LANES>(forced, top_k);
+    if (!asks) return source;
+
+    if (!present || !other_than_sentinel || !nonzero) {
+        if (p.missing_is_fault != 0) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_MISSING));
+        return settle<LANES>(p, p.missing, row, ids);
+    }
+    if (some_sentinel || some_outside || twice) {
+        const uint32_t code = some_sentinel ? MOERL_FAULT_PARTIAL : some_outside ? MOERL_FAULT_RANGE : MOERL_FAULT_DUPLICATE;
+        keep_first(fault, fault_at(row, p.tag, code));
+        return settle<LANES>(p, p.bad, row, ids);
+    }
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) ids[s] = static_cast<uint32_t>(forced[s]);
+    return Source::Forced;
+}

@@ -1,0 +1,250 @@
+//! Gating in f64: a stable sort, then the formulas of [`crate::gate`] as they stand there.
+
+mod weights;
+
+use crate::abi::MOERL_NO_FAULT;
+use crate::error::{Fault, FaultCode, Result};
+use crate::gate::{Backward, Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, Score, Shape};
+use crate::memory::Host;
+use weights::{Rules, log_sum_exp};
+
+/// What a NaN of all ones in the saved logits says: the row has no weights and no gradient.
+const WITHOUT_WEIGHTS: f32 = f32::from_bits(u32::MAX);
+
+/// What a row turned out to be.
+enum Row {
+    Native,
+    Forced(Vec<usize>),
+    /// Filler ids without weight.
+    WithoutWeights,
+}
+
+pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()> {
+    let shape = call.validate(config)?;
+    let rules = Rules::new(config, shape.top_k);
+    let mut faults = Faults { first: MOERL_NO_FAULT, tag: call.tag };
+    let count = row_count(&call, &shape, &mut faults);
+    for t in 0..shape.tokens {
+        let logits = call.router_logits.row_f64(t);
+        let row = if t >= count || call.token_mask.is_some_and(|mask| mask.as_slice()[t] == 0) {
+            Row::WithoutWeights
+        } else {
+            classify(config, call.forced(), t, &shape, &mut faults)
+        };
+        let (ids, is_native) = match row {
+            Row::WithoutWeights => {
+                write_without_weights(config, &mut call, t, &shape)?;
+                continue;
+            }
+            Row::Native => (select(config, &rules, &call, &logits, &shape, &mut faults), true),
+            Row::Forced(ids) => (ids, false),
+        };
+        if is_native && config.score != Score::Softmax {
+            let unselected = (0..shape.experts).filter(|e| !ids.contains(e));
+            faults.require(!unselected.into_iter().any(|e| logits[e].is_nan()), t, FaultCode::NanLogit);
+        }
+        let selected: Vec<f64> = ids.iter().map(|&e| logits[e]).collect();
+        // The saved value is what backward will see, so forward sees it too.
+        let lse = if config.needs_lse() { f64::from(log_sum_exp(&rules.capped_row(&logits)) as f32) } else { 0.0 };
+        let weights: Vec<f32> = rules.weights(&selected, lse).iter().map(|&w| w as f32).collect();
+        let finite = rules.is_usable(&selected, lse);
+        faults.require(finite, t, FaultCode::NonfiniteWeight);
+        let slots = t * shape.top_k..(t + 1) * shape.top_k;
+        for (to, &e) in call.topk_ids.as_mut_slice()[slots.clone()].iter_mut().zip(&ids) {
+            *to = e as i32;
+        }
+        let unusable = if config.nonfinite == Nonfinite::Zero { 0.0 } else { f32::NAN };
+        call.topk_weights.write_row(t, &if finite { weights } else { vec![unusable; shape.top_k] })?;
+        if let Some(saved) = &mut call.selected_logits {
+            for (to, &x) in saved.as_mut_slice()[slots].iter_mut().zip(&selected) {
+                *to = if x.is_nan() { f32::NAN } else { x as f32 }; // never the mark
+            }
+        }
+        if let Some(saved) = &mut call.lse {
+            saved.as_mut_slice()[t] = lse as f32;
+        }
+    }
+    if let Some(errors) = &mut call.errors {
+        let word = &mut errors.as_mut_slice()[0];
+        *word = faults.first.min(*word);
+    }
+    Ok(())
+}
+
+/// Collects the smallest fault.
+struct Faults {
+    first: u64,
+    tag: u16,
+}
+
+impl Faults {
+    fn require(&mut self, holds: bool, row: usize, code: FaultCode) {
+        if !holds {
+            self.first = self.first.min(Fault { row: row as u64, tag: self.tag, code }.to_word());
+        }
+    }
+}
+
+fn row_count(call: &Forward<'_, Host>, shape: &Shape, faults: &mut Faults) -> usize {
+    let Some(count) = call.row_count else { return shape.tokens };
+    let count = i64::from(count.as_slice()[0]);
+    faults.require((0..=shape.tokens as i64).contains(&count), 0, FaultCode::RowCount);
+    count.clamp(0, shape.tokens as i64) as usize
+}
+
+fn filler(t: usize, shape: &Shape) -> Vec<usize> {
+    (0..shape.top_k).map(|j| (t * shape.top_k + j) % shape.experts).collect()
+}
+
+fn write_without_weights(config: &Config, call: &mut Forward<'_, Host>, t: usize, shape: &Shape) -> Result<()> {
+    let slots = t * shape.top_k..(t + 1) * shape.top_k;
+    for (to, e) in call.topk_ids.as_mut_slice()[slots.clone()].iter_mut().zip(filler(t, shape)) {
+        *to = if config.filler == Filler::Sentinel { -1 } else { e as i32 };
+    }
+    if let Some(saved) = &mut call.selected_logits {
+        saved.as_mut_slice()[slots].fill(WITHOUT_WEIGHTS);
+    }
+    if let Some(saved) = &mut call.lse {
+        saved.as_mut_slice()[t] = WITHOUT_WEIGHTS;
+    }
+    call.topk_weights.write_row(t, &vec![0.0; shape.top_k])
+}
+
+fn classify(config: &Config, forced: Option<&Forced<'_, Host>>, t: usize, shape: &Shape, faults: &mut Faults) -> Row {
+    let Some(forced) = forced else { return Row::Native };
+    match forced.row_mode.map(|mode| mode.as_slice()[t]) {
+        Some(0) => return Row::Native,
+        Some(2) => return Row::WithoutWeights,
+        None | Some(1) => {}
+        Some(_) => {
+            faults.require(false, t, FaultCode::RowMode);
+            return bad(config);
+        }
+    }
+    let index = forced.row_index.map_or(t as i64, |index| i64::from(index.as_slice()[t]));
+    faults.require(index >= -1, t, FaultCode::RowIndex);
+    if index < 0 || index >= forced.ids.rows() as i64 {
+        return missing(config, t, shape, faults);
+    }
+    let ids = forced.ids.row_i64(index as usize);
+    let sentinel = if forced.ids.element().size() == 1 { 0xff } else { 0xffff };
+    let is_sentinel = |id: i64| forced.has_sentinel && (id == -1 || id == sentinel && is_unsigned(forced));
+    let sentinels = ids.iter().filter(|&&id| is_sentinel(id)).count();
+    let zeros = forced.zeros_are_missing && shape.top_k > 1 && ids.iter().all(|&id| id == 0);
+    if sentinels == shape.top_k || zeros {
+        return missing(config, t, shape, faults);
+    }
+    let in_range = ids.iter().all(|id| (0..shape.experts as i64).contains(id));
+    let distinct = ids.iter().enumerate().all(|(j, id)| !ids[..j].contains(id));
+    let code = match (sentinels, in_range, distinct) {
+        (0, true, true) => return Row::Forced(ids.iter().map(|&id| id as usize).collect()),
+        (0, true, false) => FaultCode::Duplicate,
+        (0, false, _) => FaultCode::Range,
+        _ => FaultCode::Partial,
+    };
+    faults.require(false, t, code);
+    bad(config)
+}
+
+fn is_unsigned(forced: &Forced<'_, Host>) -> bool {
+    use crate::element::Element;
+    matches!(forced.ids.element(), Element::U8 | Element::U16)
+}
+
+fn missing(config: &Config, t: usize, shape: &Shape, faults: &mut Faults) -> Row {
+    faults.require(config.missing != Missing::Error, t, FaultCode::Missing);
+    match config.missing {
+        Missing::Native => Row::Native,
+        Missing::ZeroWeight | Missing::Error => Row::WithoutWeights,
+        Missing::Spread => Row::Forced(filler(t, shape)),
+    }
+}
+
+fn bad(config: &Config) -> Row {
+    match config.bad {
+        Bad::Native => Row::Native,
+        Bad::ZeroWeight => Row::WithoutWeights,
+    }
+}
+
+/// Orders values: larger first, −0 equal to +0, NaN behind everything. Stable sorts then leave equal ones by id.
+fn by_value(a: f64, b: f64) -> std::cmp::Ordering {
+    b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
+}
+
+fn select(
+    config: &Config,
+    rules: &Rules,
+    call: &Forward<'_, Host>,
+    logits: &[f64],
+    shape: &Shape,
+    faults: &mut Faults,
+) -> Vec<usize> {
+    let bias = call.selection_bias.map(|bias| bias.as_slice());
+    faults.require(!bias.is_some_and(|bias| bias.iter().any(|b| b.is_nan())), 0, FaultCode::NanBias);
+    let values = selection_values(config, rules, bias, logits, shape);
+    let mut order: Vec<usize> = (0..shape.experts).collect();
+    if let Some(groups) = config.groups {
+        let admitted = admitted_groups(&values, shape, groups.count, groups.admitted, group_top(config, shape));
+        order.retain(|e| admitted.contains(&(e / (shape.experts / groups.count))));
+    }
+    order.sort_by(|&a, &b| by_value(values[a], values[b]));
+    order.truncate(shape.top_k);
+    order
+}
+
+fn group_top(config: &Config, shape: &Shape) -> usize {
+    config.groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted))
+}
+
+fn selection_values(config: &Config, rules: &Rules, bias: Option<&[f32]>, logits: &[f64], shape: &Shape) -> Vec<f64> {
+    if bias.is_none() && group_top(config, shape) == 1 {
+        return logits.to_vec();
+    }
+    let scores = rules.scores_of_row(logits);
+    match bias {
+        None => scores,
+        Some(bias) => scores.iter().zip(bias).map(|(s, &b)| s + f64::from(b)).collect(),
+    }
+}
+
+fn admitted_groups(values: &[f64], shape: &Shape, count: usize, admitted: usize, top: usize) -> Vec<usize> {
+    let scores: Vec<f64> = values
+        .chunks_exact(shape.experts / count)
+        .map(|members| {
+            let mut members = members.to_vec();
+            members.sort_by(|&a, &b| by_value(a, b));
+            members[..top].iter().sum()
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| by_value(scores[a], scores[b]));
+    order.truncate(admitted);
+    order
+}
+
+pub(super) fn backward(config: &Config, mut call: Backward<'_, Host>) -> Result<()> {
+    let shape = call.validate(config)?;
+    let rules = Rules::new(config, shape.top_k);
+    for t in 0..shape.tokens {
+        let slots = t * shape.top_k..(t + 1) * shape.top_k;
+        let saved = &call.selected_logits.as_slice()[slots.clone()];
+        let mut gradient = vec![0.0; shape.experts];
+        if saved[0].to_bits() != WITHOUT_WEIGHTS.to_bits() {
+            let ids = call.topk_ids.as_slice()[slots].iter().map(|&id| id as usize).collect();
+            let selected: Vec<f64> = saved.iter().map(|&x| f64::from(x)).collect();
+            let lse = call.lse.map_or(0.0, |lse| f64::from(lse.as_slice()[t]));
+            let logits = call.router_logits.filter(|_| config.needs_lse()).map(|logits| logits.row_f64(t));
+            let upstream = call.d_topk_weights.row_f64(t);
+            let slots = weights::Slots { ids, selected, lse };
+            rules.add_gradient(&slots, logits.as_deref(), &upstream, &mut gradient);
+        }
+        let gradient: Vec<f32> = gradient.iter().map(|&x| x as f32).collect();
+        call.d_router_logits.write_row(t, &gradient)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "gate/tests.rs"]
+mod tests;

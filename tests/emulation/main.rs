@@ -1,0 +1,9 @@
+//! The emulator's own tests: each helper of device.cuh against what CUDA defines, kernels broken on purpose, the traffic meter.
+#![cfg(feature = "emulate")]
+
+mod arithmetic;
+mod broken;
+mod harness;
+mod meter;
+mod primitives;
+mod schedules;

@@ -1,0 +1,493 @@
+//! Calls on any backend from plain vectors, and the formulas once more in f64.
+
+use moerl::element::{Element, Float, Scalar};
+use moerl::error::Fault;
+use moerl::logprob::{Backward, Config, Forward, Gradient, Partial, workspace_bytes};
+use moerl::memory::{Matrix, MatrixMut};
+use moerl::{Backend, Buffer, Error};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand_distr::StandardNormal;
+
+/// The arguments of a call. Element (r, j) of the logits is `logits[offset + r·stride + j]`.
+#[derive(Clone, Debug)]
+pub struct Inputs<T> {
+    pub config: Config,
+    pub logits: Vec<T>,
+    pub rows: usize,
+    pub columns: usize,
+    pub stride: usize,
+    pub offset: usize,
+    pub tokens: Option<Vec<i64>>,
+    pub wide_tokens: bool,
+    pub temperature: Option<Vec<f32>>,
+    pub loss_mask: Option<Vec<u8>>,
+    pub workspace: bool,
+}
+
+impl<T: Float> Inputs<T> {
+    /// Rows one behind the other, token `7·r mod V` in row r.
+    pub fn new(rows: usize, columns: usize, logits: Vec<T>) -> Inputs<T> {
+        assert_eq!(logits.len(), rows * columns);
+        Inputs {
+            config: Config::default(),
+            logits,
+            rows,
+            columns,
+            stride: columns,
+            offset: 0,
+            tokens: Some((0..rows).map(|r| (7 * r % columns) as i64).collect()),
+            wide_tokens: false,
+            temperature: None,
+            loss_mask: None,
+            workspace: false,
+        }
+    }
+
+    /// Normal logits of this standard deviation, random tokens.
+    pub fn random(rng: &mut StdRng, rows: usize, columns: usize, deviation: f32) -> Inputs<T> {
+        let logits = (0..rows * columns).map(|_| T::from_f32(deviation * normal(rng))).collect();
+        let tokens = (0..rows).map(|_| rng.random_range(0..columns as i64)).collect();
+        Inputs { tokens: Some(tokens), ..Inputs::new(rows, columns, logits) }
+    }
+
+    pub fn vocabulary(&self) -> usize {
+        self.config.vocabulary.unwrap_or(self.columns)
+    }
+
+    /// The counted logits of a row.
+    pub fn row(&self, row: usize) -> Vec<f64> {
+        let start = self.offset + row * self.stride;
+        self.logits[start..start + self.vocabulary()].iter().map(|x| f64::from(x.to_f32())).collect()
+    }
+
+    pub fn temperature_of(&self, row: usize) -> f64 {
+        f64::from(self.temperature.as_ref().map_or(self.config.temperature, |t| t[row]))
+    }
+
+    pub fn token(&self, row: usize) -> usize {
+        self.tokens.as_ref().expect("the case has tokens")[row] as usize
+    }
+
+    /// The same logits with other rows and alignment; what lies between them is NaN.
+    pub fn laid_out(&self, offset: usize, stride: usize) -> Inputs<T> {
+        let mut logits = vec![T::from_f32(f32::NAN); offset + self.rows * stride];
+        for r in 0..self.rows {
+            let from = self.offset + r * self.stride;
+            logits[offset + r * stride..][..self.columns].copy_from_slice(&self.logits[from..from + self.columns]);
+        }
+        Inputs { logits, offset, stride, ..self.clone() }
+    }
+
+    /// Rows `chosen`, in this order.
+    pub fn rows_of(&self, chosen: &[usize]) -> Inputs<T> {
+        let pick = |r: &usize| &self.logits[self.offset + r * self.stride..][..self.columns];
+        Inputs {
+            logits: chosen.iter().flat_map(pick).copied().collect(),
+            rows: chosen.len(),
+            stride: self.columns,
+            offset: 0,
+            tokens: self.tokens.as_ref().map(|t| chosen.iter().map(|&r| t[r]).collect()),
+            temperature: self.temperature.as_ref().map(|t| chosen.iter().map(|&r| t[r]).collect()),
+            loss_mask: self.loss_mask.as_ref().map(|m| chosen.iter().map(|&r| m[r]).collect()),
+            ..self.clone()
+        }
+    }
+
+    /// The same values in another type that holds them exactly.
+    pub fn widened(&self) -> Inputs<f32> {
+        Inputs {
+            config: self.config.clone(),
+            logits: self.logits.iter().map(|x| x.to_f32()).collect(),
+            rows: self.rows,
+            columns: self.columns,
+            stride: self.stride,
+            offset: self.offset,
+            tokens: self.tokens.clone(),
+            wide_tokens: self.wide_tokens,
+            temperature: self.temperature.clone(),
+            loss_mask: self.loss_mask.clone(),
+            workspace: self.workspace,
+        }
+    }
+}
+
+pub fn normal(rng: &mut StdRng) -> f32 {
+    rng.sample(StandardNormal)
+}
+
+/// Which outputs to ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub logprobs: bool,
+    pub entropy: bool,
+    pub rest: bool,
+    pub squares: bool,
+    pub saved: bool,
+}
+
+pub const EVERYTHING: Asked = Asked { logprobs: true, entropy: true, rest: true, squares: true, saved: true };
+
+/// What a forward call wrote; arrays not asked for stay at [`UNTOUCHED`].
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    pub logprobs: Vec<f32>,
+    pub entropy: Vec<f32>,
+    pub max: Vec<f32>,
+    pub log_sum: Vec<f32>,
+    pub lse: Vec<f32>,
+    pub sum_p2: Vec<f32>,
+    pub sum_sq: Vec<f32>,
+    pub saved: Vec<Partial>,
+    pub fault: Option<Fault>,
+}
+
+pub const UNTOUCHED: f32 = 12345.0;
+
+/// The caller's number of every call.
+pub const TAG: u16 = 513;
+
+impl Outputs {
+    /// Every bit of every row, NaN being one value: nothing says which NaN it is.
+    pub fn bits(&self) -> Vec<[u32; 11]> {
+        (0..self.logprobs.len()).map(|r| self.row_bits(r)).collect()
+    }
+
+    pub fn row_bits(&self, r: usize) -> [u32; 11] {
+        let s = &self.saved[r];
+        [
+            self.logprobs[r],
+            self.entropy[r],
+            self.max[r],
+            self.log_sum[r],
+            self.lse[r],
+            self.sum_p2[r],
+            self.sum_sq[r],
+            s.max_logit,
+            s.sum,
+            s.weighted,
+            s.label,
+        ]
+        .map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() })
+    }
+
+    pub fn floats(&self, r: usize) -> [f32; 6] {
+        [self.logprobs[r], self.entropy[r], self.max[r], self.log_sum[r], self.lse[r], self.sum_p2[r]]
+    }
+}
+
+fn narrow(tokens: &[i64]) -> Vec<i32> {
+    tokens.iter().map(|&t| i32::try_from(t).expect("a token that i32 holds")).collect()
+}
+
+pub fn forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked: Asked) -> Outputs {
+    try_forward(backend, inputs, asked).expect("a valid call")
+}
+
+pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked: Asked) -> Result<Outputs, Error> {
+    let stream = backend.stream()?;
+    let logits = backend.upload(&stream, &inputs.logits)?;
+    let view = logits.view().slice(inputs.offset..inputs.logits.len());
+    let mut call = Forward::new(Matrix::strided(view, inputs.rows, inputs.columns, inputs.stride)?);
+
+    let tokens = inputs.tokens.as_deref().unwrap_or(&[]);
+    let (wide, small);
+    if inputs.tokens.is_some() && inputs.wide_tokens {
+        wide = backend.upload(&stream, tokens)?;
+        call.tokens = Some(Matrix::new(wide.view(), tokens.len(), 1)?);
+    } else if inputs.tokens.is_some() {
+        small = backend.upload(&stream, &narrow(tokens))?;
+        call.tokens = Some(Matrix::new(small.view(), tokens.len(), 1)?);
+    }
+    let temperature = inputs.temperature.as_ref().map(|t| backend.upload(&stream, t)).transpose()?;
+    call.temperature = temperature.as_ref().map(Buffer::view);
+    let loss_mask = inputs.loss_mask.as_ref().map(|m| backend.upload(&stream, m)).transpose()?;
+    call.loss_mask = loss_mask.as_ref().map(Buffer::view);
+
+    let untouched = vec![UNTOUCHED; inputs.rows];
+    let mut outputs = Vec::new();
+    for _ in 0..7 {
+        outputs.push(backend.upload(&stream, &untouched)?);
+    }
+    let mut saved =
+        backend.upload(&stream, &vec![Partial { label: UNTOUCHED, ..bytemuck::Zeroable::zeroed() }; inputs.rows])?;
+    let scratch = if inputs.workspace { workspace_bytes(inputs.rows, inputs.vocabulary()) } else { 0 };
+    let mut scratch = backend.allocate::<u8>(&stream, scratch)?;
+    let mut errors = backend.error_word(&stream)?;
+
+    let [logprobs, entropy, max, log_sum, lse, sum_p2, sum_sq] = &mut outputs[..] else { unreachable!() };
+    call.logprobs = asked.logprobs.then(|| logprobs.view_mut());
+    call.entropy = asked.entropy.then(|| entropy.view_mut());
+    call.max = asked.rest.then(|| max.view_mut());
+    call.log_sum = asked.rest.then(|| log_sum.view_mut());
+    call.lse = asked.rest.then(|| lse.view_mut());
+    call.sum_p2 = asked.squares.then(|| sum_p2.view_mut());
+    call.sum_sq = asked.squares.then(|| sum_sq.view_mut());
+    call.saved = asked.saved.then(|| saved.view_mut());
+    call.workspace = inputs.workspace.then(|| scratch.view_mut());
+    call.errors = Some(errors.view_mut());
+    call.tag = TAG;
+    backend.logprob_forward(&stream, &inputs.config, call)?;
+
+    let fault = match backend.check(&stream, &mut errors) {
+        Ok(()) => None,
+        Err(Error::Data(fault)) => Some(fault),
+        Err(other) => return Err(other),
+    };
+    let after = backend.download(&stream, logits.view())?;
+    assert!(
+        bytemuck::cast_slice::<T, u8>(&after) == bytemuck::cast_slice::<T, u8>(&inputs.logits),
+        "forward wrote logits"
+    );
+    let mut fetched = outputs.iter().map(|b| backend.download(&stream, b.view()));
+    let mut take = || fetched.next().expect("seven outputs");
+    Ok(Outputs {
+        logprobs: take()?,
+        entropy: take()?,
+        max: take()?,
+        log_sum: take()?,
+        lse: take()?,
+        sum_p2: take()?,
+        sum_sq: take()?,
+        saved: backend.download(&stream, saved.view())?,
+        fault,
+    })
+}
+
+/// Upstream gradients per row.
+#[derive(Clone, Debug, Default)]
+pub struct Upstream {
+    pub logprobs: Option<Vec<f32>>,
+    pub entropy: Option<Vec<f32>>,
+    pub lse: Option<Vec<f32>>,
+}
+
+impl Upstream {
+    pub fn random(rng: &mut StdRng, rows: usize) -> Upstream {
+        let mut some = || Some((0..rows).map(|_| normal(rng)).collect());
+        Upstream { logprobs: some(), entropy: some(), lse: some() }
+    }
+
+    pub fn of(&self, row: usize) -> [f64; 3] {
+        [&self.logprobs, &self.entropy, &self.lse].map(|a| a.as_ref().map_or(0.0, |a| f64::from(a[row])))
+    }
+
+    pub fn rows_of(&self, chosen: &[usize]) -> Upstream {
+        let pick = |a: &Option<Vec<f32>>| a.as_ref().map(|a| chosen.iter().map(|&r| a[r]).collect());
+        Upstream { logprobs: pick(&self.logprobs), entropy: pick(&self.entropy), lse: pick(&self.lse) }
+    }
+}
+
+/// Where the gradient goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    InPlace,
+    /// The logits' layout, in the logits' type or in f32.
+    Apart,
+    /// Another first element and row stride.
+    Elsewhere {
+        offset: usize,
+        stride: usize,
+    },
+}
+
+/// What fills the gradient's memory before the call.
+pub const BEFORE: f32 = -77.0;
+
+/// The whole memory of the gradient after the call, in the type G (in place: T, and G must be T).
+pub fn backward<B: Backend, T: Float, G: Float>(
+    backend: &B,
+    inputs: &Inputs<T>,
+    saved: &[Partial],
+    up: &Upstream,
+    target: Target,
+) -> Vec<G> {
+    try_backward(backend, inputs, saved, up, target).expect("a valid call")
+}
+
+pub fn try_backward<B: Backend, T: Float, G: Float>(
+    backend: &B,
+    inputs: &Inputs<T>,
+    saved: &[Partial],
+    up: &Upstream,
+    target: Target,
+) -> Result<Vec<G>, Error> {
+    let stream = backend.stream()?;
+    let mut logits = backend.upload(&stream, &inputs.logits)?;
+    let saved = backend.upload(&stream, saved)?;
+    let tokens = inputs.tokens.as_ref().map(|t| backend.upload(&stream, t)).transpose()?;
+    let temperature = inputs.temperature.as_ref().map(|t| backend.upload(&stream, t)).transpose()?;
+    let loss_mask = inputs.loss_mask.as_ref().map(|m| backend.upload(&stream, m)).transpose()?;
+    let upload = |a: &Option<Vec<f32>>| a.as_ref().map(|a| backend.upload(&stream, a)).transpose();
+    let (d_logprobs, d_entropy, d_lse) = (upload(&up.logprobs)?, upload(&up.entropy)?, upload(&up.lse)?);
+
+    let (offset, stride) = match target {
+        Target::Elsewhere { offset, stride } => (offset, stride),
+        _ => (inputs.offset, inputs.stride),
+    };
+    let (rows, columns, len) = (inputs.rows, inputs.columns, inputs.logits.len());
+    let mut apart = backend.upload(&stream, &vec![G::from_f32(BEFORE); offset + rows * stride])?;
+    let gradient = if target == Target::InPlace {
+        assert_eq!(T::ELEMENT, G::ELEMENT);
+        Gradient::InPlace(MatrixMut::strided(logits.view_mut().slice(inputs.offset..len), rows, columns, stride)?)
+    } else {
+        Gradient::Into {
+            logits: Matrix::strided(logits.view().slice(inputs.offset..len), rows, columns, inputs.stride)?,
+            d_logits: MatrixMut::strided(
+                apart.view_mut().slice(offset..offset + rows * stride),
+                rows,
+                columns,
+                stride,
+            )?,
+        }
+    };
+    let mut call = Backward::new(gradient, saved.view());
+    call.tokens = match &tokens {
+        Some(tokens) => Some(Matrix::new(tokens.view(), tokens.view().len(), 1)?),
+        None => None,
+    };
+    call.temperature = temperature.as_ref().map(Buffer::view);
+    call.loss_mask = loss_mask.as_ref().map(Buffer::view);
+    call.d_logprobs = d_logprobs.as_ref().map(Buffer::view);
+    call.d_entropy = d_entropy.as_ref().map(Buffer::view);
+    call.d_lse = d_lse.as_ref().map(Buffer::view);
+    backend.logprob_backward(&stream, &inputs.config, call)?;
+    if target == Target::InPlace {
+        Ok(bytemuck::cast_slice(&backend.download(&stream, logits.view())?).to_vec())
+    } else {
+        backend.download(&stream, apart.view())
+    }
+}
+
+/// The rows of a gradient in memory.
+pub fn gradient_rows<T: Float, G: Float>(inputs: &Inputs<T>, memory: &[G]) -> Vec<Vec<f32>> {
+    (0..inputs.rows)
+        .map(|r| memory[inputs.offset + r * inputs.stride..][..inputs.columns].iter().map(|x| x.to_f32()).collect())
+        .collect()
+}
+
+/// The definitions, in f64.
+#[derive(Clone, Copy, Debug)]
+pub struct Exact {
+    pub logprob: f64,
+    pub entropy: f64,
+    pub max: f64,
+    pub log_sum: f64,
+    pub lse: f64,
+    pub sum_p2: f64,
+}
+
+pub fn exact(logits: &[f64], temperature: f64, token: usize) -> Exact {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let terms = || logits.iter().map(|x| (x - max) / temperature).filter(|z| *z > f64::NEG_INFINITY);
+    let log_sum = terms().map(f64::exp).sum::<f64>().ln();
+    let p = |z: f64| (z - log_sum).exp();
+    Exact {
+        logprob: (logits[token] - max) / temperature - log_sum,
+        entropy: terms().map(|z| if p(z) > 0.0 { -p(z) * (z - log_sum) } else { 0.0 }).sum(),
+        max: max / temperature,
+        log_sum,
+        lse: max / temperature + log_sum,
+        sum_p2: terms().map(|z| p(z) * p(z)).sum(),
+    }
+}
+
+/// The gradient of a·logprob + b·entropy + c·lse by every logit, and the scale of its terms (what the goal is a share of).
+pub fn exact_gradient(logits: &[f64], temperature: f64, token: Option<usize>, up: [f64; 3]) -> (Vec<f64>, Vec<f64>) {
+    let [a, b, c] = up;
+    let row = exact(logits, temperature, token.unwrap_or(0));
+    let max = row.max * temperature;
+    let mean = row.log_sum - row.entropy; // E − m
+    let term = |(j, x): (usize, &f64)| {
+        let z = (x - max) / temperature;
+        let chosen = f64::from(u8::from(token == Some(j)));
+        let p = (z - row.log_sum).exp();
+        // By definition: an exponential below 2⁻¹²⁶, where normal f32 numbers end, is 0.
+        if z < -126.0 * std::f64::consts::LN_2 {
+            return (a * chosen / temperature, a.abs() * chosen / temperature);
+        }
+        let value = a * chosen - p * (a - b * (mean - z) - c);
+        let scale = a.abs() * chosen + p * (a.abs() + b.abs() * ((mean - z).abs() + 1.0) + c.abs());
+        (value / temperature, scale / temperature)
+    };
+    logits.iter().enumerate().map(term).unzip()
+}
+
+/// One unit in the last place of an f32 near x.
+pub fn ulp(x: f64) -> f64 {
+    let x = (x.abs() as f32).max(f32::MIN_POSITIVE);
+    f64::from(f32::from_bits(x.to_bits() + 1)) - f64::from(x)
+}
+
+/// Half a unit in the last place of the type, near x.
+pub fn half_ulp<T: Scalar>(x: f64) -> f64 {
+    let bits = match T::ELEMENT {
+        Element::Bf16 => 16.0,
+        Element::F16 => 13.0,
+        _ => 0.0,
+    };
+    let smallest = if T::ELEMENT == Element::F16 { 2f64.powi(-25) } else { 0.0 };
+    (ulp(x) * 2f64.powf(bits) / 2.0).max(smallest)
+}
+
+/// |found − expected| in units of the goal; 0 for equal infinities, infinite where only one of them is finite or NaN.
+pub fn of_goal(found: f32, expected: f64, goal: f64) -> f64 {
+    // What f32 cannot hold is infinite on both sides.
+    if found == expected as f32 || (found.is_nan() && expected.is_nan()) {
+        return 0.0;
+    }
+    let share = (f64::from(found) - expected).abs() / goal;
+    if share.is_nan() { f64::INFINITY } else { share }
+}
+
+/// Worst errors in units of the goals of the specification: 1e-6 + 2 ulp for logprob, log_sum, lse and max, 4e-6 + 2 ulp for the
+/// entropy, 4e-6 relative for sum_p2. The sums of a row are good to about 2⁻²⁰ by their tree and by ex2; f64 finishes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Worst {
+    pub logprob: f64,
+    pub entropy: f64,
+    pub log_sum: f64,
+    pub lse: f64,
+    pub max: f64,
+    pub sum_p2: f64,
+}
+
+impl Worst {
+    pub fn see(&mut self, found: &Outputs, r: usize, expected: &Exact) {
+        let near = |x: f64| 1e-6 + 2.0 * ulp(x);
+        self.logprob = self.logprob.max(of_goal(found.logprobs[r], expected.logprob, near(expected.logprob)));
+        self.log_sum = self.log_sum.max(of_goal(found.log_sum[r], expected.log_sum, near(expected.log_sum)));
+        self.lse = self.lse.max(of_goal(found.lse[r], expected.lse, near(expected.lse)));
+        self.max = self.max.max(of_goal(found.max[r], expected.max, near(expected.max)));
+        let entropy = of_goal(found.entropy[r], expected.entropy, 4e-6 + 2.0 * ulp(expected.entropy));
+        self.entropy = self.entropy.max(entropy);
+        self.sum_p2 = self.sum_p2.max(of_goal(found.sum_p2[r], expected.sum_p2, 4e-6 * expected.sum_p2));
+    }
+
+    pub fn assert_within_goals(&self, what: &str) {
+        println!("{what}: worst over goal {self:.3?}");
+        let Worst { logprob, entropy, log_sum, lse, max, sum_p2 } = *self;
+        for (name, worst) in [
+            ("logprob", logprob),
+            ("entropy", entropy),
+            ("log_sum", log_sum),
+            ("lse", lse),
+            ("max", max),
+            ("sum_p2", sum_p2),
+        ] {
+            assert!(worst <= 1.0, "{what}: {name} is off by {worst} of its goal");
+        }
+    }
+}
+
+/// Runs every row against the f64 formulas; rows must have a valid token.
+pub fn worst_of<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>) -> Worst {
+    let found = forward(backend, inputs, EVERYTHING);
+    let mut worst = Worst::default();
+    for r in 0..inputs.rows {
+        worst.see(&found, r, &exact(&inputs.row(r), inputs.temperature_of(r), inputs.token(r)));
+        assert!(found.logprobs[r] <= 0.0 && found.entropy[r] >= 0.0, "row {r}: {:?}", found.floats(r));
+    }
+    assert_eq!(found.fault, None);
+    worst
+}

@@ -1,0 +1,117 @@
+//! A folder for a GPU machine that has no Rust: test and command binaries, their data, compute-sanitizer, and one script.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::toolkit;
+use crate::workspace::{Workspace, output, run};
+
+/// The archive must stay smaller than this.
+const LIMIT: u64 = 60 << 20;
+
+/// Suites about the source tree and the emulator, which the other machine does not have.
+const LEFT_OUT: [&str; 4] = ["bindings", "build_script", "emulation", "kernels"];
+
+const SCRIPT: &str = include_str!("run.sh");
+
+/// Builds everything and packs it into `target/bundle/moerl.tar.gz`.
+pub fn bundle(workspace: &Workspace) -> Result<()> {
+    toolkit::nvcc(workspace)?;
+    let sanitizer = toolkit::sanitizer(workspace)?;
+    let home = workspace.target.join("bundle");
+    let folder = home.join("moerl");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    }
+    let tests = folder.join("tests");
+    fs::create_dir_all(&tests).with_context(|| tests.display().to_string())?;
+
+    for (name, binary) in binaries(workspace)? {
+        strip(&binary, &if name == "moerl-command" { folder.join("moerl") } else { tests.join(name) })?;
+    }
+    copy_files(&workspace.root.join("tests/golden"), &tests.join("data"))?;
+    copy_sanitizer(&sanitizer, &folder.join("compute-sanitizer"))?;
+    let script = folder.join("run.sh");
+    fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;
+    run(Command::new("chmod").arg("+x").arg(&script))?;
+
+    let archive = home.join("moerl.tar.gz");
+    run(Command::new("tar").arg("-C").arg(&home).arg("-czf").arg(&archive).arg("moerl"))?;
+    let size = fs::metadata(&archive).with_context(|| archive.display().to_string())?.len();
+    println!("{}: {:.1} MB; unpack it on the GPU machine and run moerl/run.sh", archive.display(), size as f64 / 1e6);
+    if size > LIMIT {
+        bail!("that is more than {} MB", LIMIT >> 20);
+    }
+    Ok(())
+}
+
+/// Builds the tests of the library and the command, in release form; names and paths.
+fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
+    let build = |what: &[&str]| -> Result<Vec<Value>> {
+        let mut command = workspace.cargo();
+        command.args(what).args(["--release", "--message-format=json-render-diagnostics"]);
+        // Lets compute-sanitizer name the line of a kernel.
+        let said = output_shown(command.env("NVCC_APPEND_FLAGS", "-lineinfo"))?;
+        said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()
+    };
+    let mut found = Vec::new();
+    for message in build(&["test", "--no-run", "--package", "moerl", "--lib", "--tests"])? {
+        if let Some(path) = message["executable"].as_str() {
+            let name = message["target"]["name"].as_str().context("a target has a name")?;
+            let name = if name == "moerl" { "library" } else { name };
+            if !LEFT_OUT.contains(&name) && message["profile"]["test"] == true {
+                found.push((name.to_owned(), PathBuf::from(path)));
+            }
+        }
+    }
+    for message in build(&["build", "--package", "moerl-cli", "--bins"])? {
+        if let Some(path) = message["executable"].as_str() {
+            found.push(("moerl-command".to_owned(), PathBuf::from(path)));
+        }
+    }
+    Ok(found)
+}
+
+/// As [`output`], with the command's complaints (cargo's progress) shown.
+fn output_shown(command: &mut Command) -> Result<String> {
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo: {}", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    output(Command::new("strip").arg("-o").arg(to).arg(from)).map(|_| ())
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    for entry in fs::read_dir(from).into_iter().flatten().flatten().filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).with_context(|| entry.path().display().to_string())?;
+    }
+    Ok(())
+}
+
+/// compute-sanitizer finds its libraries beside itself.
+fn copy_sanitizer(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    let wanted = |name: &str| {
+        ["compute-sanitizer", "libsanitizer-collection", "libInterceptor", "libTreeLauncher"]
+            .iter()
+            .any(|part| name.starts_with(part))
+    };
+    for part in ["lib", "bin"] {
+        for entry in fs::read_dir(from.join(part)).into_iter().flatten().flatten() {
+            if wanted(&entry.file_name().to_string_lossy()) {
+                fs::copy(entry.path(), to.join(entry.file_name()))
+                    .with_context(|| entry.path().display().to_string())?;
+            }
+        }
+    }
+    Ok(())
+}

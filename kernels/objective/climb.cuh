@@ -36,7 +36,7 @@ MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
     uint32_t before = 0;
     if (lane_index() == 0) {
         before = atomic_add(ticket, 1u);
-        if (before == members - 1) store(ticket, 0u);
+        if (before == members - 1) atomic_min(ticket, 0u);
     }
     const bool last = shuffle(before, 0) == members - 1;
     fence_device();

@@ -96,6 +96,7 @@ MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const Moer
     }
     const double delta = shuffle(total, 0), positive = shuffle(total, 1), negative = shuffle(total, 2);
     const double count = shuffle(total, 3), nonfinite = shuffle(total, 4);
+    sync_warp();  // the planes were read by five lanes and are written by one
     if (lane == 0) store_sums(p, unit.segment, false, delta, positive, negative, count, nonfinite);
     count_locally(p, 0, count > 0.0 || p.count_empty);
 }

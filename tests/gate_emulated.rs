@@ -41,9 +41,12 @@ fn schedules_agree<T: Float>(problem: &Problem<T>) {
 
 #[test]
 fn no_schedule_changes_a_bit() {
-    for (preset, experts, k) in
-        [(Preset::Qwen3, 128, 8), (Preset::DeepseekV3, 256, 8), (Preset::Ernie4_5_21bA3b, 64, 6), (Preset::KimiK2, 384, 8)]
-    {
+    for (preset, experts, k) in [
+        (Preset::Qwen3, 128, 8),
+        (Preset::DeepseekV3, 256, 8),
+        (Preset::Ernie4_5_21bA3b, 64, 6),
+        (Preset::KimiK2, 384, 8),
+    ] {
         let mut problem = Problem::<bf16>::random(Config::preset(preset), 70, experts, k, 1);
         problem.logits[30 * experts] = bf16::NAN;
         problem.logits[50 * experts] = bf16::INFINITY;
@@ -122,7 +125,9 @@ fn replay_touches_only_the_sectors_of_the_forced_slots() {
 
 #[test]
 fn backward_writes_each_element_once_and_reads_nothing_else() {
-    for (config, reads_logits) in [(Config::softmax_selected(8), false), (Config::sigmoid(8), false), (Config::softmax(8), true)] {
+    for (config, reads_logits) in
+        [(Config::softmax_selected(8), false), (Config::sigmoid(8), false), (Config::softmax(8), true)]
+    {
         for experts in [128, 200, 512] {
             let problem = Problem::<bf16>::random(config.clone(), 130, experts, 8, 5);
             let forwarded = forward(&Emulator::new(), &problem);

@@ -31,6 +31,13 @@ MOERL_DEVICE float exp2_approx(float x) {
     return r < emulation::SMALLEST_NORMAL ? 0.0f : r;
 }
 
+// Exact to half a unit where the GPU is only exact to one. Flushed as above, signs kept.
+MOERL_DEVICE float reciprocal_approx(float x) {
+    if (x != x) return f32_of(emulation::CANONICAL_NAN);
+    const float r = fabsf(x) < emulation::SMALLEST_NORMAL ? copysignf(INFINITY, x) : 1.0f / x;
+    return fabsf(r) < emulation::SMALLEST_NORMAL ? copysignf(0.0f, r) : r;
+}
+
 // Not fmaxf, which takes a number over a NaN and either zero over the other.
 MOERL_DEVICE float max_nan(float a, float b) {
     if (a != a || b != b) return f32_of(emulation::CANONICAL_NAN);

@@ -10,11 +10,8 @@ fn refused(config: &Config, experts: usize, change: impl FnOnce(&mut Forward<'_,
     let logits = vec![bf16::ONE; 2 * experts];
     let k = config.resolve_top_k(None).unwrap_or(1);
     let (mut ids, mut weights) = (vec![0i32; 2 * k], vec![0f32; 2 * k]);
-    let mut call = Forward::new(
-        Matrix::new(&logits, 2, experts).unwrap(),
-        &mut ids,
-        MatrixMut::new(&mut weights, 2, k).unwrap(),
-    );
+    let mut call =
+        Forward::new(Matrix::new(&logits, 2, experts).unwrap(), &mut ids, MatrixMut::new(&mut weights, 2, k).unwrap());
     change(&mut call);
     problems(call.validate(config).map(|_| ()))
 }
@@ -47,11 +44,19 @@ fn impossible_configurations_are_refused_by_name_and_number() {
     says(&refused(&rule(Score::SoftmaxSelected, Renormalize::Guard), 8, |_| ()), Kind::Config, &["normalised already"]);
     says(&refused(&rule(Score::Raw, Renormalize::Floor(1.0)), 8, |_| ()), Kind::Config, &["raw"]);
     for x in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
-        says(&refused(&rule(Score::Sigmoid, Renormalize::AddEps(x)), 8, |_| ()), Kind::Config, &["renormalize", "positive"]);
+        says(
+            &refused(&rule(Score::Sigmoid, Renormalize::AddEps(x)), 8, |_| ()),
+            Kind::Config,
+            &["renormalize", "positive"],
+        );
         says(&refused(&Config { softcap: Some(x), ..k(2) }, 8, |_| ()), Kind::Config, &["softcap", "positive"]);
     }
     says(&refused(&Config { scaling_factor: None, ..k(2) }, 8, |_| ()), Kind::Config, &["scaling_factor", "not given"]);
-    says(&refused(&Config { scaling_factor: Some(f32::NAN), ..k(2) }, 8, |_| ()), Kind::Config, &["scaling_factor", "NaN"]);
+    says(
+        &refused(&Config { scaling_factor: Some(f32::NAN), ..k(2) }, 8, |_| ()),
+        Kind::Config,
+        &["scaling_factor", "NaN"],
+    );
     says(&refused(&Config { top_k: None, ..k(2) }, 8, |_| ()), Kind::Config, &["top_k", "neither"]);
     says(&refused(&Config { needs_selection_bias: true, ..k(2) }, 8, |_| ()), Kind::MissingInput, &["selection_bias"]);
 }

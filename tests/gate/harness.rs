@@ -71,7 +71,9 @@ impl<T: Float> Problem<T> {
             })
             .collect();
         let bias = config.needs_selection_bias.then(|| {
-            (0..experts).map(|_| 0.3 * <StandardNormal as Distribution<f32>>::sample(&StandardNormal, &mut rng)).collect()
+            (0..experts)
+                .map(|_| 0.3 * <StandardNormal as Distribution<f32>>::sample(&StandardNormal, &mut rng))
+                .collect()
         });
         Problem { bias, ..Problem::new(config, experts, k, logits) }
     }
@@ -311,7 +313,14 @@ pub fn every_rule(k: usize) -> Vec<(&'static str, Config)> {
     ];
     let names = [
         ["sigmoid", "sigmoid, eps", "sigmoid, floor reached", "sigmoid, floor", "sigmoid, guard", "sigmoid, exact"],
-        ["sqrt_softplus", "softplus, eps", "softplus, floor reached", "softplus, floor", "softplus, guard", "softplus, exact"],
+        [
+            "sqrt_softplus",
+            "softplus, eps",
+            "softplus, floor reached",
+            "softplus, floor",
+            "softplus, guard",
+            "softplus, exact",
+        ],
     ];
     for (score, names) in [Score::Sigmoid, Score::SqrtSoftplus].into_iter().zip(names) {
         let renormalize = [

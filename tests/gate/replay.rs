@@ -107,7 +107,8 @@ fn every_layout_of_a_tape_serves_every_layer<B: Backend>(backend: &B) {
 fn permuted_slots_permute_the_result<B: Backend>(backend: &B) {
     let problem = Problem::<f32>::random(Config::sigmoid(8), 9, 128, 8, 16);
     let ids = problem.random_ids(17);
-    let reversed: Vec<i32> = ids.chunks_exact(8).flat_map(|row| row.iter().rev().copied().collect::<Vec<_>>()).collect();
+    let reversed: Vec<i32> =
+        ids.chunks_exact(8).flat_map(|row| row.iter().rev().copied().collect::<Vec<_>>()).collect();
     let a = forward(backend, &problem.forced(Element::I32, &ids));
     let b = forward(backend, &problem.forced(Element::I32, &reversed));
     assert_eq!(b.ids, reversed);
@@ -123,8 +124,11 @@ fn drifted_ids_keep_their_gradient<B: Backend>(backend: &B) {
     let problem = Problem::<f32>::random(Config::softmax_selected(8), 9, 128, 8, 18);
     let native = forward(backend, &problem);
     // None of these is among the native choice.
-    let drifted: Vec<i32> =
-        native.ids.chunks_exact(8).flat_map(|row| (0..128).filter(|e| !row.contains(e)).take(8).collect::<Vec<_>>()).collect();
+    let drifted: Vec<i32> = native
+        .ids
+        .chunks_exact(8)
+        .flat_map(|row| (0..128).filter(|e| !row.contains(e)).take(8).collect::<Vec<_>>())
+        .collect();
     let replay = problem.forced(Element::I16, &drifted);
     let found = forward(backend, &replay);
     let gradient = backward(backend, &replay, &found, &problem.random_upstream(19));

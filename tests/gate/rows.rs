@@ -47,7 +47,14 @@ enum Kind {
     Spread,
 }
 
-fn check_row<B: Backend>(backend: &B, problem: &Problem<bf16>, found: &Forwarded, gradient: &[f32], t: usize, kind: Kind) {
+fn check_row<B: Backend>(
+    backend: &B,
+    problem: &Problem<bf16>,
+    found: &Forwarded,
+    gradient: &[f32],
+    t: usize,
+    kind: Kind,
+) {
     let alone = problem.rows(&[t]);
     let ids = &found.ids[t * K..][..K];
     let filler: Vec<i32> = (0..K).map(|j| ((t * K + j) % E) as i32).collect();
@@ -100,7 +107,8 @@ fn every_kind_of_row_in_one_batch<B: Backend>(backend: &B) {
                     check_row(backend, &problem, &found, &gradient, t, kind);
                 }
                 let fault = found.fault.unwrap();
-                let expected = if missing == Missing::Error { (1, FaultCode::Missing) } else { (2, FaultCode::Partial) };
+                let expected =
+                    if missing == Missing::Error { (1, FaultCode::Missing) } else { (2, FaultCode::Partial) };
                 assert_eq!((fault.row, fault.code), expected);
                 assert_eq!(Some(fault), forward(&Reference, &problem).fault);
             }
@@ -119,7 +127,11 @@ fn each_fault_of_a_forced_row_is_named<B: Backend>(backend: &B) {
         (GOOD, None),
     ] {
         let found = forward(backend, &batch(Config::softmax_selected(K), &[GOOD, GOOD, ids, GOOD]));
-        assert_eq!(found.fault.map(|fault| (fault.row, fault.tag, fault.code)), code.map(|code| (2, 7, code)), "{ids:?}");
+        assert_eq!(
+            found.fault.map(|fault| (fault.row, fault.tag, fault.code)),
+            code.map(|code| (2, 7, code)),
+            "{ids:?}"
+        );
     }
     // Duplicates at every distance of slots, for every number of them.
     for k in [2, 3, 5, 6, 8, 9, 13, 31, 32] {
@@ -137,7 +149,13 @@ fn each_fault_of_a_forced_row_is_named<B: Backend>(backend: &B) {
             }
         }
     }
-    for (index, code) in [(-2, Some(FaultCode::RowIndex)), (-1, None), (2, None), (i32::MAX, None), (i32::MIN, Some(FaultCode::RowIndex))] {
+    for (index, code) in [
+        (-2, Some(FaultCode::RowIndex)),
+        (-1, None),
+        (2, None),
+        (i32::MAX, None),
+        (i32::MIN, Some(FaultCode::RowIndex)),
+    ] {
         let mut problem = batch(Config::softmax_selected(K), &[GOOD, GOOD]);
         problem.tape.as_mut().unwrap().row_index = Some(vec![0, index]);
         assert_eq!(forward(backend, &problem).fault.map(|fault| (fault.row, fault.code)), code.map(|code| (1, code)));
@@ -226,9 +244,13 @@ fn a_row_index_reorders_the_tape<B: Backend>(backend: &B) {
 fn a_row_count_on_the_device_cuts_the_batch<B: Backend>(backend: &B) {
     let native = Problem::<bf16>::random(Config::softmax_selected(K), 20, E, K, 6);
     let all = forward(backend, &native);
-    for (count, kept, fault) in
-        [(20, 20, None), (7, 7, None), (0, 0, None), (21, 20, Some(FaultCode::RowCount)), (-1, 0, Some(FaultCode::RowCount))]
-    {
+    for (count, kept, fault) in [
+        (20, 20, None),
+        (7, 7, None),
+        (0, 0, None),
+        (21, 20, Some(FaultCode::RowCount)),
+        (-1, 0, Some(FaultCode::RowCount)),
+    ] {
         let found = forward(backend, &Problem { row_count: Some(count), ..native.clone() });
         assert_eq!(found.ids[..kept * K], all.ids[..kept * K]);
         assert!(found.weights[kept * K..].iter().all(|w| w.to_bits() == 0));
@@ -272,7 +294,8 @@ fn padding_may_hold_anything<B: Backend>(backend: &B) {
         assert_eq!(found.fault, None);
         let found_gradient = backward(backend, &dirty, &found, &upstream);
         for t in 0..9 {
-            let (weights, d) = (common::bits(&found.weights[t * K..][..K]), common::bits(&found_gradient[t * E..][..E]));
+            let (weights, d) =
+                (common::bits(&found.weights[t * K..][..K]), common::bits(&found_gradient[t * E..][..E]));
             if [1, 3, 4, 8].contains(&t) {
                 assert_eq!((weights, d), (vec![0; K], vec![0; E]));
             } else {

@@ -112,7 +112,9 @@ fn every_content_yields_distinct_ids<B: Backend>(backend: &B) {
             [&[nan], &[inf], &[-inf], &[inf, -inf], &[nan, -inf], &[1.0, nan], &[0.0, -0.0], &[inf, nan, -inf, 3.0]];
         for (name, config) in every_rule(8) {
             for experts in [8, 16, 40] {
-                let row = |content: &&[f32]| (0..experts).map(|e| T::from_f32(content[e % content.len()])).collect::<Vec<_>>();
+                let row = |content: &&[f32]| {
+                    (0..experts).map(|e| T::from_f32(content[e % content.len()])).collect::<Vec<_>>()
+                };
                 let logits: Vec<T> = contents.iter().flat_map(row).collect();
                 let plain = Problem::new(config.clone(), experts, 8, logits);
                 let biased = Problem { bias: Some(vec![0.25; experts]), ..plain.clone() };
@@ -140,7 +142,10 @@ fn a_large_bias_does_not_touch_the_weights<B: Backend>(backend: &B) {
     assert_eq!(found.ids, [0, 2]);
     let exact = 1.0 / (1.0 + f64::from(13.8155f32).exp());
     for w in found.weights {
-        assert!((f64::from(w) - exact).abs() <= 2.0 * 2f64.powi(-24) * 1.2 * exact, "{w} is more than 2 ulp from {exact}");
+        assert!(
+            (f64::from(w) - exact).abs() <= 2.0 * 2f64.powi(-24) * 1.2 * exact,
+            "{w} is more than 2 ulp from {exact}"
+        );
     }
 }
 

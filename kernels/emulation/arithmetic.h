@@ -49,12 +49,17 @@ MOERL_DEVICE float to_f32(f16 x) {
     return f32_of(sign | bits_of(f32_of(magnitude << 13) * 0x1p112f));
 }
 
-template <class T> MOERL_DEVICE T from_f32(float x);
-template <> MOERL_DEVICE float from_f32<float>(float x) { return x; }
+template <class T>
+MOERL_DEVICE T from_f32(float x);
+template <>
+MOERL_DEVICE float from_f32<float>(float x) {
+    return x;
+}
 
 // Half a unit of the last kept place, less one bit unless that place is odd, carries exactly when the value must go up. The carry
 // may run into the exponent, and into infinity, which is right.
-template <> MOERL_DEVICE bf16 from_f32<bf16>(float x) {
+template <>
+MOERL_DEVICE bf16 from_f32<bf16>(float x) {
     if (x != x) return {emulation::CANONICAL_NAN_16};
     const uint32_t bits = bits_of(x);
     return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
@@ -62,23 +67,29 @@ template <> MOERL_DEVICE bf16 from_f32<bf16>(float x) {
 
 // Three ranges of the magnitude: at least 65520 rounds to infinity; below 2^-14 the result is a multiple of 2^-24, which an addition
 // of 1/2 leaves in the low bits, rounded by the addition itself; in between as for bf16, with 13 bits to drop.
-template <> MOERL_DEVICE f16 from_f32<f16>(float x) {
+template <>
+MOERL_DEVICE f16 from_f32<f16>(float x) {
     if (x != x) return {emulation::CANONICAL_NAN_16};
     const uint32_t sign = bits_of(x) >> 16 & 0x8000u, magnitude = bits_of(x) & 0x7fffffffu;
     uint32_t half;
-    if (magnitude >= bits_of(65520.0f)) half = 0x7c00u;
-    else if (magnitude < bits_of(0x1p-14f)) half = bits_of(f32_of(magnitude) + 0.5f) - bits_of(0.5f);
-    else half = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    if (magnitude >= bits_of(65520.0f))
+        half = 0x7c00u;
+    else if (magnitude < bits_of(0x1p-14f))
+        half = bits_of(f32_of(magnitude) + 0.5f) - bits_of(0.5f);
+    else
+        half = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
     return {static_cast<uint16_t>(sign | half)};
 }
 
-template <class T> MOERL_DEVICE uint32_t from_f32_x2(float low, float high) {
+template <class T>
+MOERL_DEVICE uint32_t from_f32_x2(float low, float high) {
     static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
     return static_cast<uint32_t>(from_f32<T>(low).bits) | static_cast<uint32_t>(from_f32<T>(high).bits) << 16;
 }
 
 // Widening is exact and keeps the order, so the larger one in f32 is the larger one.
-template <class T> MOERL_DEVICE uint32_t max_nan_x2(uint32_t a, uint32_t b) {
+template <class T>
+MOERL_DEVICE uint32_t max_nan_x2(uint32_t a, uint32_t b) {
     static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
     const float low = max_nan(to_f32(T{static_cast<uint16_t>(a)}), to_f32(T{static_cast<uint16_t>(b)}));
     const float high = max_nan(to_f32(T{static_cast<uint16_t>(a >> 16)}), to_f32(T{static_cast<uint16_t>(b >> 16)}));

@@ -9,28 +9,44 @@ namespace {
 
 const char* name_of(Collective kind) {
     switch (kind) {
-        case Collective::Sync: return "sync_warp";
-        case Collective::Shuffle: return "shuffle";
-        case Collective::ShuffleXor: return "shuffle_xor";
-        case Collective::ShuffleUp: return "shuffle_up";
-        case Collective::ShuffleDown: return "shuffle_down";
-        case Collective::Ballot: return "ballot";
-        case Collective::Any: return "any";
-        case Collective::All: return "all";
-        case Collective::MatchAny: return "match_any";
-        case Collective::Add: return "reduce_add_u32";
-        case Collective::Min: return "reduce_min_u32";
-        case Collective::Max: return "reduce_max_u32";
+        case Collective::Sync:
+            return "sync_warp";
+        case Collective::Shuffle:
+            return "shuffle";
+        case Collective::ShuffleXor:
+            return "shuffle_xor";
+        case Collective::ShuffleUp:
+            return "shuffle_up";
+        case Collective::ShuffleDown:
+            return "shuffle_down";
+        case Collective::Ballot:
+            return "ballot";
+        case Collective::Any:
+            return "any";
+        case Collective::All:
+            return "all";
+        case Collective::MatchAny:
+            return "match_any";
+        case Collective::Add:
+            return "reduce_add_u32";
+        case Collective::Min:
+            return "reduce_min_u32";
+        case Collective::Max:
+            return "reduce_max_u32";
     }
     return "?";
 }
 
 const char* name_of(Barrier kind) {
     switch (kind) {
-        case Barrier::Plain: return "sync_block";
-        case Barrier::Or: return "sync_block_or";
-        case Barrier::And: return "sync_block_and";
-        case Barrier::Count: return "sync_block_count";
+        case Barrier::Plain:
+            return "sync_block";
+        case Barrier::Or:
+            return "sync_block_or";
+        case Barrier::And:
+            return "sync_block_and";
+        case Barrier::Count:
+            return "sync_block_count";
     }
     return "?";
 }
@@ -40,7 +56,8 @@ bool is_same(Site a, Site b) { return a.line == b.line && a.file == b.file; }
 uint32_t lowest_lane(uint32_t mask) { return static_cast<uint32_t>(__builtin_ctz(mask)); }
 
 // Calls `act` with every lane of the mask.
-template <class Act> void for_lanes(uint32_t mask, Act act) {
+template <class Act>
+void for_lanes(uint32_t mask, Act act) {
     for (; mask != 0; mask &= mask - 1) act(lowest_lane(mask));
 }
 
@@ -65,26 +82,33 @@ void distribute(const Gathering& g, Block& block, uint32_t warp) {
             for_lanes(g.mask, [&](uint32_t lane) { common |= (g.value[lane] & 1) << lane; });
             if (g.kind == Collective::All) common = common == g.mask;
             break;
-        case Collective::Add: for_lanes(g.mask, [&](uint32_t lane) { common += g.value[lane]; }); break;
+        case Collective::Add:
+            for_lanes(g.mask, [&](uint32_t lane) { common += g.value[lane]; });
+            break;
         case Collective::Min:
             common = UINT32_MAX;
             for_lanes(g.mask, [&](uint32_t lane) { common = g.value[lane] < common ? g.value[lane] : common; });
             break;
-        case Collective::Max: for_lanes(g.mask, [&](uint32_t lane) { common = g.value[lane] > common ? g.value[lane] : common; }); break;
-        default: break;
+        case Collective::Max:
+            for_lanes(g.mask, [&](uint32_t lane) { common = g.value[lane] > common ? g.value[lane] : common; });
+            break;
+        default:
+            break;
     }
     const auto result = [&](uint32_t lane) -> uint64_t {
         switch (g.kind) {
             case Collective::Shuffle:
             case Collective::ShuffleXor:
             case Collective::ShuffleUp:
-            case Collective::ShuffleDown: return g.value[g.source[lane]];
+            case Collective::ShuffleDown:
+                return g.value[g.source[lane]];
             case Collective::MatchAny: {
                 uint64_t same = 0;
                 for_lanes(g.mask, [&](uint32_t other) { same |= static_cast<uint64_t>(g.value[other] == g.value[lane]) << other; });
                 return same;
             }
-            default: return common;
+            default:
+                return common;
         }
     };
     for_lanes(g.mask, [&](uint32_t lane) {
@@ -99,8 +123,8 @@ Gathering& join(Warp& warp, Collective kind, uint32_t mask, Site site) {
     for (Gathering& g : warp.open) {
         if (g.mask != mask) continue;
         if (g.kind != kind || !is_same(g.site, site))
-            fail(site, "divergent warp collective: this lane calls %s, others of its mask %08x (arrived: %08x) wait in %s at %s", name_of(kind), mask, g.arrived,
-                 name_of(g.kind), place(g.site).c_str());
+            fail(site, "divergent warp collective: this lane calls %s, others of its mask %08x (arrived: %08x) wait in %s at %s",
+                 name_of(kind), mask, g.arrived, name_of(g.kind), place(g.site).c_str());
         return g;
     }
     Gathering& g = warp.open.emplace_back();
@@ -124,10 +148,14 @@ void check_mask(const Fiber& fiber, Collective kind, uint32_t source, uint32_t m
 std::string whereabouts(const Fiber& fiber) {
     const Block& block = *fiber.home;
     switch (fiber.state) {
-        case State::Returned: return "has returned from the kernel";
-        case State::AtBarrier: return format("waits in %s at %s", name_of(block.barrier), place(fiber.waits_at).c_str());
-        case State::InWarp: return format("waits in a warp collective at %s", place(fiber.waits_at).c_str());
-        case State::Ready: return "can run";
+        case State::Returned:
+            return "has returned from the kernel";
+        case State::AtBarrier:
+            return format("waits in %s at %s", name_of(block.barrier), place(fiber.waits_at).c_str());
+        case State::InWarp:
+            return format("waits in a warp collective at %s", place(fiber.waits_at).c_str());
+        case State::Ready:
+            return "can run";
     }
     return "?";
 }
@@ -141,21 +169,29 @@ uint32_t sync_block(Barrier kind, bool predicate, Site site) {
     if (block.returned > 0) {
         uint32_t gone = 0;
         while (block.fibers[gone]->state != State::Returned) gone++;
-        fail(site, "divergent barrier: %s, but %u threads of the block have returned from the kernel (thread %u is the first)", name_of(kind), block.returned, gone);
+        fail(site, "divergent barrier: %s, but %u threads of the block have returned from the kernel (thread %u is the first)",
+             name_of(kind), block.returned, gone);
     }
     if (block.arrived == 0) {
         block.barrier = kind;
         block.barrier_site = site;
         block.gathered = kind == Barrier::And;
     } else if (block.barrier != kind || !is_same(block.barrier_site, site)) {
-        fail(site, "divergent barrier: this thread calls %s, %u others wait in %s at %s", name_of(kind), block.arrived, name_of(block.barrier),
-             place(block.barrier_site).c_str());
+        fail(site, "divergent barrier: this thread calls %s, %u others wait in %s at %s", name_of(kind), block.arrived,
+             name_of(block.barrier), place(block.barrier_site).c_str());
     }
     switch (kind) {
-        case Barrier::Plain: break;
-        case Barrier::Or: block.gathered |= predicate; break;
-        case Barrier::And: block.gathered &= predicate; break;
-        case Barrier::Count: block.gathered += predicate; break;
+        case Barrier::Plain:
+            break;
+        case Barrier::Or:
+            block.gathered |= predicate;
+            break;
+        case Barrier::And:
+            block.gathered &= predicate;
+            break;
+        case Barrier::Count:
+            block.gathered += predicate;
+            break;
     }
     char* token = &block.tokens->block[block.turn];
     release(token);
@@ -209,15 +245,17 @@ std::string describe_deadlock(const Machine& m) {
         for (uint32_t w = 0; block.threads > 0 && w < block.warps.size(); w++) {
             for (const Gathering& g : block.warps[w].open) {
                 const uint32_t missing = w * LANES + lowest_lane(g.mask & ~g.arrived);
-                return format("block %u, warp %u, %s: deadlock in %s: mask %08x, arrived %08x; thread %u %s", block.index, w, place(g.site).c_str(), name_of(g.kind),
-                              g.mask, g.arrived, missing, whereabouts(*block.fibers[missing]).c_str());
+                return format("block %u, warp %u, %s: deadlock in %s: mask %08x, arrived %08x; thread %u %s", block.index, w,
+                              place(g.site).c_str(), name_of(g.kind), g.mask, g.arrived, missing,
+                              whereabouts(*block.fibers[missing]).c_str());
             }
         }
         if (block.threads > 0 && block.arrived > 0) {
             uint32_t missing = 0;
             while (block.fibers[missing]->state == State::AtBarrier) missing++;
-            return format("block %u, %s: deadlock in %s: %u of %u threads have arrived; thread %u %s", block.index, place(block.barrier_site).c_str(),
-                          name_of(block.barrier), block.arrived, block.threads, missing, whereabouts(*block.fibers[missing]).c_str());
+            return format("block %u, %s: deadlock in %s: %u of %u threads have arrived; thread %u %s", block.index,
+                          place(block.barrier_site).c_str(), name_of(block.barrier), block.arrived, block.threads, missing,
+                          whereabouts(*block.fibers[missing]).c_str());
         }
     }
     return "deadlock";

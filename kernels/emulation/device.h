@@ -15,19 +15,19 @@
 #define MOERL_SITE ::emulation::Site site = ::emulation::Site::here()
 
 // A kernel is a plain function of its parameters, and a record of it that the generated table points to.
-#define MOERL_KERNEL(name, Params, max_threads)                                                                     \
-    static void moerl_body_##name(const Params& p);                                                                 \
-    extern "C" const MoerlEmulationKernel moerl_emulated_##name;                                                     \
-    const MoerlEmulationKernel moerl_emulated_##name = {                                                             \
+#define MOERL_KERNEL(name, Params, max_threads)                                                                                  \
+    static void moerl_body_##name(const Params& p);                                                                              \
+    extern "C" const MoerlEmulationKernel moerl_emulated_##name;                                                                 \
+    const MoerlEmulationKernel moerl_emulated_##name = {                                                                         \
         #name, [](const void* params) { moerl_body_##name(*static_cast<const Params*>(params)); }, sizeof(Params), max_threads}; \
-    static void moerl_body_##name(const Params& p)
+    static void moerl_body_##name([[maybe_unused]] const Params& p)
 
 // The address of a static names the declaration: the same for all threads, another one for each instance of a template.
 // A reference to an array, so that sizeof is what it is on a GPU and UBSan knows the bounds.
-#define MOERL_SHARED(type, name, count)                                                                                \
-    static const char moerl_shared_##name = 0;                                                                         \
-    type(&name)[count] = *reinterpret_cast<type(*)[count]>(::emulation::shared_array(&moerl_shared_##name, #name, sizeof(type) * (count), \
-                                                                                     alignof(type), ::emulation::Site::here()))
+#define MOERL_SHARED(type, name, count)                     \
+    static const char moerl_shared_##name = 0;              \
+    type(&name)[count] = *reinterpret_cast<type(*)[count]>( \
+        ::emulation::shared_array(&moerl_shared_##name, #name, sizeof(type) * (count), alignof(type), ::emulation::Site::here()))
 #define MOERL_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(::emulation::dynamic_shared())
 
 // The parts that look at the runtime's state. ThreadSanitizer would take a call of its own for each word they read, for nothing: a call
@@ -50,7 +50,8 @@ MOERL_UNSEEN uint32_t warp_index() { return emulation::self->thread >> 5; }
 namespace emulation {
 
 // The real memory behind a kernel's pointer, after the check that the access may be made.
-template <Access access, size_t bytes, size_t alignment, class T> MOERL_UNSEEN T* real(T* pointer, Site site) {
+template <Access access, size_t bytes, size_t alignment, class T>
+MOERL_UNSEEN T* real(T* pointer, Site site) {
     const uintptr_t address = reinterpret_cast<uintptr_t>(pointer) - MOERL_EMULATION_ALIAS;
     const Window& window = access == Access::Load ? self->loads : self->stores;
     const uintptr_t offset = address - window.first;
@@ -67,39 +68,49 @@ MOERL_DEVICE Words4 load_words(const void* p, Site site) {
 MOERL_DEVICE void store_words(void* p, const Words4& v, Site site) { memcpy(real<Access::Store, 16, 16>(p, site), &v, 16); }
 
 // C has no atomic minimum. Relaxed, as CUDA's are.
-template <class T, class Better> MOERL_DEVICE T atomic_choose(T* p, T v, Better better) {
+template <class T, class Better>
+MOERL_DEVICE T atomic_choose(T* p, T v, Better better) {
     T old = __atomic_load_n(p, __ATOMIC_RELAXED);
-    while (better(v, old) && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    while (better(v, old) && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
     return old;
 }
-template <class T> MOERL_DEVICE T atomic_smallest(T* p, T v) {
+template <class T>
+MOERL_DEVICE T atomic_smallest(T* p, T v) {
     return atomic_choose(p, v, [](T a, T b) { return a < b; });
 }
-template <class T> MOERL_DEVICE T atomic_largest(T* p, T v) {
+template <class T>
+MOERL_DEVICE T atomic_largest(T* p, T v) {
     return atomic_choose(p, v, [](T a, T b) { return a > b; });
 }
-template <class T> MOERL_DEVICE T* real_atomic(T* p, Site site) {
+template <class T>
+MOERL_DEVICE T* real_atomic(T* p, Site site) {
     may_switch();
     return real<Access::Atomic, sizeof(T), sizeof(T)>(p, site);
 }
-template <class T> MOERL_DEVICE T* shared_atomic(T* p) {
+template <class T>
+MOERL_DEVICE T* shared_atomic(T* p) {
     may_switch();
     return p;
 }
 
 }  // namespace emulation
 
-template <class T> MOERL_DEVICE T load(const T* p, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T load(const T* p, MOERL_SITE) {
     return *emulation::real<emulation::Access::Load, sizeof(T), alignof(T)>(p, site);
 }
-template <class T> MOERL_DEVICE void store(T* p, T value, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE void store(T* p, T value, MOERL_SITE) {
     *emulation::real<emulation::Access::Store, sizeof(T), alignof(T)>(p, site) = value;
 }
-template <class T> MOERL_DEVICE T load_stream(const T* p, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T load_stream(const T* p, MOERL_SITE) {
     static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8, "scalar of 1, 2, 4 or 8 bytes");
     return load(p, site);
 }
-template <class T> MOERL_DEVICE void store_stream(T* p, T value, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE void store_stream(T* p, T value, MOERL_SITE) {
     static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8, "scalar of 1, 2, 4 or 8 bytes");
     store(p, value, site);
 }
@@ -116,9 +127,15 @@ MOERL_DEVICE uint32_t load_relaxed(const uint32_t* p, MOERL_SITE) {
     return __atomic_load_n(emulation::real<emulation::Access::Load, 4, 4>(p, site), __ATOMIC_RELAXED);
 }
 
-MOERL_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t v, MOERL_SITE) { return emulation::atomic_smallest(emulation::real_atomic(p, site), v); }
-MOERL_DEVICE uint32_t atomic_min(uint32_t* p, uint32_t v, MOERL_SITE) { return emulation::atomic_smallest(emulation::real_atomic(p, site), v); }
-MOERL_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v, MOERL_SITE) { return emulation::atomic_largest(emulation::real_atomic(p, site), v); }
+MOERL_DEVICE uint64_t atomic_min(uint64_t* p, uint64_t v, MOERL_SITE) {
+    return emulation::atomic_smallest(emulation::real_atomic(p, site), v);
+}
+MOERL_DEVICE uint32_t atomic_min(uint32_t* p, uint32_t v, MOERL_SITE) {
+    return emulation::atomic_smallest(emulation::real_atomic(p, site), v);
+}
+MOERL_DEVICE uint32_t atomic_max(uint32_t* p, uint32_t v, MOERL_SITE) {
+    return emulation::atomic_largest(emulation::real_atomic(p, site), v);
+}
 MOERL_DEVICE uint32_t atomic_add(uint32_t* p, uint32_t v, MOERL_SITE) {
     return __atomic_fetch_add(emulation::real_atomic(p, site), v, __ATOMIC_RELAXED);
 }
@@ -128,17 +145,23 @@ MOERL_DEVICE uint64_t atomic_add(uint64_t* p, uint64_t v, MOERL_SITE) {
 MOERL_DEVICE void fence_device() { emulation::fence(); }
 
 // ---- shared memory ------------------------------------------------------------------------------------------------------
-MOERL_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) { return __atomic_fetch_add(emulation::shared_atomic(p), v, __ATOMIC_RELAXED); }
+MOERL_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) {
+    return __atomic_fetch_add(emulation::shared_atomic(p), v, __ATOMIC_RELAXED);
+}
 MOERL_DEVICE uint32_t shared_atomic_min(uint32_t* p, uint32_t v) { return emulation::atomic_smallest(emulation::shared_atomic(p), v); }
 MOERL_DEVICE uint32_t shared_atomic_max(uint32_t* p, uint32_t v) { return emulation::atomic_largest(emulation::shared_atomic(p), v); }
 MOERL_DEVICE uint64_t shared_atomic_min(uint64_t* p, uint64_t v) { return emulation::atomic_smallest(emulation::shared_atomic(p), v); }
 
-template <int BYTES> MOERL_DEVICE void copy_async(void* shared, const void* global, MOERL_SITE) {
+template <int BYTES>
+MOERL_DEVICE void copy_async(void* shared, const void* global, MOERL_SITE) {
     static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "4, 8 or 16 bytes");
     emulation::copy_async(shared, reinterpret_cast<uintptr_t>(global) - MOERL_EMULATION_ALIAS, BYTES, site);
 }
 MOERL_DEVICE void copy_async_commit() { emulation::copy_async_commit(); }
-template <int PENDING> MOERL_DEVICE void copy_async_wait() { emulation::copy_async_wait(PENDING); }
+template <int PENDING>
+MOERL_DEVICE void copy_async_wait() {
+    emulation::copy_async_wait(PENDING);
+}
 
 // ---- block --------------------------------------------------------------------------------------------------------------
 MOERL_DEVICE void sync_block(MOERL_SITE) { emulation::sync_block(emulation::Barrier::Plain, false, site); }
@@ -149,7 +172,8 @@ MOERL_DEVICE uint32_t sync_block_count(bool p, MOERL_SITE) { return emulation::s
 // ---- warp: every lane of `mask` must make the same call -------------------------------------------------------------------
 namespace emulation {
 
-template <class T> MOERL_DEVICE T move(Collective kind, T value, int source, uint32_t mask, Site site) {
+template <class T>
+MOERL_DEVICE T move(Collective kind, T value, int source, uint32_t mask, Site site) {
     static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "a number of 4 or 8 bytes");
     uint64_t word = 0;
     memcpy(&word, &value, sizeof(T));
@@ -161,19 +185,23 @@ template <class T> MOERL_DEVICE T move(Collective kind, T value, int source, uin
 }  // namespace emulation
 
 MOERL_DEVICE void sync_warp(uint32_t mask = FULL_WARP, MOERL_SITE) { emulation::collect(emulation::Collective::Sync, 0, 0, mask, site); }
-template <class T> MOERL_DEVICE T shuffle(T v, int lane, uint32_t mask = FULL_WARP, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T shuffle(T v, int lane, uint32_t mask = FULL_WARP, MOERL_SITE) {
     return emulation::move(emulation::Collective::Shuffle, v, lane & 31, mask, site);
 }
 // Past the warp's ends a lane keeps its own value.
-template <class T> MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
     const int own = static_cast<int>(lane_index()), source = own ^ lanes;
     return emulation::move(emulation::Collective::ShuffleXor, v, source > 31 || source < 0 ? own : source, mask, site);
 }
-template <class T> MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
     const int own = static_cast<int>(lane_index()), source = own - lanes;
     return emulation::move(emulation::Collective::ShuffleUp, v, source < 0 ? own : source, mask, site);
 }
-template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
+template <class T>
+MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP, MOERL_SITE) {
     const int own = static_cast<int>(lane_index()), source = own + lanes;
     return emulation::move(emulation::Collective::ShuffleDown, v, source > 31 ? own : source, mask, site);
 }

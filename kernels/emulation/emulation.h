@@ -1,5 +1,5 @@
-// The C interface between the emulator's runtime and src/device/emulator.rs, which mirrors these structures by hand (a test compares
-// the sizes). Nothing here is seen by a kernel.
+// The C interface between the emulator's runtime and src/device/emulator/ffi.rs, which mirrors these structures by hand; both sides
+// assert the same sizes. Nothing here is seen by a kernel.
 #ifndef MOERL_EMULATION_H
 #define MOERL_EMULATION_H
 
@@ -85,6 +85,12 @@ struct MoerlEmulationLaunch {
     uint32_t shared_bytes;
     uint32_t reserved;
 };
+
+#ifdef __cplusplus
+static_assert(sizeof(MoerlEmulationRange) == 48, "as src/device/emulator/ffi.rs has it");
+static_assert(sizeof(MoerlEmulationTraffic) == 120, "as src/device/emulator/ffi.rs has it");
+static_assert(sizeof(MoerlEmulationLaunch) == 88, "as src/device/emulator/ffi.rs has it");
+#endif
 
 enum MoerlEmulationResult {
     MOERL_EMULATION_DONE = 0,

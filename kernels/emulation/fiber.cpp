@@ -22,9 +22,7 @@ char* map_stack() {
     return static_cast<char*>(whole) + PAGE;
 }
 
-void unmap_stack(char* stack) {
-    munmap(stack - PAGE, PAGE + STACK_BYTES);
-}
+void unmap_stack(char* stack) { munmap(stack - PAGE, PAGE + STACK_BYTES); }
 
 void Context::adopt_caller() {
 #if defined(MOERL_EMULATION_ASAN)

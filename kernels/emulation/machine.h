@@ -77,7 +77,7 @@ struct SharedArray {
 
 // The shared memory of one block: every array between two red zones.
 class Arena {
-  public:
+   public:
     Arena();
     ~Arena();
     Arena(const Arena&) = delete;
@@ -91,7 +91,7 @@ class Arena {
     // The first byte that was written between the arrays, in words; empty if there is none.
     std::string damage() const;
 
-  private:
+   private:
     char* put(const void* key, const char* name, size_t bytes, size_t alignment);
 
     char* memory_;
@@ -104,7 +104,7 @@ class Arena {
 struct Block {
     uint32_t slot = 0;
     uint32_t index = 0;
-    uint32_t ordinal = 0;  // the how manieth of the launch
+    uint32_t ordinal = 0;        // the how manieth of the launch
     std::vector<Fiber*> fibers;  // by thread
     uint32_t threads = 0;
     uint32_t returned = 0;
@@ -112,7 +112,7 @@ struct Block {
     Barrier barrier = Barrier::Plain;
     Site barrier_site{};
     uint32_t gathered = 0;  // the predicates so far
-    uint8_t turn = 0;  // into Tokens::block
+    uint8_t turn = 0;       // into Tokens::block
     std::unique_ptr<Tokens> tokens;
     std::vector<Warp> warps;
     Arena arena;
@@ -148,7 +148,7 @@ inline Fiber& running() { return *static_cast<Fiber*>(self); }
 // intercepted by ThreadSanitizer, and fibers share its state with no order that ThreadSanitizer could know of. A switch to another
 // fiber leaves that one's own quiet as it is.
 class Quiet {
-  public:
+   public:
     Quiet() {
         running().is_quiet = true;
         begin_quiet();

@@ -14,10 +14,14 @@ namespace {
 
 const char* verb(Access access) {
     switch (access) {
-        case Access::Load: return "load";
-        case Access::Store: return "store";
-        case Access::Atomic: return "atomic";
-        case Access::AsyncCopy: return "asynchronous copy";
+        case Access::Load:
+            return "load";
+        case Access::Store:
+            return "store";
+        case Access::Atomic:
+            return "atomic";
+        case Access::AsyncCopy:
+            return "asynchronous copy";
     }
     return "?";
 }
@@ -38,7 +42,9 @@ const MoerlEmulationRange* nearest(const MoerlEmulationLaunch& launch, uint64_t 
     uint64_t smallest = UINT64_MAX;
     for (uint64_t i = 0; i < launch.range_count; i++) {
         const MoerlEmulationRange& r = launch.ranges[i];
-        const uint64_t distance = address < r.address ? r.address - address : address - r.address < r.bytes ? 0 : address - r.address - r.bytes + 1;
+        const uint64_t distance = address < r.address             ? r.address - address
+                                  : address - r.address < r.bytes ? 0
+                                                                  : address - r.address - r.bytes + 1;
         if (distance >= smallest) continue;
         smallest = distance;
         best = &r;
@@ -106,9 +112,11 @@ void reach_quietly(uintptr_t address, size_t bytes, size_t alignment, Access acc
     if (!find_range(*m.launch, address, bytes, access, number)) refuse(address, bytes, access, site);
     const MoerlEmulationRange& range = m.launch->ranges[number];
     if (address % alignment != 0)
-        fail(site, "misaligned %s of %zu bytes: %s, at an address that is not a multiple of %zu", verb(access), bytes, where(range, address).c_str(), alignment);
+        fail(site, "misaligned %s of %zu bytes: %s, at an address that is not a multiple of %zu", verb(access), bytes,
+             where(range, address).c_str(), alignment);
     if (m.meter.is_on()) {
-        m.meter.record(number, address - range.address, bytes, access, site, fiber.home->slot, fiber.home->ordinal + 1, fiber.thread / LANES, fiber.occurrences);
+        m.meter.record(number, address - range.address, bytes, access, site, fiber.home->slot, fiber.home->ordinal + 1,
+                       fiber.thread / LANES, fiber.occurrences);
         return;
     }
     (writes(access) ? fiber.stores : fiber.loads) = window_of(range, address);
@@ -132,7 +140,8 @@ constexpr size_t ARENA_BYTES = 512 << 10;
 constexpr size_t DYNAMIC_ALIGNMENT = 128;
 
 void* map_arena(void* at) {
-    return mmap(at, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED), -1, 0);
+    return mmap(at, ARENA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED), -1,
+                0);
 }
 
 }  // namespace
@@ -161,8 +170,8 @@ void* Arena::array(const void* key, const char* name, size_t bytes, size_t align
     static_bytes_ += bytes;
     const size_t total = static_bytes_ + arrays_[0].bytes;
     if (static_bytes_ > STATIC_SHARED_LIMIT || total > SHARED_LIMIT) {
-        why = format("too much shared memory: with `%s`, %zu bytes are declared (at most %u) and %zu are used in all (at most %u)", name, static_bytes_,
-                     STATIC_SHARED_LIMIT, total, SHARED_LIMIT);
+        why = format("too much shared memory: with `%s`, %zu bytes are declared (at most %u) and %zu are used in all (at most %u)", name,
+                     static_bytes_, STATIC_SHARED_LIMIT, total, SHARED_LIMIT);
         return nullptr;
     }
     return put(key, name, bytes, alignment);
@@ -199,9 +208,11 @@ std::string Arena::damage() const {
         const char* end = i < arrays_.size() ? arrays_[i].start : memory_ + used_ + RED_ZONE;
         for (; red < end; red++) {
             if (static_cast<unsigned char>(*red) == RED) continue;
-            const bool after = i > 0 && (i == arrays_.size() || red - (arrays_[i - 1].start + arrays_[i - 1].bytes) < arrays_[i].start - red);
+            const bool after =
+                i > 0 && (i == arrays_.size() || red - (arrays_[i - 1].start + arrays_[i - 1].bytes) < arrays_[i].start - red);
             const SharedArray& array = arrays_[after ? i - 1 : i];
-            return format("a thread stored out of bounds of shared memory: byte %td of `%s`, which has %zu", red - array.start, array.name, array.bytes);
+            return format("a thread stored out of bounds of shared memory: byte %td of `%s`, which has %zu", red - array.start, array.name,
+                          array.bytes);
         }
         if (i < arrays_.size()) red = arrays_[i].start + arrays_[i].bytes;
     }
@@ -236,11 +247,13 @@ void land(Copy& copy) {
 void copy_async(void* shared, uintptr_t global, size_t bytes, Site site) {
     const Quiet quiet;
     Fiber& fiber = running();
-    if (!fiber.home->arena.contains(shared, bytes)) fail(site, "asynchronous copy of %zu bytes to a place that is not inside a shared array", bytes);
+    if (!fiber.home->arena.contains(shared, bytes))
+        fail(site, "asynchronous copy of %zu bytes to a place that is not inside a shared array", bytes);
     if (reinterpret_cast<uintptr_t>(shared) % bytes != 0)
         fail(site, "misaligned asynchronous copy of %zu bytes: the place in shared memory is not a multiple of %zu", bytes, bytes);
     reach_quietly(global, bytes, bytes, Access::AsyncCopy, site);
-    Copy copy{static_cast<char*>(shared), reinterpret_cast<const char*>(global), static_cast<uint32_t>(bytes), fiber.copy_group, false, site};
+    Copy copy{
+        static_cast<char*>(shared), reinterpret_cast<const char*>(global), static_cast<uint32_t>(bytes), fiber.copy_group, false, site};
     about_to_read(copy.from, bytes, __builtin_return_address(0));
     about_to_write(copy.to, bytes, __builtin_return_address(0));
     if (machine().random.below(2) == 0) land(copy);

@@ -20,7 +20,7 @@ namespace emulation {
 using Occurrences = std::vector<std::pair<Site, uint32_t>>;
 
 class Meter {
-  public:
+   public:
     void begin(const MoerlEmulationLaunch& launch, uint32_t slots);
     bool is_on() const { return traffic_ != nullptr; }
     // `offset` bytes into range number `range`. `block` counts up from 1 over the launch.
@@ -29,7 +29,7 @@ class Meter {
     void end_block(uint32_t slot);
     void end();
 
-  private:
+   private:
     struct Direction {
         std::vector<uint16_t> touches;               // of each byte
         std::vector<std::vector<uint32_t>> touched;  // by slot, of each sector: the last block that did

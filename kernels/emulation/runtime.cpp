@@ -65,7 +65,8 @@ void leave(Machine& m, Fiber& fiber) {
     Block& block = *fiber.home;
     check_copies(fiber);
     if (block.arrived > 0)
-        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread, block.arrived);
+        fail(block.barrier_site, "divergent barrier: thread %u returns from the kernel while %u threads wait at the barrier", fiber.thread,
+             block.arrived);
     fiber.state = State::Returned;
     block.returned++;
     release(&m.end_token);
@@ -158,8 +159,10 @@ std::string end_block(Machine& m, Block& block) {
 std::vector<uint32_t> block_order(Machine& m) {
     std::vector<uint32_t> order(m.launch->blocks);
     std::iota(order.begin(), order.end(), 0u);
-    if (m.launch->schedule == MOERL_SCHEDULE_REVERSE) std::reverse(order.begin(), order.end());
-    else if (m.launch->schedule != MOERL_SCHEDULE_IN_ORDER) m.random.shuffle(order);
+    if (m.launch->schedule == MOERL_SCHEDULE_REVERSE)
+        std::reverse(order.begin(), order.end());
+    else if (m.launch->schedule != MOERL_SCHEDULE_IN_ORDER)
+        m.random.shuffle(order);
     return order;
 }
 
@@ -204,11 +207,13 @@ const MoerlEmulationKernel* find(const MoerlEmulationTable& table, const char* n
 std::string refusal(const MoerlEmulationLaunch& launch, const MoerlEmulationKernel* kernel) {
     if (kernel == nullptr) return "there is no such kernel";
     if (launch.params_bytes != kernel->params_bytes)
-        return format("takes %zu bytes of parameters, got %zu", static_cast<size_t>(kernel->params_bytes), static_cast<size_t>(launch.params_bytes));
+        return format("takes %zu bytes of parameters, got %zu", static_cast<size_t>(kernel->params_bytes),
+                      static_cast<size_t>(launch.params_bytes));
     if (launch.blocks == 0 || launch.blocks > 0x7fffffffu) return format("a grid of %u blocks; allowed are 1 to 2147483647", launch.blocks);
     if (launch.threads == 0 || launch.threads > std::min(kernel->max_threads, MAX_THREADS))
         return format("%u threads a block; it is declared for 1 to %u", launch.threads, kernel->max_threads);
-    if (launch.shared_bytes > SHARED_LIMIT) return format("%u bytes of shared memory; a block has at most %u", launch.shared_bytes, SHARED_LIMIT);
+    if (launch.shared_bytes > SHARED_LIMIT)
+        return format("%u bytes of shared memory; a block has at most %u", launch.shared_bytes, SHARED_LIMIT);
     return "";
 }
 
@@ -232,8 +237,10 @@ int run(const MoerlEmulationLaunch& launch, std::string& message) {
     for (auto& block : m->blocks) block->threads = block->returned = 0;
     current = m.get();
     run_blocks(*m, slots);
-    if (m->fault.empty()) m->meter.end();
-    else m->clear_abandoned();
+    if (m->fault.empty())
+        m->meter.end();
+    else
+        m->clear_abandoned();
     acquire(&m->end_token);
     current = nullptr;
     message.swap(m->fault);
@@ -311,7 +318,8 @@ void fail(Site site, const char* format, ...) {
     Fiber& fiber = running();
     va_list arguments;
     va_start(arguments, format);
-    machine().fault = emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
+    machine().fault =
+        emulation::format("block %u, thread %u, %s: ", fiber.block, fiber.thread, place(site).c_str()) + vformat(format, arguments);
     va_end(arguments);
     pass_on(fiber, true, true);
     __builtin_trap();

@@ -53,7 +53,8 @@ inline void end_quiet() {
 #endif
 }
 
-// The runtime touches a kernel's memory in its place (an asynchronous copy): to be checked as if the kernel had, at `pc`. To be called in quiet.
+// The runtime touches a kernel's memory in its place (an asynchronous copy): to be checked as if the kernel had, at `pc`. To be called in
+// quiet.
 inline void about_to_read([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes, [[maybe_unused]] void* pc) {
 #if defined(MOERL_EMULATION_ASAN)
     __asan_loadN(p, bytes);

@@ -28,9 +28,14 @@ void Schedule::begin_block(uint32_t slot) {
     Queue& queue = queues_[slot];
     queue.ready = threads_;
     switch (kind_) {
-        case MOERL_SCHEDULE_IN_ORDER: queue.rank = queues_.size() - slot; break;
-        case MOERL_SCHEDULE_REVERSE: queue.rank = slot; break;
-        default: queue.rank = random_->next();
+        case MOERL_SCHEDULE_IN_ORDER:
+            queue.rank = queues_.size() - slot;
+            break;
+        case MOERL_SCHEDULE_REVERSE:
+            queue.rank = slot;
+            break;
+        default:
+            queue.rank = random_->next();
     }
     if (kind_ == MOERL_SCHEDULE_RANDOM) {
         queue.waiting.resize(threads_);
@@ -61,8 +66,10 @@ void Schedule::draw_order(Queue& queue) {
 void Schedule::ready(uint32_t slot, uint32_t thread) {
     Queue& queue = queues_[slot];
     queue.ready++;
-    if (kind_ == MOERL_SCHEDULE_RANDOM) queue.waiting.push_back(thread);
-    else set_bit(queue.ready_at, queue.position[thread]);
+    if (kind_ == MOERL_SCHEDULE_RANDOM)
+        queue.waiting.push_back(thread);
+    else
+        set_bit(queue.ready_at, queue.position[thread]);
 }
 
 void Schedule::yield(uint32_t slot, uint32_t thread) {
@@ -79,7 +86,8 @@ void Schedule::yield(uint32_t slot, uint32_t thread) {
         // Behind every other block: whoever waits for another block's atomic must let that block run.
         uint64_t lowest = queue.rank;
         for (const Queue& other : queues_) lowest = std::min(lowest, other.rank);
-        if (lowest == 0) for (Queue& other : queues_) other.rank += queues_.size();
+        if (lowest == 0)
+            for (Queue& other : queues_) other.rank += queues_.size();
         queue.rank = (lowest == 0 ? queues_.size() : lowest) - 1;
     }
     ready(slot, thread);
@@ -102,9 +110,11 @@ void Schedule::close_gaps(Queue& queue) {
 bool Schedule::interrupts() {
     switch (kind_) {
         case MOERL_SCHEDULE_RANDOM:
-        case MOERL_SCHEDULE_PRIORITIES: return random_->below(8) == 0;
+        case MOERL_SCHEDULE_PRIORITIES:
+            return random_->below(8) == 0;
         // Seldom, but not never: a loop that waits for another thread's atomic must come to an end.
-        default: return ++chances_ % 1024 == 0;
+        default:
+            return ++chances_ % 1024 == 0;
     }
 }
 

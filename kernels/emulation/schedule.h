@@ -11,7 +11,7 @@ namespace emulation {
 
 // splitmix64 (Steele, Lea, Flood 2014): any seed is a good one, also 0.
 class Random {
-  public:
+   public:
     explicit Random(uint64_t seed) : state_(seed) {}
 
     uint64_t next() {
@@ -22,11 +22,12 @@ class Random {
     }
     // Of 0 .. n-1.
     uint32_t below(uint32_t n) { return static_cast<uint32_t>((next() >> 32) * n >> 32); }
-    template <class T> void shuffle(std::vector<T>& items) {
+    template <class T>
+    void shuffle(std::vector<T>& items) {
         for (size_t i = items.size(); i > 1; i--) std::swap(items[i - 1], items[below(static_cast<uint32_t>(i))]);
     }
 
-  private:
+   private:
     uint64_t state_;
 };
 
@@ -38,7 +39,7 @@ class Random {
 // last one has entered the first. (Burckhardt et al., "A randomized scheduler with probabilistic guarantees of finding bugs", 2010.)
 // A warp's threads are neighbours in the order, as they are on a GPU, where a warp may be far ahead of another one.
 class Schedule {
-  public:
+   public:
     void begin(MoerlEmulationSchedule kind, uint32_t slots, uint32_t threads, Random& random);
     // All threads of the slot's new block can run; a new order is drawn.
     void begin_block(uint32_t slot);
@@ -50,7 +51,7 @@ class Schedule {
     // Takes the next thread out. False if none can run.
     bool pick(uint32_t& slot, uint32_t& thread);
 
-  private:
+   private:
     struct Queue {
         uint32_t ready = 0;
         uint64_t rank = 0;               // of the block among the blocks in flight

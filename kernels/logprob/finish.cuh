@@ -29,17 +29,19 @@ MOERL_DEVICE Finished finish(const Row& row, MoerlPartial sums, float label) {
         f.saved = saved;
         return f;
     }
-    const double temperature = row.temperature, max = saved.max_logit, sum = saved.sum;
-    const double log_sum = log(sum);
-    const double logprob = (static_cast<double>(saved.label) - max) / temperature - log_sum;
-    const double entropy = log_sum - saved.weighted * LN_2 / sum;
+    // In f64 a product with the reciprocal is as good as the quotient.
+    const double cooling = 1.0 / static_cast<double>(row.temperature), share = 1.0 / static_cast<double>(saved.sum);
+    const double log_sum = log(static_cast<double>(saved.sum));
+    const double max = static_cast<double>(saved.max_logit) * cooling;
+    const double logprob = (static_cast<double>(saved.label) - static_cast<double>(saved.max_logit)) * cooling - log_sum;
+    const double entropy = log_sum - static_cast<double>(saved.weighted) * LN_2 * share;
     Finished f;
     f.logprob = static_cast<float>(logprob > 0.0 ? 0.0 : logprob);
     f.entropy = static_cast<float>(entropy < 0.0 ? 0.0 : entropy);
-    f.max = static_cast<float>(max / temperature);
+    f.max = static_cast<float>(max);
     f.log_sum = static_cast<float>(log_sum);
-    f.lse = static_cast<float>(max / temperature + log_sum);
-    f.sum_p2 = static_cast<float>(sum_sq / (sum * sum));
+    f.lse = static_cast<float>(max + log_sum);
+    f.sum_p2 = static_cast<float>(static_cast<double>(sum_sq) * share * share);
     f.sum_sq = sum_sq;
     f.saved = saved;
     f.fault = outside ? MOERL_FAULT_TARGET : 0;

@@ -54,6 +54,7 @@ struct Group {
     MoerlPartial record[WARP];  // the row's record, once it is merged
     int walked[WARP];           // the rows that are read
     int count;                  // how many these are
+    uint64_t fault;             // the block's first one; thread 0's alone, and here so that no register waits for it
 };
 
 // Warp 0, one lane per row.
@@ -71,14 +72,22 @@ MOERL_DEVICE void open_group(const MoerlLogprobForward& p, Group& group, uint64_
     if (lane == 0) group.count = popcount(readers);
 }
 
-// Warp 0, one lane per row: the outputs. Returns the lane's first fault.
-MOERL_DEVICE uint64_t close_group(const MoerlLogprobForward& p, const Group& group, uint64_t number) {
+// Warp 0, one lane per row: the outputs, and the block's first fault.
+MOERL_DEVICE void close_group(const MoerlLogprobForward& p, Group& group, uint64_t number) {
     const int lane = static_cast<int>(lane_index());
     const uint64_t row = row_of(p, number, lane);
-    if (row >= p.rows) return MOERL_NO_FAULT;
-    const Finished f = finish(group.row[lane], group.record[lane], group.label[lane]);
-    store_finished(p, row, f);
-    return f.fault != 0 ? fault_at(row, p.tag, f.fault) : MOERL_NO_FAULT;
+    uint64_t fault = MOERL_NO_FAULT;
+    if (row < p.rows) {
+        const Finished f = finish(group.row[lane], group.record[lane], group.label[lane]);
+        store_finished(p, row, f);
+        if (f.fault != 0) fault = fault_at(row, p.tag, f.fault);
+    }
+    fault = warp_min(fault);
+    if (lane == 0) keep_first(group.fault, fault);
+}
+
+MOERL_DEVICE void publish_fault(const MoerlLogprobForward& p, const Group& group) {
+    publish_fault(p.errors, thread_index() == 0 ? group.fault : MOERL_NO_FAULT);
 }
 
 // The panels [first, first + span) of a group's rows, dealt to the block's warps in turn.
@@ -134,7 +143,7 @@ template <class T, bool SQUARES> MOERL_DEVICE void forward_by_rows(const MoerlLo
     MOERL_DYNAMIC_SHARED(MoerlPartial, records);
     MOERL_SHARED(Group, group, 1);
     MOERL_SHARED(Upper, upper, LEVELS);
-    uint64_t fault = MOERL_NO_FAULT;
+    if (thread_index() == 0) group[0].fault = MOERL_NO_FAULT;
     for (uint64_t number = block_index(); number < p.groups; number += grid_size()) {
         if (warp_index() == 0) open_group(p, group[0], number);
         sync_block();
@@ -147,9 +156,9 @@ template <class T, bool SQUARES> MOERL_DEVICE void forward_by_rows(const MoerlLo
             merge_group(p, group[0], upper, [&](int turn, int i) { return records[turn * span + i]; }, n, span);
             sync_block();
         }
-        if (warp_index() == 0) keep_first(fault, close_group(p, group[0], number));
+        if (warp_index() == 0) close_group(p, group[0], number);
     }
-    publish_fault(p.errors, fault);
+    publish_fault(p, group[0]);
 }
 
 // ---- many blocks share a row ------------------------------------------------------------------------------------------------
@@ -203,7 +212,7 @@ MOERL_DEVICE MoerlPartial load_record(const MoerlPartial* at) {
 MOERL_DEVICE void merge_rows(const MoerlLogprobForward& p) {
     MOERL_SHARED(Group, group, 1);
     MOERL_SHARED(Upper, upper, LEVELS);
-    uint64_t fault = MOERL_NO_FAULT;
+    if (thread_index() == 0) group[0].fault = MOERL_NO_FAULT;
     for (uint64_t number = block_index(); number < p.groups; number += grid_size()) {
         if (warp_index() == 0) {
             open_group(p, group[0], number);
@@ -221,8 +230,8 @@ MOERL_DEVICE void merge_rows(const MoerlLogprobForward& p) {
             merge_group(p, group[0], upper, source, n, span_of(p, n));
         }
         sync_block();
-        if (warp_index() == 0) keep_first(fault, close_group(p, group[0], number));
+        if (warp_index() == 0) close_group(p, group[0], number);
         sync_block();
     }
-    publish_fault(p.errors, fault);
+    publish_fault(p, group[0]);
 }

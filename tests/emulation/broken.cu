@@ -2,7 +2,6 @@
 // each. `variant` 0 is the kernel as it should be where that helps to show that nothing else is wrong with it.
 
 #include "block.cuh"
-
 #include "call.h"
 
 // ---- missing barriers -----------------------------------------------------------------------------------------------------
@@ -61,8 +60,10 @@ MOERL_KERNEL(divergent_shuffle_that_meets_a_barrier, TestCall, 64) {
     sync_block();
 }
 MOERL_KERNEL(divergent_operations, TestCall, 32) {
-    if (lane_index() < 16) store(p.output, ballot(true, FULL_WARP));
-    else store(p.output + 1, match_any(3u));  // BROKEN: half of the warp votes, the other half matches
+    if (lane_index() < 16)
+        store(p.output, ballot(true, FULL_WARP));
+    else
+        store(p.output + 1, match_any(3u));  // BROKEN: half of the warp votes, the other half matches
 }
 MOERL_KERNEL(shuffle_from_outside_its_mask, TestCall, 32) {
     if (lane_index() >= 8) return;

@@ -1,7 +1,6 @@
 // Kernels whose traffic is known beforehand.
 
 #include "block.cuh"
-
 #include "call.h"
 
 // Every block copies one row of `count` words, 4 bytes (`variant` 0) or 16 bytes (1) at a time.
@@ -19,7 +18,7 @@ MOERL_KERNEL(copy_rows, TestCall, 1024) {
 MOERL_KERNEL(strided_loads, TestCall, 1024) {
     uint32_t sum = 0;
     for (uint32_t n = 0; n <= p.number; n++) sum += load(p.input + thread_index() * p.stride);
-    store(p.output + thread_index(), sum);
+    store(p.output + block_index() * block_size() + thread_index(), sum);
 }
 
 // Adds 1 to every word in place; the input of the launch is the same memory as its output.

@@ -120,7 +120,7 @@ fn bytes_touched_again_and_the_most_touches_are_counted() {
     let found = metered(&Run { input: &input, output: 32, stride: 0, number: 2, ..Run::new("strided_loads") }, "input");
     assert_eq!((found.loads.most, found.loads.sectors, found.loads.warp_sectors), (96, 1, 3));
     // Two blocks that load the same sector count it twice.
-    let found = metered(&Run { blocks: 2, input: &input, output: 32, stride: 0, ..Run::new("strided_loads") }, "input");
+    let found = metered(&Run { blocks: 2, input: &input, output: 64, stride: 0, ..Run::new("strided_loads") }, "input");
     assert_eq!((found.loads.most, found.loads.sectors, found.loads.warp_sectors), (64, 2, 2));
 }
 

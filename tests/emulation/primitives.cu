@@ -1,9 +1,8 @@
 // One kernel per family of helpers: each returns what the helpers gave, and the Rust side says what that should have been.
 
 #include "block.cuh"
-#include "pack.cuh"
-
 #include "call.h"
+#include "pack.cuh"
 
 MOERL_DEVICE uint32_t global_index() { return block_index() * block_size() + thread_index(); }
 
@@ -16,24 +15,35 @@ MOERL_KERNEL(indices, TestCall, 1024) {
 }
 
 // Copies `count` words with the accesses that `variant` names.
-template <class T> MOERL_DEVICE void copy_elements(const TestCall& p, bool stream) {
+template <class T>
+MOERL_DEVICE void copy_elements(const TestCall& p, bool stream) {
     const T* from = reinterpret_cast<const T*>(p.input);
     T* to = reinterpret_cast<T*>(p.output);
     for (uint64_t i = global_index(); i < p.count * 4 / sizeof(T); i += grid_size() * block_size()) {
-        if (stream) store_stream(to + i, load_stream(from + i));
-        else store(to + i, load(from + i));
+        if (stream)
+            store_stream(to + i, load_stream(from + i));
+        else
+            store(to + i, load(from + i));
     }
 }
 MOERL_KERNEL(copy, TestCall, 1024) {
-    if (p.variant < 2) copy_elements<uint8_t>(p, p.variant == 1);
-    else if (p.variant < 4) copy_elements<uint16_t>(p, p.variant == 3);
-    else if (p.variant < 6) copy_elements<uint32_t>(p, p.variant == 5);
-    else if (p.variant < 8) copy_elements<uint64_t>(p, p.variant == 7);
+    if (p.variant < 2)
+        copy_elements<uint8_t>(p, p.variant == 1);
+    else if (p.variant < 4)
+        copy_elements<uint16_t>(p, p.variant == 3);
+    else if (p.variant < 6)
+        copy_elements<uint32_t>(p, p.variant == 5);
+    else if (p.variant < 8)
+        copy_elements<uint64_t>(p, p.variant == 7);
     else
         for (uint64_t i = 4 * global_index(); i < p.count; i += 4 * grid_size() * block_size()) {
-            const Words4 words = p.variant == 8 ? load16(p.input + i) : p.variant == 9 ? load16_stream(p.input + i) : load16_once(p.input + i);
-            if (p.variant == 9) store16_stream(p.output + i, words);
-            else store16(p.output + i, words);
+            const Words4 words = p.variant == 8   ? load16(p.input + i)
+                                 : p.variant == 9 ? load16_stream(p.input + i)
+                                                  : load16_once(p.input + i);
+            if (p.variant == 9)
+                store16_stream(p.output + i, words);
+            else
+                store16(p.output + i, words);
         }
 }
 
@@ -153,13 +163,15 @@ MOERL_KERNEL(softmax, TestCall, 1024) {
     float sum = 0.0f;
     for (uint64_t i = thread_index(); i < p.count; i += block_size()) sum += exp2_approx((load(row + i) - largest) * 1.44269504f);
     sum = block_reduce(sum, true);
-    for (uint64_t i = thread_index(); i < p.count; i += block_size()) store(out + i, exp2_approx((load(row + i) - largest) * 1.44269504f) / sum);
+    for (uint64_t i = thread_index(); i < p.count; i += block_size())
+        store(out + i, exp2_approx((load(row + i) - largest) * 1.44269504f) / sum);
 }
 
 // ---- asynchronous copies --------------------------------------------------------------------------------------------------
 
 // Adds 1 to `count` words of every block's row through a ring of two stages in dynamic shared memory. `variant` bytes a copy.
-template <int BYTES> MOERL_DEVICE void pipeline(const TestCall& p) {
+template <int BYTES>
+MOERL_DEVICE void pipeline(const TestCall& p) {
     MOERL_DYNAMIC_SHARED(uint32_t, ring);
     constexpr uint32_t WORDS = BYTES / 4;
     const uint32_t stage = block_size() * WORDS, stages = static_cast<uint32_t>(p.count) / stage;
@@ -190,14 +202,30 @@ MOERL_KERNEL(unary, TestCall, 1024) {
         const uint32_t x = load(p.input + i);
         uint32_t y = 0;
         switch (p.variant) {
-            case 0: y = bits_of(to_f32(f16{static_cast<uint16_t>(x)})); break;
-            case 1: y = bits_of(to_f32(bf16{static_cast<uint16_t>(x)})); break;
-            case 2: y = from_f32<f16>(f32_of(x)).bits; break;
-            case 3: y = from_f32<bf16>(f32_of(x)).bits; break;
-            case 4: y = bits_of(exp2_approx(f32_of(x))); break;
-            case 5: y = static_cast<uint32_t>(popcount(x)); break;
-            case 6: y = static_cast<uint32_t>(leading_zeros(x)); break;
-            case 7: y = static_cast<uint32_t>(lowest_set(x)); break;
+            case 0:
+                y = bits_of(to_f32(f16{static_cast<uint16_t>(x)}));
+                break;
+            case 1:
+                y = bits_of(to_f32(bf16{static_cast<uint16_t>(x)}));
+                break;
+            case 2:
+                y = from_f32<f16>(f32_of(x)).bits;
+                break;
+            case 3:
+                y = from_f32<bf16>(f32_of(x)).bits;
+                break;
+            case 4:
+                y = bits_of(exp2_approx(f32_of(x)));
+                break;
+            case 5:
+                y = static_cast<uint32_t>(popcount(x));
+                break;
+            case 6:
+                y = static_cast<uint32_t>(leading_zeros(x));
+                break;
+            case 7:
+                y = static_cast<uint32_t>(lowest_set(x));
+                break;
         }
         store(p.output + i, y);
     }
@@ -209,11 +237,21 @@ MOERL_KERNEL(binary, TestCall, 1024) {
         const uint32_t a = load(p.input + 2 * i), b = load(p.input + 2 * i + 1);
         uint32_t y = 0;
         switch (p.variant) {
-            case 0: y = bits_of(max_nan(f32_of(a), f32_of(b))); break;
-            case 1: y = max_nan_x2<f16>(a, b); break;
-            case 2: y = max_nan_x2<bf16>(a, b); break;
-            case 3: y = from_f32_x2<f16>(f32_of(a), f32_of(b)); break;
-            case 4: y = from_f32_x2<bf16>(f32_of(a), f32_of(b)); break;
+            case 0:
+                y = bits_of(max_nan(f32_of(a), f32_of(b)));
+                break;
+            case 1:
+                y = max_nan_x2<f16>(a, b);
+                break;
+            case 2:
+                y = max_nan_x2<bf16>(a, b);
+                break;
+            case 3:
+                y = from_f32_x2<f16>(f32_of(a), f32_of(b));
+                break;
+            case 4:
+                y = from_f32_x2<bf16>(f32_of(a), f32_of(b));
+                break;
         }
         store(p.output + i, y);
     }
@@ -228,7 +266,8 @@ MOERL_KERNEL(order, TestCall, 1024) { store(p.output + global_index(), atomic_ad
 MOERL_KERNEL(rendezvous, TestCall, 1024) {
     if (thread_index() == 0) {
         atomic_add(p.counters, 1u);
-        while (atomic_add(p.counters, 0u) < p.number) {}
+        while (atomic_add(p.counters, 0u) < p.number) {
+        }
     }
     sync_block();
     store(p.output + global_index(), block_index());

@@ -132,11 +132,14 @@ fn logprob_is_never_positive_and_entropy_never_negative<B: Backend>(backend: &B)
     }
 }
 
+/// Which columns are masked.
+type Mask = fn(usize) -> bool;
+
 fn minus_infinity_masks_columns<B: Backend>(backend: &B) {
     let columns = 20_001;
     let mut rng = seeded(6);
     let noise: Vec<f32> = (0..columns).map(|_| 2.0 * normal(&mut rng)).collect();
-    let masks: [(&str, fn(usize) -> bool); 5] = [
+    let masks: [(&str, Mask); 5] = [
         ("the first half panel", |j| j < 1024),
         ("eight panels", |j| j < 16384),
         ("all but one", |j| j != 5000),

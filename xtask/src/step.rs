@@ -8,7 +8,7 @@ use crate::toolkit;
 use crate::workspace::{Workspace, run};
 
 /// The example: a tiny mixture-of-experts model, two optimiser steps after its rollout.
-const EXAMPLE: &str = "examples/data/step.safetensors";
+const EXAMPLE: &str = "tests/golden/step.safetensors";
 
 /// Runs it on the GPU where there is one, else on the emulated kernels. `arguments` go to `moerl step`.
 pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {

@@ -17,12 +17,15 @@ pub enum Sanitizer {
     Thread,
 }
 
+/// All that can be tested, besides the default features. The same as in .ci/run, so that the kernels are compiled once for all checks.
+const EVERYTHING: &str = "moerl/serde,moerl-cli/emulate";
+
 /// Every test of the workspace, on every backend there is.
 pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let nvcc = toolkit::nvcc(workspace)?;
     eprintln!("nvcc {} at {}", nvcc.version, nvcc.path.display());
     let mut command = workspace.cargo();
-    command.args(["test", "--workspace", "--features", "moerl/cuda,moerl/emulate,moerl-cli/emulate"]);
+    command.args(["test", "--workspace", "--features", EVERYTHING]);
     run(command.args(arguments))
 }
 
@@ -45,12 +48,19 @@ pub fn sanitize(workspace: &Workspace, sanitizer: Sanitizer, arguments: &[String
     // The sanitizer's runtime must come first in the process, and cargo itself must run without it: hence a runner.
     let platform = host_platform(workspace)?.to_uppercase().replace('-', "_");
     let mut command = workspace.cargo();
-    command.env(format!("CARGO_TARGET_{platform}_RUNNER"), format!("env LD_PRELOAD={path}"));
-    command.env("MOERL_EMULATION_SANITIZE", name).env(options.0, options.1);
+    command
+        .env(format!("CARGO_TARGET_{platform}_RUNNER"), format!("{}env LD_PRELOAD={path}", fixed_addresses(sanitizer)));
+    command.env("MOERL_EMULATION_SANITIZE", name).env(options.0, options.1).env("UBSAN_OPTIONS", "print_stacktrace=1");
     // Apart from the plain build by its features: neither build invalidates the other.
     command.args(["test", "--package", "moerl", "--no-default-features", "--features", "emulate", "--lib", "--tests"]);
     // The reference is plain Rust.
     run(command.args(arguments).args(["--", "--skip", "reference::"]))
+}
+
+/// ThreadSanitizer dies of address randomisation wider than it was built for; where it can be switched off, it is.
+fn fixed_addresses(sanitizer: Sanitizer) -> &'static str {
+    let can = || Command::new("setarch").args(["-R", "true"]).output().is_ok_and(|output| output.status.success());
+    if sanitizer == Sanitizer::Thread && can() { "setarch -R " } else { "" }
 }
 
 fn host_platform(workspace: &Workspace) -> Result<String> {

@@ -133,6 +133,8 @@ pub(super) struct Launch {
     pub(super) reserved: u32,
 }
 
+const _: () = assert!(size_of::<Range>() == 48 && size_of::<Traffic>() == 120 && size_of::<Launch>() == 88);
+
 unsafe extern "C" {
     static moerl_emulation_table: c_void;
     fn moerl_emulation_launch(launch: *const Launch, message: *mut c_char, message_bytes: usize) -> c_int;

@@ -26,15 +26,16 @@
 #include "logprob/backward.cuh"
 #include "logprob/forward.cuh"
 
+// The threads named are those that a multiprocessor is to hold, in one block or two: they decide how many registers a thread gets.
 MOERL_KERNEL(logprob_forward_bf16, MoerlLogprobForward, 512) { forward_by_rows<bf16, false>(p); }
 MOERL_KERNEL(logprob_forward_f16, MoerlLogprobForward, 512) { forward_by_rows<f16, false>(p); }
 MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) { forward_by_rows<float, false>(p); }
-MOERL_KERNEL(logprob_forward_squares_bf16, MoerlLogprobForward, 512) { forward_by_rows<bf16, true>(p); }
-MOERL_KERNEL(logprob_forward_squares_f16, MoerlLogprobForward, 512) { forward_by_rows<f16, true>(p); }
+MOERL_KERNEL(logprob_forward_squares_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, true>(p); }
+MOERL_KERNEL(logprob_forward_squares_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, true>(p); }
 MOERL_KERNEL(logprob_forward_squares_f32, MoerlLogprobForward, 256) { forward_by_rows<float, true>(p); }
 
-MOERL_KERNEL(logprob_panels_bf16, MoerlLogprobForward, 512) { forward_by_panels<bf16>(p); }
-MOERL_KERNEL(logprob_panels_f16, MoerlLogprobForward, 512) { forward_by_panels<f16>(p); }
+MOERL_KERNEL(logprob_panels_bf16, MoerlLogprobForward, 256) { forward_by_panels<bf16>(p); }
+MOERL_KERNEL(logprob_panels_f16, MoerlLogprobForward, 256) { forward_by_panels<f16>(p); }
 MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float>(p); }
 MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows(p); }
 

@@ -35,9 +35,6 @@
 //!
 //! The form, with the maximum subtracted before anything is scaled, is that of the online softmax (Milakov and Gimelshein,
 //! <https://arxiv.org/abs/1805.02867>).
-//!
-//! [`FaultCode::Target`]: crate::error::FaultCode::Target
-//! [`FaultCode`]: crate::error::FaultCode
 
 use bytemuck::{Pod, Zeroable};
 
@@ -179,15 +176,15 @@ impl<'a, M: Memory> Forward<'a, M> {
     /// Checks the whole call before anything is queued.
     ///
     /// # Errors
-    /// `Invalid` with every fault: `Temperature`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `MissingInput`, `Workspace`.
+    /// `Invalid` with every fault: `Temperature`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `Workspace`.
     pub fn validate(&self, config: &Config) -> Result<Sizes> {
         let sizes = Sizes::of(config, &self.logits);
         let rows = sizes.rows;
         let mut checks = Checks::new();
         sizes.check(&mut checks, &self.logits);
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
-        checks.require(self.logprobs.is_none() || self.tokens.is_some(), Kind::MissingInput, "tokens", || {
-            "are needed for logprobs".into()
+        checks.require(self.logprobs.is_none() || self.tokens.is_some(), Kind::Shape, "logprobs", || {
+            "are asked for, but there are no tokens".into()
         });
         for (name, output) in self.float_outputs() {
             check_row_array(&mut checks, name, output.as_ref().map(ViewMut::as_view), rows);
@@ -311,8 +308,8 @@ impl<'a, M: Memory> Backward<'a, M> {
         let mut checks = Checks::new();
         sizes.check(&mut checks, &logits);
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
-        checks.require(self.d_logprobs.is_none() || self.tokens.is_some(), Kind::MissingInput, "tokens", || {
-            "are needed for d_logprobs".into()
+        checks.require(self.d_logprobs.is_none() || self.tokens.is_some(), Kind::Shape, "d_logprobs", || {
+            "are given, but there are no tokens".into()
         });
         let upstream = [("d_logprobs", self.d_logprobs), ("d_entropy", self.d_entropy), ("d_lse", self.d_lse)];
         checks.require(upstream.iter().any(|(_, array)| array.is_some()), Kind::MissingInput, "d_logprobs", || {
@@ -383,7 +380,9 @@ impl Sizes {
             .require(columns <= i32::MAX as usize, Kind::Shape, "logits", || {
                 format!("have {columns} columns, at most {} are possible", i32::MAX)
             })
-            .require(rows < 1 << 40, Kind::Shape, "logits", || format!("have {rows} rows, 2^40 are too many"));
+            .require(rows <= u32::MAX as usize, Kind::Shape, "logits", || {
+                format!("have {rows} rows, at most {} are possible", u32::MAX)
+            });
     }
 }
 

@@ -19,11 +19,13 @@ template <class T, class Cursor> MOERL_DEVICE void fetch_at(Panel<T>& panel, con
     if (cursor.is_valid()) fetch(panel, panel_of<T>(p, cursor.row(), cursor.panel()), columns_of(p, cursor.panel()));
 }
 
-template <class T, bool SQUARES, class Cursor> MOERL_DEVICE void reduce_at(const Panel<T>& panel, const Cursor& cursor) {
-    cursor.put_record(reduce<T, SQUARES>(panel, cursor.scale()));
+template <class T, bool SQUARES, class Cursor>
+MOERL_DEVICE void reduce_at(const Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
+    const int columns = columns_of(p, cursor.panel());
+    cursor.put_record(reduce<T, SQUARES>(panel, columns, cursor.scale()));
     // LABEL_OUTSIDE and NO_LABEL, being negative, lie in no panel.
     const int32_t label = cursor.label() - static_cast<int32_t>(cursor.panel() * PANEL);
-    if (cursor.label() >= 0 && label >= 0 && label < panel.columns) cursor.put_label(logit_at(panel, label));
+    if (cursor.label() >= 0 && label >= 0 && label < columns) cursor.put_label(logit_at(panel, columns, label));
 }
 
 // One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way. Two panels
@@ -35,12 +37,12 @@ template <class T, bool SQUARES, class Cursor> MOERL_DEVICE void walk(const Moer
     while (cursor.is_valid()) {
         next.advance();
         fetch_at(odd, p, next);
-        reduce_at<T, SQUARES>(even, cursor);
+        reduce_at<T, SQUARES>(even, p, cursor);
         if (!next.is_valid()) return;
         cursor = next;
         cursor.advance();
         fetch_at(even, p, cursor);
-        reduce_at<T, SQUARES>(odd, next);
+        reduce_at<T, SQUARES>(odd, p, next);
         next = cursor;
     }
 }
@@ -54,6 +56,7 @@ struct Group {
     MoerlPartial record[WARP];  // the row's record, once it is merged
     int walked[WARP];           // the rows that are read
     int count;                  // how many these are
+    uint64_t number;            // of the group
     uint64_t fault;             // the block's first one; thread 0's alone, and here so that no register waits for it
 };
 
@@ -69,7 +72,7 @@ MOERL_DEVICE void open_group(const MoerlLogprobForward& p, Group& group, uint64_
     }
     const uint32_t readers = ballot(read, FULL_WARP);
     if (read) group.walked[popcount(readers & ((1u << lane) - 1u))] = lane;
-    if (lane == 0) group.count = popcount(readers);
+    if (lane == 0) group.count = popcount(readers), group.number = number;
 }
 
 // Warp 0, one lane per row: the outputs, and the block's first fault.
@@ -90,34 +93,39 @@ MOERL_DEVICE void publish_fault(const MoerlLogprobForward& p, const Group& group
     publish_fault(p.errors, thread_index() == 0 ? group.fault : MOERL_NO_FAULT);
 }
 
-// The panels [first, first + span) of a group's rows, dealt to the block's warps in turn.
+MOERL_DEVICE int panels_of(const MoerlLogprobForward& p) { return static_cast<int>((p.vocabulary - 1) / PANEL + 1); }
+
+// Panels of super-panel n.
+MOERL_DEVICE int span_of(const MoerlLogprobForward& p, int n) {
+    const int left = panels_of(p) - n * SUPER_PANEL;
+    return left < SUPER_PANEL ? left : SUPER_PANEL;
+}
+
+// The panels of super-panel n of a group's rows, dealt to the block's warps in turn. What can be had from shared memory or from the
+// parameters is not kept here: registers are what the panels need.
 struct GroupCursor {
     Group* group;
     MoerlPartial* records;  // [walked rows, span]
     const MoerlLogprobForward* p;
-    uint64_t number;
-    int first, span, warps;
-    int turn, at;           // which walked row, which panel of the span
+    int n, turn, at;        // which super-panel, which walked row, which panel of the super-panel
 
     MOERL_DEVICE bool is_valid() const { return turn < group->count; }
     MOERL_DEVICE void settle() {
-        while (at >= span) at -= span, turn++;
+        for (; at >= span_of(*p, n); turn++) at -= span_of(*p, n);
     }
-    MOERL_DEVICE void advance() { at += warps, settle(); }
+    MOERL_DEVICE void advance() { at += static_cast<int>(block_size() / WARP), settle(); }
     MOERL_DEVICE int index() const { return group->walked[turn]; }
-    MOERL_DEVICE uint64_t row() const { return row_of(*p, number, index()); }
-    MOERL_DEVICE uint32_t panel() const { return static_cast<uint32_t>(first + at); }
+    MOERL_DEVICE uint64_t row() const { return row_of(*p, group->number, index()); }
+    MOERL_DEVICE uint32_t panel() const { return static_cast<uint32_t>(n * SUPER_PANEL + at); }
     MOERL_DEVICE float scale() const { return group->row[index()].scale; }
     MOERL_DEVICE int32_t label() const { return group->row[index()].label; }
     MOERL_DEVICE void put_record(MoerlPartial record) const {
-        if (lane_index() == 0) records[turn * span + at] = record;
+        if (lane_index() == 0) records[turn * span_of(*p, n) + at] = record;
     }
     MOERL_DEVICE void put_label(float logit) const {
         if (lane_index() == 0) group->label[index()] = logit;
     }
 };
-
-MOERL_DEVICE int panels_of(const MoerlLogprobForward& p) { return static_cast<int>((p.vocabulary - 1) / PANEL + 1); }
 
 // The records of super-panel n of the group's rows, `span` records apart at `source`, into the rows' own. A warp per row; where a row has
 // several super-panels its group is this row alone, so that `upper` serves one row.
@@ -133,11 +141,6 @@ MOERL_DEVICE void merge_group(const MoerlLogprobForward& p, Group& group, Upper*
     }
 }
 
-MOERL_DEVICE int span_of(const MoerlLogprobForward& p, int n) {
-    const int left = panels_of(p) - n * SUPER_PANEL;
-    return left < SUPER_PANEL ? left : SUPER_PANEL;
-}
-
 // Blocks take groups of rows; records stay in shared memory.
 template <class T, bool SQUARES> MOERL_DEVICE void forward_by_rows(const MoerlLogprobForward& p) {
     MOERL_DYNAMIC_SHARED(MoerlPartial, records);
@@ -148,11 +151,11 @@ template <class T, bool SQUARES> MOERL_DEVICE void forward_by_rows(const MoerlLo
         if (warp_index() == 0) open_group(p, group[0], number);
         sync_block();
         for (int n = 0; n * SUPER_PANEL < panels_of(p); n++) {
-            const int span = span_of(p, n), warps = static_cast<int>(block_size() / WARP);
-            GroupCursor cursor = {group, records, &p, number, n * SUPER_PANEL, span, warps, 0, static_cast<int>(warp_index())};
+            GroupCursor cursor = {group, records, &p, n, 0, static_cast<int>(warp_index())};
             cursor.settle();
             walk<T, SQUARES>(p, cursor);
             sync_block();
+            const int span = span_of(p, n);
             merge_group(p, group[0], upper, [&](int turn, int i) { return records[turn * span + i]; }, n, span);
             sync_block();
         }

@@ -9,12 +9,12 @@
 // its packs hold, and one exchange after the last pack hands them to their owners. Folding is the same for rotated accumulators.
 // An f32 pack holds half an octet: a lane meets two sets of four chains, from its even and its odd packs.
 //
-//   columns        |head| pack 0 | pack 1 | ... | pack full-1 |rest|        head and rest < one pack
-//   chains of lane  31    0        1              (full-1)%32  full%32
-//   loaded by lane  0..   0        1              (full-1)%32  PACK..         the edges: one column a lane
+//   columns   |head| pack 0 | pack 1 | ... | pack full-1 |rest|        head and rest < one pack
+//   lane       31    0        1              (full-1)%32  full%32
 //
-// The chains of the head's columns are those that lane 31 meets last, so they begin with the head. Each edge column's exponential is
-// computed by the lane that loaded it, and its terms go to the chain by shuffles.
+// The head ends the pack before pack 0, and its chains are those of lane 31 in a misaligned row, so lane 31 takes the packs -1, 31, 63, ...
+// there, the first one by narrower loads. The rest is loaded by one lane a column, which also forms its exponential, and its terms come
+// last to the chains of the lane behind the last whole pack.
 #pragma once
 
 #include "row.cuh"
@@ -46,37 +46,61 @@ template <class T> MOERL_DEVICE Cut cut(int head, int columns) {
     return {head, behind / PACK<T>, behind % PACK<T>};
 }
 
+// The last `count` elements before the 16-byte boundary `end`, the first `limit` of them; nothing in the other places.
+template <class T> MOERL_DEVICE Words4 load_before(const T* end, int count, int limit) {
+    const int first = PACK<T> - count, last = first + limit;
+    Words4 r = no_columns<T>();
+    MOERL_UNROLL
+    for (int w = 0; w < 4; w++) {
+        const uint32_t* const word = reinterpret_cast<const uint32_t*>(end) - 4 + w;
+        if constexpr (sizeof(T) == 4) {
+            if (w >= first && w < last) r.w[w] = load_stream(word);
+        } else {
+            const uint16_t* const halves = reinterpret_cast<const uint16_t*>(word);
+            const bool low = 2 * w >= first && 2 * w < last, high = 2 * w + 1 >= first && 2 * w + 1 < last;
+            if (low && high) r.w[w] = load_stream(word);
+            else if (high) r.w[w] = static_cast<uint32_t>(load_stream(halves + 1)) << 16 | (NOTHING<T> & 0xffffu);
+            else if (low) r.w[w] = load_stream(halves) | (NOTHING<T> & 0xffff0000u);
+        }
+    }
+    return r;
+}
+
 template <class T> struct Panel {
     Words4 pack[TURNS<T>];
-    float edge;         // the lane's column of the head or the rest, if it has one
-    int head, columns;  // see Cut, which is cheaper to form again than to keep
+    float edge;  // the lane's column of the rest, if it has one
+    int head;    // of the cut; the rest of that is cheaper to form again than to keep
 
-    MOERL_DEVICE bool has_edges() const { return head != 0 || columns != PANEL; }
-    MOERL_DEVICE Cut cut() const { return ::cut<T>(head, columns); }
+    // The lane's pack of turn 0; WARP more for each further turn.
+    MOERL_DEVICE int first_pack(int lane) const { return lane == WARP - 1 && head != 0 ? -1 : lane; }
 };
 
 // Issues the loads of a panel. Nothing waits for them here.
 template <class T> MOERL_DEVICE void fetch(Panel<T>& held, const T* panel, int columns) {
     const int lane = static_cast<int>(lane_index());
     held.head = columns_to_boundary(panel);
-    held.columns = columns;
     held.edge = -INFINITE;
-    const T* const mine = panel + held.head + lane * PACK<T>;  // the turns are constant distances from here
-    if (!held.has_edges()) {
+    const int first = held.first_pack(lane);
+    const T* const body = panel + held.head;
+    const T* const mine = body + first * PACK<T>;  // the turns are constant distances from here
+    constexpr int TURN = WARP * PACK<T>;
+    if (columns == PANEL) {
+        if (first >= 0) held.pack[0] = load16_stream(mine);
+        else held.pack[0] = load_before(body, held.head, held.head);
         MOERL_UNROLL
-        for (int turn = 0; turn < TURNS<T>; turn++) held.pack[turn] = load16_stream(mine + turn * (WARP * PACK<T>));
-        return;
+        for (int turn = 1; turn < TURNS<T>; turn++) held.pack[turn] = load16_stream(mine + turn * TURN);
+        if (held.head == 0) return;
+    } else {
+        const Cut c = cut<T>(held.head, columns);
+        MOERL_UNROLL
+        for (int turn = 0; turn < TURNS<T>; turn++) {
+            held.pack[turn] = no_columns<T>();
+            if (first + turn * WARP >= 0 && first + turn * WARP < c.full) held.pack[turn] = load16_stream(mine + turn * TURN);
+        }
+        if (first < 0) held.pack[0] = load_before(body, held.head, columns < held.head ? columns : held.head);
     }
-    const Cut c = held.cut();
-    MOERL_UNROLL
-    for (int turn = 0; turn < TURNS<T>; turn++) {
-        held.pack[turn] = no_columns<T>();
-        if (turn * WARP + lane < c.full) held.pack[turn] = load16_stream(mine + turn * (WARP * PACK<T>));
-    }
-    const int behind = lane - PACK<T>;
-    if (lane < c.head ? lane < columns : behind >= 0 && behind < c.rest) {
-        held.edge = to_f32(load_stream(panel + (lane < c.head ? lane : c.head + c.full * PACK<T> + behind)));
-    }
+    const Cut c = cut<T>(held.head, columns);
+    if (lane < c.rest) held.edge = to_f32(load_stream(body + c.full * PACK<T> + lane));
 }
 
 // ---- the maximum ----------------------------------------------------------------------------------------------------------
@@ -124,73 +148,51 @@ template <class T, bool SQUARES> MOERL_DEVICE void add_pack(Chains<SQUARES>& cha
     }
 }
 
-// An edge column's terms, in the lane that loaded it.
-struct Edge {
-    float t, e;
-};
-
-// The chains of lane 31's last set begin with the head.
-template <class T, bool SQUARES> MOERL_DEVICE void begin_with_head(Chains<SQUARES>& chains, Edge edge, int head) {
-    const float et = fmaf(edge.e, edge.t, 0.0f), ee = SQUARES ? fmaf(edge.e, edge.e, 0.0f) : 0.0f;
-    MOERL_UNROLL
-    for (int place = 1; place < PACK<T>; place++) {
-        const int chain = (SETS<T> - 1) * PACK<T> + place, from = place - (PACK<T> - head);
-        const bool mine = lane_index() == WARP - 1 && from >= 0;
-        const float e = shuffle(edge.e, from & 31), t = shuffle(et, from & 31);
-        chains.e[chain] = mine ? e : 0.0f;
-        chains.et[chain] = mine ? t : 0.0f;
-        if constexpr (SQUARES) {
-            const float square = shuffle(ee, from & 31);
-            chains.ee[chain] = mine ? square : 0.0f;
-        }
-    }
-}
-
-// The chains of one set of the lane behind the last whole pack end with the rest.
-template <class T, bool SQUARES> MOERL_DEVICE void end_with_rest(Chains<SQUARES>& chains, Edge edge, Cut c, int set) {
+// The chains of the lane behind the last whole pack end with the rest, whose terms t and e the lanes bring that loaded it. Places that
+// are not in the rest have e = 0.
+template <class T, bool SQUARES> MOERL_DEVICE void end_with_rest(Chains<SQUARES>& chains, float t, float e, bool mine, int set) {
     MOERL_UNROLL
     for (int place = 0; place < PACK<T> - 1; place++) {
         const int chain = set * PACK<T> + place;
-        const bool mine = static_cast<int>(lane_index()) == c.full % WARP && place < c.rest;
-        const float t = shuffle(edge.t, PACK<T> + place), found = shuffle(edge.e, PACK<T> + place);
-        const float e = mine ? found : 0.0f;
-        chains.e[chain] += e;
-        chains.et[chain] = fmaf(e, t, chains.et[chain]);
-        if constexpr (SQUARES) chains.ee[chain] = fmaf(e, e, chains.ee[chain]);
+        const float of_place = shuffle(t, place), found = shuffle(e, place);
+        const float term = mine ? found : 0.0f;
+        chains.e[chain] += term;
+        chains.et[chain] = fmaf(term, of_place, chains.et[chain]);
+        if constexpr (SQUARES) chains.ee[chain] = fmaf(term, term, chains.ee[chain]);
     }
 }
 
-template <class T, bool SQUARES> MOERL_DEVICE Chains<SQUARES> accumulate(const Panel<T>& held, float max, float scale) {
+template <class T, bool SQUARES> MOERL_DEVICE Chains<SQUARES> accumulate(const Panel<T>& held, int columns, float max, float scale) {
     Chains<SQUARES> chains;
     MOERL_UNROLL
     for (int i = 0; i < 8; i++) chains.e[i] = chains.et[i] = chains.ee[i] = 0.0f;
-    const float t = exponent_of(held.edge, max, scale);
-    const Edge edge = {t, exp2_approx(t)};
-    if (held.head != 0) begin_with_head<T>(chains, edge, held.head);
     MOERL_UNROLL
     for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
-    const Cut c = held.cut();
-    if (c.rest != 0) {
-        if (c.full / WARP % SETS<T> == 0) end_with_rest<T>(chains, edge, c, 0);
-        else end_with_rest<T>(chains, edge, c, SETS<T> - 1);
-    }
+    const Cut c = cut<T>(held.head, columns);
+    if (c.rest == 0) return chains;
+    const float t = exponent_of(held.edge, max, scale), e = exp2_approx(t);
+    const int lane = c.full % WARP, turn = (c.full - held.first_pack(lane)) / WARP;
+    const bool mine = static_cast<int>(lane_index()) == lane;
+    if (turn % SETS<T> == 0) end_with_rest<T>(chains, t, e, mine, 0);
+    else end_with_rest<T>(chains, t, e, mine, SETS<T> - 1);
     return chains;
 }
 
 // Hands the chains that a misaligned lane accumulated for its right neighbour to it.
 template <class T> MOERL_DEVICE void hand_over(float (&a)[8], int head) {
     const int left = static_cast<int>(lane_index() + WARP - 1) % WARP;
-    const bool first = lane_index() == 0;  // its left neighbour is lane 31, which met its chains one set later
+    const bool last = lane_index() == WARP - 1;  // one pack ahead, so that it met its own chains in the other set
     MOERL_UNROLL
-    for (int i = 1; i < PACK<T>; i++) {
+    for (int i = 0; i < PACK<T>; i++) {
         const bool foreign = i >= PACK<T> - head;
         if constexpr (SETS<T> == 1) {
-            const float other = shuffle(a[i], left);
+            const float other = i > 0 ? shuffle(a[i], left) : a[i];
             a[i] = foreign ? other : a[i];
         } else {
             const float even = shuffle(a[i], left), odd = shuffle(a[PACK<T> + i], left);
-            a[i] = foreign ? (first ? odd : even) : a[i];
-            a[PACK<T> + i] = foreign ? (first ? even : odd) : a[PACK<T> + i];
+            const float mine = last ? a[PACK<T> + i] : a[i], other = last ? a[i] : a[PACK<T> + i];
+            a[i] = foreign ? even : mine;
+            a[PACK<T> + i] = foreign ? odd : other;
         }
     }
 }
@@ -221,9 +223,9 @@ template <class T> MOERL_DEVICE float fold(float (&a)[8], int head) {
 }
 
 // The panel's record, in every lane; sum_sq in the label's place.
-template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, float scale) {
+template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, int columns, float scale) {
     const float max = maximum(held);
-    Chains<SQUARES> chains = accumulate<T, SQUARES>(held, max, scale);
+    Chains<SQUARES> chains = accumulate<T, SQUARES>(held, columns, max, scale);
     const int head = held.head;
     MoerlPartial record = {max, fold<T>(chains.e, head), fold<T>(chains.et, head), 0.0f};
     if constexpr (SQUARES) record.label = fold<T>(chains.ee, head);
@@ -231,16 +233,16 @@ template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>
 }
 
 // The logit of a column of the panel, in every lane. Cold: once a row.
-template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int column) {
-    const Cut c = held.cut();
-    const int at = column - c.head, slot = at / PACK<T>, place = at % PACK<T>;
-    if (at < 0) return shuffle(held.edge, column);
-    if (slot == c.full) return shuffle(held.edge, PACK<T> + place);
+template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int columns, int column) {
+    const Cut c = cut<T>(held.head, columns);
+    const int at = column - c.head + PACK<T>, slot = at / PACK<T> - 1, place = at % PACK<T>;  // the head is in pack -1
+    if (slot == c.full) return shuffle(held.edge, place);
+    const int lane = slot & (WARP - 1), chosen = (slot - held.first_pack(lane)) / WARP;
     // By masks: an index that is not known to the compiler would put the packs into memory.
     Words4 words = {};
     MOERL_UNROLL
     for (int turn = 0; turn < TURNS<T>; turn++) {
-        const uint32_t mask = slot / WARP == turn ? ~0u : 0u;
+        const uint32_t mask = chosen == turn ? ~0u : 0u;
         MOERL_UNROLL
         for (int w = 0; w < 4; w++) words.w[w] |= held.pack[turn].w[w] & mask;
     }
@@ -249,5 +251,5 @@ template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int column)
     float found = x[0];
     MOERL_UNROLL
     for (int i = 1; i < PACK<T>; i++) found = i == place ? x[i] : found;
-    return shuffle(found, slot % WARP);
+    return shuffle(found, lane);
 }

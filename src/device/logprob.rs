@@ -18,13 +18,15 @@ const _: () = assert!(size_of::<Partial>() == size_of::<MoerlPartial>());
 
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
-    /// Threads of a block: 8 warps that each hold one panel and fetch the next.
-    threads: u32,
-    /// Forward blocks that a multiprocessor holds at once: 128 registers a thread for two panels of 16-bit logits, 255 for two of f32.
-    forward_blocks: usize,
-    forward_blocks_f32: usize,
-    /// Backward holds 128 bytes a thread in 80 registers.
-    backward_blocks: usize,
+    /// Threads of a forward block, and how many such blocks a multiprocessor holds. Each warp holds one panel and fetches the next one, which
+    /// takes 128 registers a thread for 16-bit logits,
+    forward: (u32, usize),
+    /// 168 with sum_p2,
+    forward_squares: (u32, usize),
+    /// and up to 255 for f32.
+    forward_f32: (u32, usize),
+    /// Likewise for backward, which holds 128 bytes a thread in 80 registers.
+    backward: (u32, usize),
     /// Rows per group at most: one warp finishes a group, a lane each.
     group_rows: usize,
     /// Panel records that a block keeps in shared memory: 40 KB, so that with the kernel's own 6 KB it stays under the 48 KB that any
@@ -35,18 +37,22 @@ struct Tuning {
 }
 
 const TUNING: Tuning = Tuning {
-    threads: 256,
-    forward_blocks: 2,
-    forward_blocks_f32: 1,
-    backward_blocks: 3,
+    forward: (256, 2),
+    forward_squares: (192, 2),
+    forward_f32: (256, 1),
+    backward: (256, 3),
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
 };
 
 impl Tuning {
-    fn forward_blocks_of(&self, logits: Element) -> usize {
-        if logits == Element::F32 { self.forward_blocks_f32 } else { self.forward_blocks }
+    fn forward_of(&self, logits: Element, squares: bool) -> (u32, usize) {
+        match (logits, squares) {
+            (Element::F32, _) => self.forward_f32,
+            (_, true) => self.forward_squares,
+            (_, false) => self.forward,
+        }
     }
 }
 
@@ -103,14 +109,14 @@ fn forward_by_rows<E: Executor>(
     let panels = sizes.vocabulary.div_ceil(PANEL);
     // A row of more than one super-panel is walked alone.
     let limit = if panels <= SUPER_PANEL { (TUNING.shared_records / panels).clamp(1, TUNING.group_rows) } else { 1 };
-    let most = TUNING.forward_blocks_of(call.logits.element()) * executor.multiprocessors() as usize;
-    let groups = groups(sizes.rows, most, limit);
-
     let squares = call.sum_p2.is_some() || call.sum_sq.is_some();
+    let (threads, resident) = TUNING.forward_of(call.logits.element(), squares);
+    let most = resident * executor.multiprocessors() as usize;
+    let groups = groups(sizes.rows, most, limit);
     let kernel = forward_kernel(call.logits.element(), squares);
     let grid = Grid {
         blocks: groups.min(most) as u32,
-        threads: TUNING.threads,
+        threads,
         shared_bytes: (sizes.rows.div_ceil(groups) * panels.min(SUPER_PANEL) * RECORD) as u32,
     };
     let mut arguments = Arguments::new::<E>();
@@ -129,10 +135,11 @@ fn forward_sharing_rows<E: Executor>(
     workspace: ViewMut<'_, u8, E::Memory>,
 ) -> Result<()> {
     let multiprocessors = executor.multiprocessors() as usize;
-    let most = TUNING.threads as usize / WARP * TUNING.forward_blocks_of(call.logits.element()) * multiprocessors;
     let panels = sizes.rows * sizes.vocabulary.div_ceil(PANEL);
-    // A warp per panel, in blocks so small that every multiprocessor gets one.
-    let warps = panels.div_ceil(multiprocessors).clamp(1, TUNING.threads as usize / WARP);
+    // A warp per panel, in blocks so small that every multiprocessor gets one; no more warps than run at once.
+    let (threads, resident) = TUNING.forward_f32;
+    let warps = panels.div_ceil(multiprocessors).clamp(1, threads as usize / WARP);
+    let most = threads as usize / WARP * resident * multiprocessors;
     let grid =
         Grid { blocks: panels.min(most).div_ceil(warps) as u32, threads: (warps * WARP) as u32, shared_bytes: 0 };
     let kernel = panels_kernel(call.logits.element());
@@ -148,7 +155,7 @@ fn forward_sharing_rows<E: Executor>(
     // SAFETY: validate checked every length against the sizes, that of the workspace by workspace_bytes.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params)? };
 
-    let grid = Grid { blocks: sizes.rows as u32, threads: TUNING.threads, shared_bytes: 0 };
+    let grid = Grid { blocks: sizes.rows as u32, threads, shared_bytes: 0 };
     // SAFETY: likewise.
     unsafe { executor.launch(stream, self::kernel("logprob_merge"), grid, &arguments, &params) }
 }
@@ -220,10 +227,11 @@ pub(super) fn backward<E: Executor>(
         return Ok(());
     }
     let panels = sizes.columns.div_ceil(PANEL);
-    let most = TUNING.backward_blocks * executor.multiprocessors() as usize;
+    let (threads, resident) = TUNING.backward;
+    let most = resident * executor.multiprocessors() as usize;
     let groups = groups(sizes.rows, most, TUNING.group_rows);
     // Too few rows for all blocks: several share a row.
-    let warps = TUNING.threads as usize / WARP;
+    let warps = threads as usize / WARP;
     let shares = (most / groups).clamp(1, panels.div_ceil(warps));
 
     let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element());
@@ -265,7 +273,7 @@ pub(super) fn backward<E: Executor>(
         shares: shares as u32,
         uniform_temperature: config.temperature,
     };
-    let grid = Grid { blocks: (groups * shares) as u32, threads: TUNING.threads, shared_bytes: 0 };
+    let grid = Grid { blocks: (groups * shares) as u32, threads, shared_bytes: 0 };
     // SAFETY: validate checked every length against the sizes; `logits` and `d_logits` are both [rows, columns].
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }

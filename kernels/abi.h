@@ -54,6 +54,169 @@ enum MoerlFault {
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
 };
 
+// ---- objective ------------------------------------------------------------------------------------------------------
+
+#define MOERL_TILE 1024           // positions of a segment that make one tile of its sums
+#define MOERL_TILE_GROUP 32       // tiles that are added up before they join the rest
+#define MOERL_UNIT_SEGMENTS 256   // most segments of a unit
+#define MOERL_TALLY 32            // numbers of a tally: the diagnostics by place, and the loss in the last
+
+enum MoerlVariant {
+    MOERL_PPO_CLIP = 0,
+    MOERL_GSPO = 1,
+    MOERL_GSPO_TOKEN = 2,
+};
+
+enum MoerlNonFinite {
+    MOERL_PROPAGATE = 0,
+    MOERL_ZERO_WEIGHT = 1,
+    MOERL_DROP_SEGMENT = 2,
+};
+
+// What divides the coefficient of a segment, added up.
+enum MoerlDivisor {
+    MOERL_BY_TOKENS = 1,
+    MOERL_BY_SEGMENTS = 2,
+    MOERL_BY_PROMPTS = 4,
+    MOERL_BY_MAX_LEN = 8,
+    MOERL_BY_COUNT = 16,     // the segment's own counted tokens
+    MOERL_BY_SCALE = 32,     // segment_scale
+    MOERL_TIMES_SCALE = 64,  // segment_scale multiplies instead
+};
+
+// Bits of a coefficient's flags.
+enum MoerlSegmentFlag {
+    MOERL_ABOVE = 1,           // above the upper bound for A > 0
+    MOERL_BELOW = 2,           // below the window
+    MOERL_CAPPED = 4,          // above the cap for A < 0
+    MOERL_PASS_POSITIVE = 8,   // the gradient passes where A > 0
+    MOERL_PASS_NEGATIVE = 16,  // and where A < 0
+    MOERL_NONFINITE = 32,      // an input of a counted token is NaN or infinite
+    MOERL_DROPPED = 64,
+    MOERL_EMPTY = 128,         // no token counts
+};
+
+// Places of the diagnostics: sums, then maxima. Those up to MOERL_SUM_CAPPED are of tokens, the others of segments.
+enum MoerlSum {
+    MOERL_SUM_TOKENS = 0,
+    MOERL_SUM_NONFINITE = 1,
+    MOERL_SUM_POLICY_K1 = 2,
+    MOERL_SUM_POLICY_K2 = 3,
+    MOERL_SUM_POLICY_K3 = 4,
+    MOERL_SUM_RATIO = 5,
+    MOERL_SUM_RATIO_SQUARED = 6,
+    MOERL_SUM_WEIGHT = 7,
+    MOERL_SUM_WEIGHT_SQUARED = 8,
+    MOERL_SUM_SATURATED_HIGH = 9,
+    MOERL_SUM_SATURATED_LOW = 10,
+    MOERL_SUM_CLIPPED_HIGH = 11,
+    MOERL_SUM_CLIPPED_LOW = 12,
+    MOERL_SUM_CAPPED = 13,
+    MOERL_SUM_SEGMENTS = 14,
+    MOERL_SUM_EMPTY_SEGMENTS = 15,
+    MOERL_SUM_DROPPED_SEGMENTS = 16,
+    MOERL_SUM_SEQUENCE_RATIO = 17,
+    MOERL_SUM_SEQUENCE_CLIPPED_HIGH = 18,
+    MOERL_SUM_SEQUENCE_CLIPPED_LOW = 19,
+    MOERL_SUM_SEQUENCE_CAPPED = 20,
+    MOERL_MAX_RATIO = 21,
+    MOERL_MAX_NEGATIVE_RATIO = 22,
+    MOERL_MAX_SEQUENCE_RATIO = 23,
+    MOERL_MAX_NEGATIVE_SEQUENCE_RATIO = 24,
+};
+
+// The work of one warp: a tile of a long segment, or whole short ones; at most MOERL_TILE tokens.
+struct MoerlUnit {
+    uint64_t token;     // the first
+    uint32_t segment;   // the first
+    uint16_t tokens;
+    uint16_t segments;  // 0: a tile of a segment that has several
+};
+
+struct MoerlCoefficient {
+    float ratio;     // s
+    float weight;    // c
+    float gradient;  // of every counted token, where they share one
+    uint32_t flags;
+};
+
+struct MoerlObjective {
+    // [N]; null: not read in this phase
+    const float* logprobs;
+    const float* old_logprobs;
+    const float* advantages;  // [N] or [S]
+    const uint8_t* loss_mask;
+    const float* weights;
+    const float* segment_scale;  // [S]
+    const double* denominators;  // [4], instead of `divisor_values`
+    const int64_t* offsets;      // [S + 1]
+    const struct MoerlUnit* units;
+    // planes [S]
+    double* log_ratio;
+    double* count;
+    double* positive;
+    double* negative;
+    double* nonfinite;
+    struct MoerlCoefficient* coefficients;  // [S]
+    float* d_logprobs;                      // [N]
+    float* ratio;                           // [N]
+    uint8_t* clipped;                       // [N]
+    float* sequence_ratio;                  // [S]
+    uint8_t* sequence_clipped;              // [S]
+    double* loss;
+    double* diagnostics;
+    uint64_t* errors;
+    // workspace
+    uint64_t* local_counts;  // [2]: T and B, counted in this call; null unless asked for
+    uint32_t* tickets;       // of the tree of tallies
+    uint32_t* group_tickets; // [units]
+    uint32_t* tile_tickets;  // [units]
+    double* tallies;         // of the tree
+    uint32_t* tile_records;  // [units][4]: D, S+, S- as f32; n | nonfinite << 16
+    double* group_records;   // [units][5]
+    uint64_t segment_count;
+    uint64_t unit_count;
+    double divisor_values[4];  // T, B, P, L
+    double scale;
+    // bounds of the logarithm of a ratio
+    double log_upper;
+    double log_lower;
+    double log_cap;
+    // and of the ratio
+    float upper;
+    float lower;
+    float cap;
+    float saturation_low;
+    float saturation_high;
+    uint32_t nonfinite_policy;
+    uint32_t divisors;
+    uint32_t tag;
+    uint8_t is_sequence_level;
+    uint8_t advantage_per_token;
+    uint8_t aligned;      // every [N] array begins at a 16-byte boundary (bytes: 4)
+    uint8_t accumulate;   // the planes go on from what is there
+    uint8_t keep_totals;  // loss and diagnostics do
+    uint8_t count_empty;
+    uint8_t reserved[2];
+};
+
+// ---- advantage ------------------------------------------------------------------------------------------------------
+
+struct MoerlGroupAdvantages {
+    const float* rewards;        // [S]
+    float* advantages;           // [S]
+    uint64_t* counts;            // [3], added to
+    const uint32_t* group_ptr;   // [G + 1]
+    const uint32_t* members;
+    uint64_t groups;
+    double epsilon;
+    double degenerate_tol;
+    uint32_t ddof;
+    uint8_t divide;              // by the standard deviation
+    uint8_t single_keeps_reward;
+    uint8_t reserved[2];
+};
+
 // ---- echo: what the device sees of a structure ------------------------------------------------------------------------
 
 // Every kind of field that the other structures use.

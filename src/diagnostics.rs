@@ -5,21 +5,12 @@
 /// statistics over segments with a counted token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
-#[allow(missing_docs)] // the table says it
+#[allow(missing_docs)] // one line says it for several
 pub enum Sum {
     /// Σ m
     Tokens,
-    /// segments with n > 0
-    Segments,
-    /// segments with n = 0
-    EmptySegments,
-    /// counted tokens with NaN or ±∞ among their inputs
+    /// counted tokens with NaN or ±∞ among their own inputs
     NonFiniteTokens,
-    /// segments dropped for that reason
-    DroppedSegments,
-    /// ratios (of tokens for a token variant, else of segments) above and below the saturation
-    SaturatedHigh,
-    SaturatedLow,
     /// Σ −Δ, Σ Δ²/2, Σ expm1(Δ) − Δ
     PolicyKlK1,
     PolicyKlK2,
@@ -27,18 +18,25 @@ pub enum Sum {
     /// Σ ρ, Σ ρ² with ρ saturated
     Ratio,
     RatioSquared,
+    /// Σ w, Σ w²
+    Weight,
+    WeightSquared,
+    /// ratios (of tokens for a token variant, else of segments) above and below the saturation
+    SaturatedHigh,
+    SaturatedLow,
     /// counted tokens whose gradient the window stops from above, from below, or the cap; for a sequence variant: n of such segments
     ClippedHigh,
     ClippedLow,
     Capped,
-    /// Σ s, and segments as above by s
+    /// segments with n > 0, with n = 0, dropped for a token that is not finite
+    Segments,
+    EmptySegments,
+    DroppedSegments,
+    /// Σ s, and segments as above by s; for a token variant only where a sequence output is asked for
     SequenceRatio,
     SequenceClippedHigh,
     SequenceClippedLow,
     SequenceCapped,
-    /// Σ w, Σ w²
-    Weight,
-    WeightSquared,
     /// max ρ, max −ρ, max s, max −s
     MaxRatio,
     MaxNegativeRatio,
@@ -108,11 +106,11 @@ pub struct Diagnostics {
     pub policy_kl_k3: Option<f64>,
     /// ρ of tokens.
     pub ratio: Option<Spread>,
-    /// s of segments.
+    /// s of segments; `None` where the call did not form it.
     pub sequence_ratio: Option<Spread>,
     /// Of tokens.
     pub clip_fraction: Option<ClipFraction>,
-    /// Of segments, by s.
+    /// Of segments, by s; `None` where the call did not form it.
     pub sequence_clip_fraction: Option<ClipFraction>,
     /// (Σw)²/Σw² of the token weights: how many tokens the weighted ones are worth.
     pub ess: Option<f64>,
@@ -141,6 +139,7 @@ impl Diagnostics {
         };
         let ess = over(at(Sum::Weight) * at(Sum::Weight), at(Sum::WeightSquared));
         let segments = at(Sum::Segments);
+        let with_sequence = at(Sum::MaxSequenceRatio) > f64::NEG_INFINITY || at(Sum::MaxSequenceRatio).is_nan();
         Some(Diagnostics {
             tokens: count(Sum::Tokens),
             segments: count(Sum::Segments),
@@ -155,12 +154,9 @@ impl Diagnostics {
             ratio: spread(Sum::Ratio, finite, Sum::MaxRatio, Sum::MaxNegativeRatio),
             sequence_ratio: spread(Sum::SequenceRatio, segments, Sum::MaxSequenceRatio, Sum::MaxNegativeSequenceRatio),
             clip_fraction: fractions(at(Sum::Tokens), Sum::ClippedHigh, Sum::ClippedLow, Sum::Capped),
-            sequence_clip_fraction: fractions(
-                segments,
-                Sum::SequenceClippedHigh,
-                Sum::SequenceClippedLow,
-                Sum::SequenceCapped,
-            ),
+            sequence_clip_fraction: with_sequence
+                .then(|| fractions(segments, Sum::SequenceClippedHigh, Sum::SequenceClippedLow, Sum::SequenceCapped))
+                .flatten(),
             ess,
             ess_fraction: ess.and_then(|ess| over(ess, finite)),
         })

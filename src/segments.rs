@@ -84,10 +84,8 @@ impl Segments {
 pub const TILE: usize = 1024;
 /// Tiles that are summed before they join the rest, in f64. Part of the contract on bits.
 pub const TILE_GROUP: usize = 32;
-/// Most segments that one unit of work holds; no unit holds segments of two different multiples of [`SEGMENT_TILE`].
+/// Most segments that one unit of work holds.
 pub(crate) const UNIT_SEGMENTS: usize = 256;
-/// Segments whose values are summed before they join the rest of a total.
-pub(crate) const SEGMENT_TILE: usize = 1024;
 
 /// What one warp works on: a tile of a long segment, or whole short segments, of at most [`TILE`] tokens together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -119,7 +117,6 @@ fn units(segments: &Segments) -> Vec<Unit> {
             continue;
         }
         let joins = open
-            && index % SEGMENT_TILE != 0
             && units.last().is_some_and(|unit| {
                 usize::from(unit.tokens) + range.len() <= TILE && usize::from(unit.segments) < UNIT_SEGMENTS
             });
@@ -150,8 +147,6 @@ pub struct Plan<B: Backend> {
     pub(crate) has_packs: bool,
     pub(crate) offsets: B::Buffer<i64>,
     pub(crate) units: B::Buffer<Unit>,
-    /// The first unit of every multiple of [`SEGMENT_TILE`] segments, and the number of units.
-    pub(crate) first_units: B::Buffer<u32>,
 }
 
 impl<B: Backend> Plan<B> {
@@ -161,18 +156,12 @@ impl<B: Backend> Plan<B> {
     /// The backend's, where it cannot take the arrays.
     pub fn new(backend: &B, stream: &B::Stream, segments: &Segments) -> Result<Plan<B>> {
         let list = units(segments);
-        let mut first_units: Vec<u32> = (0..segments.len())
-            .step_by(SEGMENT_TILE)
-            .map(|segment| list.partition_point(|unit| (unit.segment as usize) < segment) as u32)
-            .collect();
-        first_units.push(list.len() as u32);
         Ok(Plan {
             segments: segments.clone(),
             unit_count: list.len(),
             has_packs: list.iter().any(|unit| unit.segments > 1),
             offsets: backend.upload(stream, segments.offsets())?,
             units: backend.upload(stream, &list)?,
-            first_units: backend.upload(stream, &first_units)?,
         })
     }
 

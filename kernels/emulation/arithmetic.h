@@ -20,15 +20,14 @@ namespace emulation {
 
 constexpr uint32_t CANONICAL_NAN = 0x7fffffffu;
 constexpr uint16_t CANONICAL_NAN_16 = 0x7fffu;
-constexpr float SMALLEST_NORMAL = 0x1p-126f;
 
 }  // namespace emulation
 
-// Exact to half a unit where the GPU is only exact to two. Both its argument and its result are flushed (.ftz).
+// Exact to half a unit where the GPU is only exact to two. Both its argument and its result are flushed (.ftz): exactly what lies below
+// -126 has a subnormal result, and the C library takes its time over those.
 MOERL_DEVICE float exp2_approx(float x) {
     if (x != x) return f32_of(emulation::CANONICAL_NAN);
-    const float r = exp2f(x);
-    return r < emulation::SMALLEST_NORMAL ? 0.0f : r;
+    return x < -126.0f ? 0.0f : exp2f(x);
 }
 
 // Not fmaxf, which takes a number over a NaN and either zero over the other.

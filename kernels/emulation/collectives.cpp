@@ -1,6 +1,4 @@
 // Barriers and warp collectives: where threads wait for one another.
-#include <utility>
-
 #include "machine.h"
 
 namespace emulation {
@@ -223,7 +221,7 @@ uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask
     if (g.arrived == mask) {
         distribute(g, block, number);
         if (token != nullptr) turn ^= 1;
-        std::swap(g, warp.open.back());
+        if (&g != &warp.open.back()) g = warp.open.back();
         warp.open.pop_back();
     }
     let_others_run();

@@ -1,62 +1,84 @@
 //! How much scratch memory a call needs, and what lies where in it.
 
-const MOERL_OBJECTIVE_TALLY: u32 = 16;
-use crate::segments::SEGMENT_TILE;
+use crate::abi::MOERL_TALLY;
+use crate::memory::{Memory, ViewMut};
 
 /// The parts of the workspace of [`objective`](crate::objective), as byte offsets from a multiple of 16.
 ///
-/// The tickets must be zero when a call begins, and are when it ends: the last unit of every tile of segments, and the last tile of all,
-/// finds out by them that it is the last, and sets them back.
+/// Counts and tickets are zero when a call begins and when it ends: the last to arrive at a ticket sets it back. The rest holds nothing from
+/// one call to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectiveWorkspace {
     segments: usize,
     units: usize,
 }
 
-/// The workspace begins at the first multiple of this.
-pub(crate) const WORKSPACE_ALIGNMENT: usize = 16;
+const ALIGNMENT: usize = 16;
+
+/// Nodes of a tree with 32 branches over `leaves`, without the leaves.
+fn nodes(leaves: usize) -> usize {
+    let mut level = leaves;
+    let mut sum = 0;
+    while level > 1 {
+        level = level.div_ceil(32);
+        sum += level;
+    }
+    sum
+}
 
 impl ObjectiveWorkspace {
     pub(crate) fn of(segments: usize, units: usize) -> ObjectiveWorkspace {
         ObjectiveWorkspace { segments, units }
     }
 
-    /// Tiles of segments.
-    pub(crate) fn segment_tiles(&self) -> usize {
-        self.segments.div_ceil(SEGMENT_TILE)
+    /// The leaves of the tree of tallies: units, or tiles of 1024 segments, which are no more.
+    fn leaves(&self) -> usize {
+        self.units.max(self.segments.div_ceil(1024))
     }
 
-    /// u32 tickets: one for all tiles and one per tile; before them two u64 counts for local denominators.
+    /// u32 per node of the tree. Before them two u64: the counts of local denominators.
     pub(crate) fn tickets(&self) -> usize {
-        0
+        16
+    }
+    /// u32 per unit: for the groups of a long segment's tiles.
+    pub(crate) fn group_tickets(&self) -> usize {
+        self.tickets() + nodes(self.leaves()) * 4
+    }
+    /// u32 per unit: for a long segment's groups.
+    pub(crate) fn tile_tickets(&self) -> usize {
+        self.group_tickets() + self.units * 4
     }
     /// 16 bytes per segment.
     pub(crate) fn coefficients(&self) -> usize {
-        (16 + (1 + self.segment_tiles()) * 4).next_multiple_of(16)
+        (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
     }
-    /// f64 planes `[5][S]`.
+    /// Five planes of one f64 per segment.
     pub(crate) fn sums(&self) -> usize {
         self.coefficients() + self.segments * 16
     }
-    /// f64 per segment: its value.
-    pub(crate) fn values(&self) -> usize {
-        self.sums() + 5 * self.segments * 8
+    /// 16 bytes per unit: what a tile sums to.
+    pub(crate) fn tile_records(&self) -> usize {
+        (self.sums() + self.segments * 5 * 8).next_multiple_of(ALIGNMENT)
     }
-    /// 16 bytes per unit: the sums of a tile.
-    pub(crate) fn records(&self) -> usize {
-        (self.values() + self.segments * 8).next_multiple_of(16)
+    /// Five f64 per unit: what a group of tiles sums to, where its first tile is.
+    pub(crate) fn group_records(&self) -> usize {
+        self.tile_records() + self.units * 16
     }
-    /// f32 statistics per unit.
-    pub(crate) fn unit_tallies(&self) -> usize {
-        self.records() + self.units * 16
+    /// A tally of f64 per leaf and node.
+    pub(crate) fn tallies(&self) -> usize {
+        (self.group_records() + self.units * 5 * 8).next_multiple_of(ALIGNMENT)
     }
-    /// f64 statistics and value per tile of segments.
-    pub(crate) fn tile_tallies(&self) -> usize {
-        self.unit_tallies() + self.units * MOERL_OBJECTIVE_TALLY as usize * 4
+    fn end(&self) -> usize {
+        self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY as usize * 8
     }
     /// All of it, and what aligning may cost.
     pub(crate) fn bytes(&self) -> usize {
-        let tallies = self.segment_tiles() * (MOERL_OBJECTIVE_TALLY as usize + 1) * 8;
-        self.tile_tallies().next_multiple_of(16) + tallies + WORKSPACE_ALIGNMENT
+        self.end() + ALIGNMENT
+    }
+
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
+        workspace.slice(skipped..skipped + self.end())
     }
 }

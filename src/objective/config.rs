@@ -148,13 +148,6 @@ pub enum Aggregation {
     Custom,
 }
 
-impl Aggregation {
-    /// True where c depends on the segment's own count n.
-    pub(crate) fn needs_count(self) -> bool {
-        matches!(self, Aggregation::SeqMeanTokenMean)
-    }
-}
-
 /// A plane of the sums that [`objective_partial`](crate::Backend::objective_partial) makes: one f64 per segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -41,7 +41,7 @@ struct Tokens {
 }
 
 /// One token, as the formulas see it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Token {
     delta: f64,
     advantage: f64,
@@ -55,15 +55,17 @@ impl Tokens {
 
     /// The token of a segment; `None` where one of its inputs is not finite.
     fn token(&self, token: usize, segment: usize) -> Option<Token> {
+        self.token_alone(token, segment).filter(|token| token.advantage.is_finite())
+    }
+
+    /// As [`token`](Tokens::token), whatever its segment's advantage is.
+    fn token_alone(&self, token: usize, segment: usize) -> Option<Token> {
         let new = self.logprobs[token];
         let old = self.old_logprobs.as_ref().map_or(new, |old| old[token]);
         let advantage = self.advantages[if self.per_token { token } else { segment }];
         let weight = self.weights.as_ref().map_or(1.0, |weights| weights[token]);
-        [new, old, advantage, weight].iter().all(|x| x.is_finite()).then(|| Token {
-            delta: new - old,
-            advantage,
-            weight,
-        })
+        let is_sound = [new, old, weight].iter().all(|x| x.is_finite()) && (!self.per_token || advantage.is_finite());
+        is_sound.then_some(Token { delta: new - old, advantage, weight })
     }
 
     /// The first fault of a token, as the error word holds it.
@@ -224,7 +226,6 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64) -> 
     let mut ratio = saturate(config.saturation, log_ratio).exp();
     let mut flags = with_passes(bounds.flags(sums.log_ratio, sums.count), is_inside(config.saturation, log_ratio));
     let mut weight = coefficient(config, counts, sums.count, scale);
-    let no_denominator = weight.is_nan();
     let sequence = config.variant.is_sequence_level();
     if sums.nonfinite > 0.0 {
         flags |= flag::NONFINITE;
@@ -238,6 +239,7 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64) -> 
             }
         }
     }
+    let no_denominator = weight.is_nan();
     if flags & flag::DROPPED != 0 || !sequence {
         return (Coefficient { ratio, weight, gradient: 0.0, flags }, 0.0, no_denominator);
     }

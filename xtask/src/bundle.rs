@@ -13,8 +13,8 @@ use crate::workspace::{Workspace, output, run};
 /// The archive must stay smaller than this.
 const LIMIT: u64 = 60 << 20;
 
-/// Suites about the source tree, which the other machine does not have.
-const LEFT_OUT: [&str; 3] = ["bindings", "build_script", "kernels"];
+/// Suites about the source tree and the emulator, which the other machine does not have.
+const LEFT_OUT: [&str; 4] = ["bindings", "build_script", "emulation", "kernels"];
 
 const SCRIPT: &str = include_str!("run.sh");
 

@@ -17,7 +17,7 @@ pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         toolkit::nvcc(workspace)?;
     }
     let mut command = workspace.cargo();
-    command.args(["run", "--quiet", "--release", "--package", "moerl-cli"]);
+    command.args(["run", "--release", "--package", "moerl-cli"]);
     if gpu {
         command.args(["--features", "emulate"]);
     } else {

@@ -13,7 +13,7 @@ use crate::memory::{Device, View, ViewMut};
 
 /// An owned array in device memory.
 ///
-/// Dropping it waits for the device, so that no queued work loses its memory. A trainer's inner loop lends the memory that it has
+/// Dropping it waits for the device, so that no queued work loses its memory; not while the same thread records a graph. A trainer's inner loop lends the memory that it has
 /// ([`View::from_raw`], [`lend`](crate::device::cuda::lend)) and meets no such wait.
 #[derive(Debug)]
 pub struct DeviceBuffer<T> {

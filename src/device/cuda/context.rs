@@ -1,5 +1,6 @@
 //! A device's context: what keeps streams, memory and modules alive, and makes them current on a thread.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::device::cuda::driver::{DevicePointer, Driver, Handle, attribute};
@@ -58,7 +59,7 @@ impl Context {
             // SAFETY: the context lives as long as `self`.
             self.driver.check("cuCtxPushCurrent", unsafe { (self.driver.context_push)(self.handle) })?;
         }
-        Ok(Entered { context: self, pushed })
+        Ok(Entered { context: self, pushed, stays: PhantomData })
     }
 
     /// A number that describes the device.
@@ -76,18 +77,16 @@ impl Context {
         Ok(pointer)
     }
 
-    /// Frees memory after everything queued in the context has finished: work on any stream may still use it.
+    /// Frees memory. cuMemFree waits for the work that is queued in the context, on any stream. (Asking for that wait by
+    /// cuCtxSynchronize would do harm: it breaks off every capture in the context, also one on another thread.)
     ///
     /// # Safety
     /// `pointer` must come from [`allocate`](Context::allocate) and not be used again.
     pub(super) unsafe fn free(&self, pointer: DevicePointer) {
-        let Ok(_entered) = self.enter() else { return };
-        // SAFETY: the caller hands the memory over, and after the wait no queued work uses it. If the wait fails, the context is
-        // lost or capturing, and the memory is left to the driver.
-        unsafe {
-            if (self.driver.context_synchronize)() == crate::device::cuda::driver::SUCCESS {
-                (self.driver.memory_free)(pointer);
-            }
+        if let Ok(_entered) = self.enter() {
+            // SAFETY: the caller hands the memory over. A refusal means that the context is lost or that this thread is
+            // recording a graph; the memory is then left to the driver.
+            unsafe { (self.driver.memory_free)(pointer) };
         }
     }
 }
@@ -106,13 +105,15 @@ impl Drop for Context {
 pub(super) struct Entered<'a> {
     context: &'a Context,
     pushed: bool,
+    /// What is current is a matter of this thread alone.
+    stays: PhantomData<*const ()>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         if self.pushed {
             let mut popped = std::ptr::null_mut();
-            // SAFETY: pushed by `enter` on this thread (raw pointers keep the guard from moving to another).
+            // SAFETY: pushed by `enter` on this thread, which the guard cannot leave.
             unsafe { (self.context.driver.context_pop)(&mut popped) };
         }
     }

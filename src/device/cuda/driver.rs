@@ -15,6 +15,7 @@ pub(super) type Handle = *mut c_void;
 pub(super) type DevicePointer = u64;
 
 pub(super) const SUCCESS: Status = 0;
+const STUB_LIBRARY: Status = 34;
 const NO_DEVICE: Status = 100;
 const INVALID_IMAGE: Status = 200;
 const NO_BINARY_FOR_GPU: Status = 209;
@@ -75,7 +76,6 @@ table! {
     context_get = cuCtxGetCurrent(context: *mut Handle);
     context_push = cuCtxPushCurrent_v2(context: Handle);
     context_pop = cuCtxPopCurrent_v2(context: *mut Handle);
-    context_synchronize = cuCtxSynchronize();
     module_load = cuModuleLoadData(module: *mut Handle, image: *const c_void);
     module_unload = cuModuleUnload(module: Handle);
     module_function = cuModuleGetFunction(function: *mut Handle, module: Handle, name: *const c_char);
@@ -171,6 +171,7 @@ impl Driver {
         let name = self.name_of(status);
         let (what, fix) = match status {
             NO_DEVICE => ("the NVIDIA driver sees no GPU", "attach one, or check CUDA_VISIBLE_DEVICES"),
+            STUB_LIBRARY => ("a stub of libcuda was loaded", "remove the toolkit's stubs folder from the library path"),
             SYSTEM_DRIVER_MISMATCH => (
                 "the driver's library and its kernel module have different versions",
                 "reboot, or reinstall the driver",

@@ -72,7 +72,6 @@ static Status wait(void) {
     if (recording) return UNSUPPORTED_IN_CAPTURE;
     return number[WAITS]++, SUCCESS;
 }
-Status cuCtxSynchronize(void) { return wait(); }
 Status cuStreamSynchronize(void* stream) { return (void)stream, wait(); }
 Status cuEventSynchronize(void* event) { return (void)event, wait(); }
 Status cuStreamCreate(void** stream, unsigned flags) {
@@ -164,7 +163,7 @@ Status cuMemAlloc_v2(uint64_t* pointer, size_t bytes) {
     return number[BUFFERS]++, number[ALLOCATIONS]++, *pointer = (uint64_t)(uintptr_t)memory, SUCCESS;
 }
 Status cuMemFree_v2(uint64_t pointer) {
-    NEEDS_CONTEXT;
+    if (wait()) return UNSUPPORTED_IN_CAPTURE;
     return free((void*)(uintptr_t)pointer), number[BUFFERS]--, SUCCESS;
 }
 Status cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {

@@ -207,7 +207,9 @@ fn a_library_that_lacks_a_function_is_called_too_old() {
 
 #[test]
 fn a_driver_that_does_not_start_says_why() {
-    for (status, words) in [(100, "no GPU"), (803, "different versions"), (804, "compat"), (999, "does not start")] {
+    for (status, words) in
+        [(34, "a stub"), (100, "no GPU"), (803, "different versions"), (804, "compat"), (999, "does not start")]
+    {
         let Some(fake) = Fake::new() else { return };
         fake.set(Number::InitStatus, status);
         let (what, _) = unavailable(fake.driver());

@@ -1,1 +1,94 @@
+//! The reference's gradients against central differences of its own weights.
 
+use super::weights::{Rules, Slots, log_sum_exp};
+use crate::gate::{Config, Renormalize, Score};
+
+const EXPERTS: usize = 12;
+const STEP: f64 = 1e-5;
+
+/// Logits between −4 and 4 without a pattern, from a seed.
+fn logits(seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64 * 8.0 - 4.0
+    };
+    (0..EXPERTS).map(|_| next()).collect()
+}
+
+fn loss(rules: &Rules, logits: &[f64], ids: &[usize], upstream: &[f64]) -> f64 {
+    let selected: Vec<f64> = ids.iter().map(|&e| logits[e]).collect();
+    let lse = log_sum_exp(&rules.capped_row(logits));
+    rules.weights(&selected, lse).iter().zip(upstream).map(|(w, d)| w * d).sum()
+}
+
+fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
+    let rules = Rules::new(config, ids.len());
+    let upstream: Vec<f64> = (0..ids.len()).map(|j| 1.5 - 0.7 * j as f64).collect();
+    let slots = Slots {
+        ids: ids.to_vec(),
+        selected: ids.iter().map(|&e| logits[e]).collect(),
+        lse: log_sum_exp(&rules.capped_row(logits)),
+    };
+    let mut gradient = vec![0.0; EXPERTS];
+    rules.add_gradient(&slots, Some(logits), &upstream, &mut gradient);
+    for e in 0..EXPERTS {
+        let moved = |by: f64| {
+            let mut moved = logits.to_vec();
+            moved[e] += by;
+            loss(&rules, &moved, ids, &upstream)
+        };
+        let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+        assert!((gradient[e] - difference).abs() < 1e-8, "{name}: expert {e} has {}, not {difference}", gradient[e]);
+    }
+}
+
+#[test]
+fn gradients_are_central_differences_in_every_mode() {
+    let rules = [
+        Renormalize::None,
+        Renormalize::AddEps(0.5),
+        Renormalize::Floor(1e-12),
+        Renormalize::Floor(50.0),
+        Renormalize::Guard,
+        Renormalize::Exact,
+    ];
+    let scores = [Score::Softmax, Score::SoftmaxSelected, Score::Sigmoid, Score::SqrtSoftplus, Score::Raw];
+    let mut checked = 0;
+    for score in scores {
+        for renormalize in rules {
+            for softcap in [None, Some(2.5)] {
+                for ids in [vec![3], vec![11, 0, 7], vec![5, 2, 8, 1, 9, 4]] {
+                    let config = Config {
+                        renormalize,
+                        softcap,
+                        renormalize_single: true,
+                        scaling_factor: Some(1.7),
+                        ..Config::new(score, ids.len())
+                    };
+                    if config.validate().is_err() {
+                        continue;
+                    }
+                    for seed in 1..4 {
+                        check(&format!("{config:?}"), &config, &ids, &logits(seed));
+                    }
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(checked, 2 * 3 * (3 + 1 + 6 + 6 + 1));
+}
+
+#[test]
+fn gradients_are_central_differences_where_scores_are_tiny() {
+    for score in [Score::Sigmoid, Score::SqrtSoftplus] {
+        for renormalize in [Renormalize::AddEps(1e-20), Renormalize::Exact] {
+            let config = Config { renormalize, ..Config::new(score, 3) };
+            let far: Vec<f64> = logits(9).iter().map(|x| x - 30.0).collect();
+            check(&format!("{config:?}"), &config, &[1, 6, 10], &far);
+        }
+    }
+}

@@ -96,7 +96,7 @@ fn sum_tokens(config: &Config, segments: &Segments, tokens: &Tokens, output: &mu
         .map(|(segment, range)| {
             for u in range.clone() {
                 fault = fault.min(tokens.fault(u, segment, output.tag));
-                if tokens.counts(u) {
+                if tokens.counts(u) && config.variant.is_sequence_level() {
                     token_statistics(config, tokens, u, segment, &mut statistics);
                 }
             }
@@ -110,7 +110,7 @@ fn sum_tokens(config: &Config, segments: &Segments, tokens: &Tokens, output: &mu
 
 fn token_statistics(config: &Config, tokens: &Tokens, token: usize, segment: usize, statistics: &mut Statistics) {
     statistics.add(Sum::Tokens, 1.0);
-    let Some(seen) = tokens.token(token, segment) else {
+    let Some(seen) = tokens.token_alone(token, segment) else {
         return statistics.add(Sum::NonFiniteTokens, 1.0);
     };
     let delta = seen.delta;
@@ -144,13 +144,16 @@ fn sequence_clipped(flags: u32, sums: &Sums) -> u32 {
     clipped(flags, sums.positive) | clipped(flags, sums.negative)
 }
 
-fn segment_statistics(config: &Config, sums: &Sums, made: &Coefficient, statistics: &mut Statistics) {
+fn segment_statistics(config: &Config, sums: &Sums, made: &Coefficient, with_ratio: bool, statistics: &mut Statistics) {
     if made.flags & flag::EMPTY != 0 {
         return statistics.add(Sum::EmptySegments, 1.0);
     }
     let sequence = config.variant.is_sequence_level();
     statistics.add(Sum::Segments, 1.0);
     statistics.add(Sum::DroppedSegments, f64::from(made.flags & flag::DROPPED != 0));
+    if !with_ratio {
+        return;
+    }
     statistics.add(Sum::SequenceRatio, made.ratio);
     statistics.raise(Sum::MaxSequenceRatio, made.ratio);
     statistics.raise(Sum::MaxNegativeSequenceRatio, -made.ratio);
@@ -188,7 +191,8 @@ fn finish_all(
             let row = segment as u64;
             fault = fault.min(Fault { row, tag: output.tag, code: FaultCode::ZeroDenominator }.to_word());
         }
-        segment_statistics(config, sums, &coefficient, &mut statistics);
+        let with_ratio = config.variant.is_sequence_level() || output.wants_sequence();
+        segment_statistics(config, sums, &coefficient, with_ratio, &mut statistics);
         if let Some(ratios) = &mut output.sequence_ratio {
             ratios.as_mut_slice()[segment] = coefficient.ratio as f32;
         }
@@ -221,6 +225,9 @@ fn apply_all(
                 let of_token;
                 (of_token, gradient, bits, ratio) = apply_token(config, coefficient, tokens.token(u, segment));
                 value += of_token;
+                if !config.variant.is_sequence_level() {
+                    token_statistics(config, tokens, u, segment, &mut statistics);
+                }
             }
             if !config.variant.is_sequence_level() {
                 for (bit, sum) in

@@ -1,0 +1,201 @@
+// How a warp walks over a unit, and how the tokens of a segment are summed.
+//
+// The tree. Position p = 128 k + 4 j + v of a tile (counted from the SEGMENT's start) belongs to chain v of lane j; a chain is added up
+// over ascending k; b(j) = (chain 0 + chain 1) + (chain 2 + chain 3); the lanes fold by halves 16, 8, 4, 2, 1. All f32; absent = +0.
+//
+// The data. Lanes load aligned packs of 4 tokens wherever the tile begins. With `head` tokens missing to a boundary, slot v of a pack holds position
+// 4 j + v - head: chains of this lane for v >= head, of its left neighbour below that. Ownership rotates instead of data: a lane
+// accumulates whatever its slots hold, and one exchange after the last row hands the chains over.
+#pragma once
+
+#include "../warp.cuh"
+
+constexpr int ROW = 4 * WARP;         // tokens of a row
+constexpr int ROWS_AT_ONCE = 4;       // rows whose loads are in flight together
+constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
+
+struct Geometry {
+    uint64_t base;  // the token of slot 0, a multiple of 4
+    int head;       // slots before the unit's first token
+    int tokens;
+    int rows;
+};
+
+MOERL_DEVICE MoerlUnit load_unit(const MoerlUnit* unit) {
+    const Words4 w = load16(unit);
+    return {static_cast<uint64_t>(w.w[1]) << 32 | w.w[0], w.w[2], static_cast<uint16_t>(w.w[3] & 0xffffu), static_cast<uint16_t>(w.w[3] >> 16)};
+}
+
+MOERL_DEVICE Geometry geometry(const MoerlUnit& unit) {
+    const int head = static_cast<int>(unit.token & 3);
+    const int tokens = unit.tokens;
+    return {unit.token - static_cast<uint64_t>(head), head, tokens, tokens == 0 ? 0 : (head + tokens + ROW - 1) / ROW};
+}
+
+// Bit v: slot v of this lane's pack in `row` is a token of the unit.
+MOERL_DEVICE uint32_t slots_of(const Geometry& g, int row) {
+    const int first = row * ROW + 4 * static_cast<int>(lane_index()) - g.head;
+    uint32_t bits = 0;
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) bits |= static_cast<uint32_t>(first + v >= 0 && first + v < g.tokens) << v;
+    return bits;
+}
+
+struct Four {
+    float x[4];
+};
+
+// The slots of `bits` of four floats; 0 in the others and where there is no array.
+MOERL_DEVICE Four load_four(const float* array, uint64_t index, uint32_t bits, bool aligned) {
+    Four r = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    if (array == nullptr) return r;
+    if (bits == 15u && aligned) {
+        const Words4 words = load16_stream(array + index);
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) r.x[v] = f32_of(words.w[v]);
+        return r;
+    }
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        if ((bits >> v & 1u) != 0) r.x[v] = load_stream(array + index + v);
+    }
+    return r;
+}
+
+// As load_four, one byte each.
+MOERL_DEVICE uint32_t load_mask(const uint8_t* mask, uint64_t index, uint32_t bits, bool aligned) {
+    if (mask == nullptr) return 0x01010101u;
+    if (bits == 15u && aligned) return load_stream(reinterpret_cast<const uint32_t*>(mask + index));
+    uint32_t r = 0;
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        if ((bits >> v & 1u) != 0) r |= static_cast<uint32_t>(load_stream(mask + index + v)) << (8 * v);
+    }
+    return r;
+}
+
+MOERL_DEVICE void store_four(float* array, uint64_t index, uint32_t bits, bool aligned, const Four& values) {
+    if (array == nullptr) return;
+    if (bits == 15u && aligned) {
+        store16_stream(array + index, {{bits_of(values.x[0]), bits_of(values.x[1]), bits_of(values.x[2]), bits_of(values.x[3])}});
+        return;
+    }
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        if ((bits >> v & 1u) != 0) store_stream(array + index + v, values.x[v]);
+    }
+}
+
+MOERL_DEVICE void store_bytes(uint8_t* array, uint64_t index, uint32_t bits, bool aligned, uint32_t values) {
+    if (array == nullptr) return;
+    if (bits == 15u && aligned) {
+        store_stream(reinterpret_cast<uint32_t*>(array + index), values);
+        return;
+    }
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        if ((bits >> v & 1u) != 0) store_stream(array + index + v, static_cast<uint8_t>(values >> (8 * v) & 0xffu));
+    }
+}
+
+// A quarter of a row's tokens as they lie in memory.
+struct Pack {
+    uint64_t index;
+    uint32_t bits;  // slots that are tokens of the unit
+    uint32_t mask;  // a byte a slot
+    Four logprobs, old_logprobs, advantages, weights;
+};
+
+MOERL_DEVICE Pack load_pack(const MoerlObjective& p, const Geometry& g, int row, bool with_tokens, bool with_advantages) {
+    Pack r;
+    r.index = g.base + static_cast<uint64_t>(row * ROW) + 4u * lane_index();
+    r.bits = slots_of(g, row);
+    const bool aligned = p.aligned != 0;
+    r.mask = load_mask(p.loss_mask, r.index, r.bits, aligned);
+    r.logprobs = load_four(with_tokens ? p.logprobs : nullptr, r.index, r.bits, aligned);
+    r.old_logprobs = load_four(with_tokens ? p.old_logprobs : nullptr, r.index, r.bits, aligned);
+    r.weights = load_four(with_advantages ? p.weights : nullptr, r.index, r.bits, aligned);
+    r.advantages = load_four(with_advantages && p.advantage_per_token ? p.advantages : nullptr, r.index, r.bits, aligned);
+    return r;
+}
+
+MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
+
+// One token, as the formulas see it.
+struct Token {
+    float delta, advantage, weight;
+    bool counts;
+    bool is_sound_alone;  // counts, and what it has of its own is finite
+    bool is_sound;          // and its segment's advantage is
+};
+
+MOERL_DEVICE Token token_of(const MoerlObjective& p, const Pack& pack, int v, float segment_advantage) {
+    Token r;
+    r.counts = (pack.bits >> v & 1u) != 0 && (pack.mask >> (8 * v) & 0xffu) != 0;
+    const float current = pack.logprobs.x[v];
+    // Without an old policy o = l, and l - l is 0, or NaN as it should be.
+    r.delta = current - (p.old_logprobs != nullptr ? pack.old_logprobs.x[v] : current);
+    r.advantage = p.advantage_per_token ? pack.advantages.x[v] : segment_advantage;
+    r.weight = p.weights != nullptr ? pack.weights.x[v] : 1.0f;
+    const bool is_own = p.advantage_per_token != 0;
+    r.is_sound_alone = r.counts && is_finite(r.delta) && is_finite(r.weight) && (!is_own || is_finite(r.advantage));
+    r.is_sound = r.is_sound_alone && is_finite(r.advantage);
+    return r;
+}
+
+// The chains of `PLANES` sums that a lane accumulates, by slot.
+template <int PLANES> struct Chains {
+    float of[PLANES][4];
+};
+
+template <int PLANES> MOERL_DEVICE Chains<PLANES> no_chains() {
+    Chains<PLANES> r;
+    MOERL_UNROLL
+    for (int i = 0; i < PLANES; i++) {
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) r.of[i][v] = 0.0f;
+    }
+    return r;
+}
+
+// The tile's sum in every lane; never -0.
+MOERL_DEVICE float fold(const float (&slots)[4], int head) {
+    const int right = static_cast<int>(lane_index() + 1) % WARP;
+    float own[4];
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        own[v] = slots[v];
+        // Slots below `head` hold the left neighbour's chains: every lane fetches its own from the right.
+        if (v < head) own[v] = shuffle(slots[v], right);
+    }
+    const float even = (own[0] + own[1]) + (own[2] + own[3]), odd = (own[1] + own[2]) + (own[3] + own[0]);
+    return warp_sum((head & 1) != 0 ? odd : even) + 0.0f;
+}
+
+// The tree's sum of at most 32 positions, by one lane: b(0) .. b(7) and the folds by 4, 2, 1 are all that is left of it.
+template <class Value> MOERL_DEVICE float fold_short(int length, Value value) {
+    float b[8];
+    MOERL_UNROLL
+    for (int j = 0; j < 8; j++) {
+        float x[4];
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) x[v] = 4 * j + v < length ? value(4 * j + v) : 0.0f;
+        b[j] = (x[0] + x[1]) + (x[2] + x[3]);
+    }
+    return (((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))) + 0.0f;
+}
+
+// The tree's sum of up to a tile of positions, by the warp.
+template <class Value> MOERL_DEVICE float fold_staged(int length, Value value) {
+    float chains[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (int k = 0; k * ROW < length; k++) {
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) {
+            const int position = k * ROW + 4 * static_cast<int>(lane_index()) + v;
+            chains[v] += position < length ? value(position) : 0.0f;
+        }
+    }
+    return fold(chains, 0);
+}
+
+constexpr int SHORT = 32;  // up to here a segment is summed by one lane

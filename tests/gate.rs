@@ -1,0 +1,18 @@
+//! The gate, on every backend: the same behaviours of the reference, the emulated kernels and a device.
+
+mod common;
+
+#[path = "gate/agreement.rs"]
+mod agreement;
+#[path = "gate/bad_input.rs"]
+mod bad_input;
+#[path = "gate/harness.rs"]
+mod harness;
+#[path = "gate/replay.rs"]
+mod replay;
+#[path = "gate/rows.rs"]
+mod rows;
+#[path = "gate/selection.rs"]
+mod selection;
+#[path = "gate/weights.rs"]
+mod weights;

@@ -1,0 +1,149 @@
+//! What only the emulator can show of the gate kernels: independence of the schedule, and which bytes they touch.
+#![cfg(feature = "emulate")]
+
+mod common;
+
+#[allow(dead_code)]
+#[path = "gate/harness.rs"]
+mod harness;
+
+use harness::*;
+use moerl::Emulator;
+use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::element::{Element, Float, bf16, f16};
+use moerl::gate::{Config, Preset};
+
+/// The emulators whose results must not differ: every kind of schedule, many seeds, blocks alone and together, small and large grids.
+fn emulators() -> impl Iterator<Item = Emulator> {
+    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
+    (0..24).map(move |seed| {
+        Emulator::new()
+            .with_seed(seed)
+            .with_schedule(schedules[seed as usize % 4])
+            .with_blocks_in_flight(1 + seed as u32 % 3)
+            .with_multiprocessors(1 + seed as u32 % 5)
+    })
+}
+
+fn schedules_agree<T: Float>(problem: &Problem<T>) {
+    let upstream = problem.random_upstream(1);
+    let mut first = None;
+    for emulator in emulators() {
+        let forwarded = forward(&emulator, problem);
+        let gradient = common::bits(&backward(&emulator, problem, &forwarded, &upstream));
+        let result = (forwarded.bits(), forwarded.fault, gradient);
+        match &first {
+            None => first = Some(result),
+            Some(first) => assert!(*first == result, "{emulator:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_schedule_changes_a_bit() {
+    for (preset, experts, k) in
+        [(Preset::Qwen3, 128, 8), (Preset::DeepseekV3, 256, 8), (Preset::Ernie4_5_21bA3b, 64, 6), (Preset::KimiK2, 384, 8)]
+    {
+        let mut problem = Problem::<bf16>::random(Config::preset(preset), 70, experts, k, 1);
+        problem.logits[30 * experts] = bf16::NAN;
+        problem.logits[50 * experts] = bf16::INFINITY;
+        schedules_agree(&problem);
+        let mut ids = problem.random_ids(2);
+        ids[k * 9] = ids[k * 9 + 1];
+        ids[k * 41] = ids[k * 41 + 1];
+        schedules_agree(&problem.forced(Element::U16, &ids));
+    }
+    schedules_agree(&Problem::<f32>::random(Config::softmax_selected(10), 70, 512, 10, 3));
+    schedules_agree(&Problem::<f16>::random(Config::softmax(32), 9, 2000, 32, 4));
+}
+
+#[test]
+fn the_first_of_many_bad_rows_is_reported_under_every_schedule() {
+    let mut problem = Problem::<bf16>::random(Config::softmax_selected(2), 400, 16, 2, 5);
+    for t in [399, 77, 250, 311, 78] {
+        problem.logits[t * 16..][..16].fill(bf16::NAN);
+    }
+    for seed in 0..100 {
+        let emulator = Emulator::new().with_seed(seed).with_blocks_in_flight(4);
+        assert_eq!(forward(&emulator, &problem).fault.unwrap().row, 77);
+    }
+}
+
+fn metered<R>(work: impl FnOnce(&Emulator) -> R) -> (R, LaunchTraffic) {
+    let emulator = Emulator::new().metered();
+    let result = work(&emulator);
+    let mut launches = emulator.take_traffic();
+    assert_eq!(launches.len(), 1);
+    (result, launches.remove(0))
+}
+
+#[test]
+fn a_native_row_is_loaded_once() {
+    for (preset, experts, k) in [(Preset::Qwen3_5, 256, 8), (Preset::DeepseekV3, 256, 8), (Preset::Ernie4_5, 256, 6)] {
+        let config = Config { top_k: Some(k), ..Config::preset(preset) };
+        let problem = Problem::<bf16>::random(config, 1000, experts, k, 1);
+        let (_, traffic) = metered(|emulator| forward(emulator, &problem));
+        let loads = traffic.buffer("router_logits").unwrap().loads;
+        assert_eq!((loads.bytes, loads.sectors, loads.most, loads.untouched), (512_000, 16_000, 1, 0));
+        assert_eq!(loads.accesses, 512_000 / 16);
+        for (name, bytes) in [("topk_ids", 4000 * k), ("topk_weights", 4000 * k), ("selected_logits", 4000 * k)] {
+            let stores = traffic.buffer(name).unwrap().stores;
+            assert_eq!((stores.bytes, stores.most), (bytes as u64, 1), "{name}");
+        }
+    }
+    // Without a bias there is nothing else to load: at most 2 % more than the logits.
+    let problem = Problem::<bf16>::random(Config::softmax_selected(8), 1000, 128, 8, 2);
+    let (_, traffic) = metered(|emulator| forward(emulator, &problem));
+    assert!(traffic.load_bytes() * 100 <= 256_000 * 102, "{} bytes", traffic.load_bytes());
+    assert!(traffic.store_bytes() * 100 <= 96_000 * 102, "{} bytes", traffic.store_bytes());
+}
+
+#[test]
+fn replay_touches_only_the_sectors_of_the_forced_slots() {
+    for element in [Element::U8, Element::U16, Element::I32] {
+        let problem = Problem::<bf16>::random(Config::softmax_selected(8), 300, 256, 8, 3);
+        let ids = problem.random_ids(4);
+        let (_, traffic) = metered(|emulator| forward(emulator, &problem.forced(element, &ids)));
+        let mut sectors = 0;
+        for row in ids.chunks_exact(8) {
+            let mut touched: Vec<i32> = row.iter().map(|id| id / 16).collect();
+            touched.sort_unstable();
+            touched.dedup();
+            sectors += touched.len() as u64;
+        }
+        let logits = traffic.buffer("router_logits").unwrap().loads;
+        assert_eq!((logits.bytes, logits.most), (300 * 8 * 2, 1));
+        assert_eq!(logits.sectors, sectors);
+        // The ids in their own width.
+        let loads = traffic.buffer("forced_ids").unwrap().loads;
+        assert_eq!((loads.bytes, loads.most), (300 * 8 * element.size() as u64, 1));
+    }
+}
+
+#[test]
+fn backward_writes_each_element_once_and_reads_nothing_else() {
+    for (config, reads_logits) in [(Config::softmax_selected(8), false), (Config::sigmoid(8), false), (Config::softmax(8), true)] {
+        for experts in [128, 200, 512] {
+            let problem = Problem::<bf16>::random(config.clone(), 130, experts, 8, 5);
+            let forwarded = forward(&Emulator::new(), &problem);
+            let upstream = problem.random_upstream(6);
+            let (_, traffic) =
+                metered(|emulator| backward_into::<_, bf16, f32, bf16>(emulator, &problem, &forwarded, &upstream));
+            let stores = traffic.buffer("d_router_logits").unwrap().stores;
+            assert_eq!((stores.bytes, stores.most, stores.untouched), (130 * experts as u64 * 2, 1, 0));
+            assert_eq!(stores.accesses, stores.bytes / 16);
+            let slots = 130 * 8 * 4;
+            for name in ["topk_ids", "selected_logits", "d_topk_weights"] {
+                let loads = traffic.buffer(name).unwrap().loads;
+                assert_eq!((loads.bytes, loads.most), (slots, 1), "{name}");
+            }
+            match traffic.buffer("router_logits") {
+                Some(logits) => {
+                    assert!(reads_logits);
+                    assert_eq!((logits.loads.bytes, logits.loads.most), (130 * experts as u64 * 2, 1));
+                }
+                None => assert!(!reads_logits),
+            }
+        }
+    }
+}

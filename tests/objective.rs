@@ -1,0 +1,45 @@
+//! Policy objectives: what every backend must agree on.
+
+#[path = "objective/agreement.rs"]
+mod agreement;
+#[path = "objective/bad_input.rs"]
+mod bad_input;
+#[path = "objective/case.rs"]
+mod case;
+mod common;
+#[cfg(feature = "emulate")]
+#[path = "objective/emulated.rs"]
+mod emulated;
+#[path = "objective/invariance.rs"]
+mod invariance;
+#[path = "objective/table.rs"]
+mod table;
+
+use agreement::*;
+use bad_input::*;
+use invariance::*;
+use table::*;
+
+on_every_backend!(
+    two_tokens_give_the_values_of_the_table,
+    bounds_pass_the_gradient_and_the_next_number_does_not,
+    results_agree_with_the_reference_for_every_variant_and_length,
+    results_agree_for_every_aggregation,
+    results_agree_for_every_saturation_and_cap,
+    absent_old_logprobs_make_every_ratio_one,
+    diagnostics_agree_with_the_reference,
+    unaligned_arrays_give_the_same_bits,
+    masked_tokens_may_hold_anything,
+    nothing_to_count_is_zero,
+    a_token_that_is_not_finite_is_handled_as_configured,
+    zero_denominators_are_reported,
+    odd_masks_and_positive_logprobs_are_reported,
+    faults_of_a_call_are_listed_together,
+    neighbours_do_not_change_a_bit,
+    the_place_in_the_pack_does_not_change_a_bit,
+    splitting_a_batch_changes_no_gradient,
+    phases_give_what_the_one_call_gives,
+    segments_may_come_in_several_calls,
+    gspo_token_is_gspo_where_they_coincide,
+    repeated_runs_are_equal_bit_for_bit,
+);

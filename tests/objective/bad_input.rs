@@ -1,0 +1,187 @@
+//! What is wrong with a call or its data, and what comes of it.
+
+use moerl::error::{FaultCode, Kind};
+use moerl::objective::{Cap, Config, Denominators, NonFinite, Output, Plan, Segments, Variant, workspace_bytes};
+use moerl::{Backend, Buffer, Error};
+
+use crate::case::{Case, Uploaded, run, try_run};
+
+fn variants() -> [Config; 3] {
+    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
+}
+
+pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
+    for lengths in [vec![5, 60, 3, 1], vec![1500], vec![0, 17, 17, 17]] {
+        let clean = Case::random(&lengths, 2).with_mask(2).with_weights(2).with_token_advantages(2);
+        let mut dirty = clean.clone();
+        for (u, &mask) in clean.loss_mask.as_ref().unwrap().iter().enumerate().filter(|(_, mask)| **mask == 0) {
+            assert_eq!(mask, 0);
+            let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 500.0][u % 4];
+            dirty.logprobs[u] = bad;
+            dirty.old_logprobs.as_mut().unwrap()[u] = bad;
+            dirty.advantages[u] = bad;
+            dirty.weights.as_mut().unwrap()[u] = bad;
+        }
+        for config in variants() {
+            let (expected, found) = (run(backend, &config, &clean), run(backend, &config, &dirty));
+            assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
+            for (u, (f, e)) in found.d_logprobs.iter().zip(&expected.d_logprobs).enumerate() {
+                assert_eq!(f.to_bits(), e.to_bits(), "token {u}");
+                assert!(clean.loss_mask.as_ref().unwrap()[u] != 0 || f.to_bits() == 0, "token {u}: {f}");
+            }
+            assert_eq!(found.fault, None);
+        }
+    }
+}
+
+pub fn nothing_to_count_is_zero<B: Backend>(backend: &B) {
+    for config in variants() {
+        for lengths in [vec![], vec![0, 0], vec![3, 2000]] {
+            let mut case = Case::random(&lengths, 1);
+            case.loss_mask = Some(vec![0; case.tokens()]);
+            case.denominators = Some([0, 0, 0, 1]);
+            // The advantage of a segment that does not count may be anything.
+            case.advantages.fill(f32::NAN);
+            let found = run(backend, &config, &case);
+            assert_eq!(found.loss, 0.0, "{lengths:?}");
+            assert!(found.d_logprobs.iter().all(|g| g.to_bits() == 0), "{lengths:?}");
+            assert!(found.sequence_ratio.iter().all(|&ratio| ratio == 1.0), "{lengths:?}");
+            assert_eq!(found.fault, None, "{lengths:?}");
+        }
+    }
+}
+
+fn code(fault: &Option<Error>) -> (u64, u16, FaultCode) {
+    match fault {
+        Some(Error::Data(fault)) => (fault.row, fault.tag, fault.code),
+        other => panic!("no fault: {other:?}"),
+    }
+}
+
+pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: &B) {
+    // Segment 1 is touched, in a unit of several segments and on its own.
+    for lengths in [vec![4, 6, 5], vec![40, 1200, 30]] {
+        let clean = Case::random(&lengths, 9).with_token_advantages(9).with_weights(9);
+        let at = lengths[0] + 2;
+        let own = lengths[0]..lengths[0] + lengths[1];
+        for (which, value) in [(0, f32::NAN), (0, f32::NEG_INFINITY), (1, f32::INFINITY), (2, f32::NAN), (3, f32::NAN)]
+        {
+            let mut case = clean.clone();
+            match which {
+                0 => case.logprobs[at] = value,
+                1 => case.old_logprobs.as_mut().unwrap()[at] = value,
+                2 => case.advantages[at] = value,
+                _ => case.weights.as_mut().unwrap()[at] = value,
+            }
+            for config in variants() {
+                let untouched = run(backend, &config, &clean);
+                let of = |nonfinite| run(backend, &Config { nonfinite, ..config.clone() }, &case);
+                for policy in [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment] {
+                    let found = of(policy);
+                    assert_eq!(code(&found.fault), (at as u64, 7, FaultCode::NonfiniteInput), "{policy:?}");
+                    for u in (0..case.tokens()).filter(|u| !own.contains(u)) {
+                        assert_eq!(found.d_logprobs[u].to_bits(), untouched.d_logprobs[u].to_bits(), "{policy:?}: {u}");
+                    }
+                }
+                let found = of(NonFinite::Propagate);
+                assert!(found.loss.is_nan() && found.d_logprobs[at].is_nan());
+                let found = of(NonFinite::DropSegment);
+                assert!(found.loss.is_finite() && found.d_logprobs[own.clone()].iter().all(|g| g.to_bits() == 0));
+                let found = of(NonFinite::ZeroWeight);
+                assert!(found.loss.is_finite() && found.d_logprobs.iter().all(|g| g.is_finite()));
+                assert_eq!(found.d_logprobs[at].to_bits(), 0);
+                let expected = run(&moerl::Reference, &config, &case);
+                assert!((found.loss - expected.loss).abs() <= 8e-6, "{} not {}", found.loss, expected.loss);
+            }
+        }
+    }
+    // A segment's advantage that is not finite concerns all its tokens.
+    for lengths in [vec![4, 6, 5], vec![40, 1200, 30]] {
+        let mut case = Case::random(&lengths, 9);
+        case.advantages[1] = f32::NAN;
+        for config in variants() {
+            let found = run(backend, &config, &case);
+            assert_eq!(code(&found.fault), (lengths[0] as u64, 7, FaultCode::NonfiniteInput));
+            assert!(found.loss.is_finite());
+            assert!(found.d_logprobs[lengths[0]..lengths[0] + lengths[1]].iter().all(|g| g.to_bits() == 0));
+        }
+    }
+}
+
+pub fn zero_denominators_are_reported<B: Backend>(backend: &B) {
+    for config in variants() {
+        let mut case = Case::random(&[3, 4], 2).with_mask(0);
+        case.loss_mask = Some(vec![0, 0, 0, 1, 1, 1, 1]);
+        case.denominators = Some([0, 0, 0, 0]);
+        let found = run(backend, &config, &case);
+        assert_eq!(code(&found.fault), (1, 7, FaultCode::ZeroDenominator));
+        assert!(found.loss.is_nan());
+        case.loss_mask = None;
+        let refused = try_run(backend, &config, &case).unwrap_err();
+        assert!(refused.is(Kind::ZeroDenominator), "{refused}");
+    }
+}
+
+pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
+    for config in variants() {
+        let clean = Case::random(&[30, 40], 2).with_mask(2);
+        let mut case = clean.clone();
+        let mask = case.loss_mask.as_mut().unwrap();
+        let at = mask.iter().skip(20).position(|&m| m == 1).unwrap() + 20;
+        mask[at] = 5;
+        let found = run(backend, &config, &case);
+        assert_eq!(code(&found.fault), (at as u64, 7, FaultCode::Mask));
+        assert_eq!(found.loss.to_bits(), run(backend, &config, &clean).loss.to_bits());
+        let mut case = clean.clone();
+        case.logprobs[at] = 0.5;
+        assert_eq!(code(&run(backend, &config, &case).fault), (at as u64, 7, FaultCode::PositiveLogprob));
+        case.logprobs[at] = 9e-4;
+        assert_eq!(run(backend, &config, &case).fault, None);
+    }
+}
+
+pub fn faults_of_a_call_are_listed_together<B: Backend>(backend: &B) {
+    let stream = backend.stream().unwrap();
+    let case = Case::random(&[3, 4], 2);
+    let plan = Plan::new(backend, &stream, &Segments::from_lengths([3, 5])).unwrap();
+    let input = Uploaded::new(backend, &stream, &case);
+    let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan) - 1).unwrap();
+    let config = Config { dp_scale: 0.0, ..Config::ppo_clip(-0.1, f64::NAN).with_cap(Cap::Dual(1.0)) };
+    let mut batch = input.batch();
+    batch.denominators = Denominators::global(1, 0);
+    let error = backend.objective(&stream, &config, &plan, batch, Output::new(workspace.view_mut())).unwrap_err();
+    for kind in [Kind::Config, Kind::Shape, Kind::Workspace, Kind::ZeroDenominator] {
+        assert!(error.is(kind), "{kind:?}: {error}");
+    }
+    let text = error.to_string();
+    for part in [
+        "clip_low: is -0.1",
+        "clip_high: is NaN",
+        "dual_clip: is 1",
+        "dp_scale: is 0",
+        "logprobs: has shape [7], needs [8]",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    assert!(!text.contains('\n'));
+}
+
+#[test]
+fn offsets_must_rise_from_zero() {
+    for (offsets, part) in
+        [(vec![], "is empty"), (vec![1, 2], "begins with 1"), (vec![0, 4, 3], "falls from 4 to 3 at index 2")]
+    {
+        let error = Segments::from_offsets(&offsets).unwrap_err();
+        assert!(error.is(Kind::Segments) && error.to_string().contains(part), "{error}");
+    }
+    assert_eq!(Segments::from_offsets(&[0_i32, 0, 5]).unwrap().tokens(), 5);
+}
+
+#[test]
+fn lint_names_windows_of_the_wrong_kind() {
+    assert!(!Config::gspo(0.2, 0.2).lint().is_empty());
+    assert!(!Config::ppo_clip(3e-4, 4e-4).lint().is_empty());
+    assert_eq!(Config::gspo(3e-4, 4e-4).lint(), []);
+    assert_eq!(Config::default().lint(), []);
+    assert!(matches!(Config::default().variant, Variant::PpoClip(_)));
+}

@@ -1,0 +1,92 @@
+//! What only the emulator can show: schedules, and what a launch reads and writes.
+
+use moerl::Emulator;
+use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::objective::Config;
+
+use crate::case::{Case, run, run_plain};
+use crate::common::bits;
+
+fn variants() -> [Config; 3] {
+    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
+}
+
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    // Units of several segments, of one, and of tiles; more than 32 units, so that the trees have two levels.
+    let lengths: Vec<usize> = [vec![5, 40, 3, 700, 500, 2500, 33], vec![600; 30]].concat();
+    let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3);
+    for config in variants() {
+        let first = run(&Emulator::new(), &config, &case);
+        for seed in 0..24 {
+            let schedule =
+                [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
+            let emulator =
+                Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3);
+            let found = run(&emulator, &config, &case);
+            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
+            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
+            assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+        }
+    }
+}
+
+/// The launches of one call.
+fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {
+    let emulator = Emulator::new().metered();
+    run_plain(&emulator, config, case);
+    emulator.take_traffic()
+}
+
+/// Asserts that a launch reads each byte of these arrays once, of no other token array any, within 5 %.
+fn assert_reads(launch: &LaunchTraffic, arrays: &[&str], case: &str) {
+    for name in ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"] {
+        let Some(buffer) = launch.buffer(name) else { continue };
+        let expected = if arrays.contains(&name) { buffer.bytes } else { 0 };
+        let sectors = buffer.loads.sectors * 32;
+        assert_eq!(buffer.loads.bytes, expected, "{case}: {}: {name}", launch.kernel);
+        assert!(
+            sectors as f64 <= 1.05 * expected as f64 + 64.0,
+            "{case}: {}: {name}: {sectors} of {expected}",
+            launch.kernel
+        );
+    }
+    for name in arrays {
+        assert!(launch.buffer(name).is_some(), "{case}: {} has no {name}", launch.kernel);
+    }
+}
+
+#[test]
+fn every_array_is_read_once_per_phase_and_the_gradient_written_once() {
+    for (which, lengths) in
+        [("seventeens", vec![17; 300]), ("long", vec![9000]), ("mixed", vec![1000, 24, 2048, 512, 500, 4096])]
+    {
+        let case = Case::random(&lengths, 3).with_mask(3);
+        let rich = case.clone().with_token_advantages(3).with_weights(3);
+        let mask = ["loss_mask"];
+        let all = ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"];
+        let [ppo, gspo, token] = variants();
+        for (config, case, partial, apply) in [
+            (&ppo, &rich, &mask[..], &all[..]),
+            (&gspo, &rich, &all[..], &mask[..]),
+            (&token, &rich, &all[..], &["advantages", "loss_mask", "weights"][..]),
+        ] {
+            let launches = traffic(config, case);
+            assert_eq!(launches.len(), 3, "{which}");
+            assert_reads(&launches[0], partial, which);
+            assert_reads(&launches[1], &[], which);
+            assert_reads(&launches[2], apply, which);
+            let written = launches[2].buffer("d_logprobs").unwrap();
+            assert_eq!((written.stores.bytes, written.stores.once), (written.bytes, written.bytes), "{which}");
+        }
+        // With an advantage per segment, the tokens cost 9 bytes in partial and 1 + 4 in apply.
+        let launches = traffic(&gspo, &case);
+        let tokens = case.tokens() as u64;
+        let of = |launch: &LaunchTraffic, names: &[&str]| {
+            names.iter().filter_map(|name| launch.buffer(name)).map(|b| b.loads.bytes + b.stores.bytes).sum::<u64>()
+        };
+        assert_eq!(of(&launches[0], &["logprobs", "old_logprobs", "loss_mask"]), 9 * tokens, "{which}");
+        assert_eq!(of(&launches[2], &["logprobs", "old_logprobs", "loss_mask", "d_logprobs"]), 5 * tokens, "{which}");
+        assert_eq!(launches[0].buffer("logprobs").unwrap().loads.most, 1, "{which}");
+    }
+}

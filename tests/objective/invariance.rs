@@ -1,0 +1,257 @@
+//! What must not change a bit.
+
+use bytemuck::Zeroable;
+use moerl::objective::{
+    Aggregation, Coefficient, Config, Denominators, Output, Phases, Plan, Segments, workspace_bytes,
+};
+use moerl::{Backend, Buffer};
+
+use crate::case::{Case, Uploaded, run, run_plain};
+use crate::common::bits;
+
+fn variants() -> [Config; 3] {
+    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
+}
+
+fn rich(lengths: &[usize], seed: u64) -> Case {
+    Case::random(lengths, seed).with_mask(seed).with_weights(seed).with_token_advantages(seed)
+}
+
+pub fn neighbours_do_not_change_a_bit<B: Backend>(backend: &B) {
+    let lengths = [7, 33, 5, 1030, 9];
+    let case = rich(&lengths, 3);
+    for config in variants() {
+        let alone = run(backend, &config, &case);
+        for kept in 0..lengths.len() {
+            let range = case.segments().range(kept);
+            let mut spoilt = case.clone();
+            for u in (0..case.tokens()).filter(|u| !range.contains(u)) {
+                spoilt.logprobs[u] = f32::NAN;
+                spoilt.advantages[u] = f32::NAN;
+            }
+            let found = run(backend, &config, &spoilt);
+            assert_eq!(
+                bits(&found.d_logprobs[range.clone()]),
+                bits(&alone.d_logprobs[range.clone()]),
+                "segment {kept}"
+            );
+            assert_eq!(found.sequence_ratio[kept].to_bits(), alone.sequence_ratio[kept].to_bits());
+        }
+    }
+}
+
+pub fn the_place_in_the_pack_does_not_change_a_bit<B: Backend>(backend: &B) {
+    for length in [1, 6, 40, 1300] {
+        let segment = rich(&[length], 5);
+        for config in variants() {
+            let alone = run(backend, &config, &segment);
+            for offset in 0..34 {
+                // In front: a segment of its own, which shares a unit with a short one.
+                let front = rich(&[offset], 6);
+                let join = |a: &Vec<f32>, b: &Vec<f32>| [a.as_slice(), b].concat();
+                let case = Case {
+                    lengths: vec![offset, length],
+                    logprobs: join(&front.logprobs, &segment.logprobs),
+                    old_logprobs: Some(join(
+                        front.old_logprobs.as_ref().unwrap(),
+                        segment.old_logprobs.as_ref().unwrap(),
+                    )),
+                    advantages: join(&front.advantages, &segment.advantages),
+                    loss_mask: Some(
+                        [front.loss_mask.as_deref().unwrap(), segment.loss_mask.as_deref().unwrap()].concat(),
+                    ),
+                    weights: Some(join(front.weights.as_ref().unwrap(), segment.weights.as_ref().unwrap())),
+                    ..segment.clone()
+                };
+                let found = run(backend, &config, &case);
+                assert_eq!(bits(&found.d_logprobs[offset..]), bits(&alone.d_logprobs), "{length} at {offset}");
+                assert_eq!(found.sequence_ratio[1].to_bits(), alone.sequence_ratio[0].to_bits());
+            }
+        }
+    }
+}
+
+pub fn splitting_a_batch_changes_no_gradient<B: Backend>(backend: &B) {
+    let lengths = [40, 1, 1, 900, 17, 17, 0, 1100, 33];
+    let case = rich(&lengths, 7);
+    for config in variants() {
+        for aggregation in [Aggregation::SeqMeanTokenMean, Aggregation::TokenMean] {
+            let config = config.clone().with_aggregation(aggregation);
+            let (loss, gradient) = run_plain(backend, &config, &case);
+            for pieces in [2, 7, lengths.len()] {
+                let cuts: Vec<usize> = (0..=pieces).map(|piece| piece * lengths.len() / pieces).collect();
+                let (mut total, mut joined, mut size) = (0.0, Vec::new(), 0.0);
+                for cut in cuts.windows(2) {
+                    let (loss, gradient) = run_plain(backend, &config, &case.part(cut[0]..cut[1]));
+                    total += loss;
+                    size += loss.abs();
+                    joined.extend(gradient);
+                }
+                assert_eq!(bits(&joined), bits(&gradient), "{pieces} pieces");
+                assert!((total - loss).abs() <= 1e-12 * size, "{pieces} pieces: {total} not {loss}");
+            }
+        }
+    }
+}
+
+/// Loss and gradient by the three phases, the tokens coming in calls that end at these positions of every segment.
+fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usize]) -> (f64, Vec<f32>) {
+    let stream = backend.stream().unwrap();
+    let segments = case.segments();
+    let planes = config.planes().len();
+    let mut sums = backend.upload(&stream, &vec![f64::NAN; planes * segments.len()]).unwrap();
+    let mut coefficients = backend.upload(&stream, &vec![Coefficient::zeroed(); segments.len()]).unwrap();
+    let mut loss = backend.upload(&stream, &[f64::NAN]).unwrap();
+    let mut gradient = vec![0.0; case.tokens()];
+
+    // Every call's pieces, as a batch of their own, and where its tokens come from.
+    let pieces: Vec<(Case, Vec<usize>)> = ends
+        .iter()
+        .enumerate()
+        .map(|(call, &end)| {
+            let begin = if call == 0 { 0 } else { ends[call - 1] };
+            let ranges: Vec<_> = segments
+                .ranges()
+                .map(|range| (range.start + begin).min(range.end)..(range.start + end).min(range.end))
+                .collect();
+            let tokens: Vec<usize> = ranges.iter().cloned().flatten().collect();
+            let pick = |values: &Vec<f32>| tokens.iter().map(|&u| values[u]).collect::<Vec<_>>();
+            let piece = Case {
+                lengths: ranges.iter().map(|range| range.len()).collect(),
+                logprobs: pick(&case.logprobs),
+                old_logprobs: case.old_logprobs.as_ref().map(pick),
+                advantages: if case.per_token { pick(&case.advantages) } else { case.advantages.clone() },
+                loss_mask: case.loss_mask.as_ref().map(|mask| tokens.iter().map(|&u| mask[u]).collect()),
+                weights: case.weights.as_ref().map(pick),
+                ..case.clone()
+            };
+            (piece, tokens)
+        })
+        .collect();
+    let plans: Vec<Plan<B>> =
+        pieces.iter().map(|(piece, _)| Plan::new(backend, &stream, &piece.segments()).unwrap()).collect();
+    let mut workspace = backend.allocate::<u8>(&stream, plans.iter().map(workspace_bytes).max().unwrap()).unwrap();
+
+    for (call, ((piece, _), plan)) in pieces.iter().zip(&plans).enumerate() {
+        let input = Uploaded::new(backend, &stream, piece);
+        let mut output = Output::new(workspace.view_mut());
+        output.loss = Some(loss.view_mut());
+        output.accumulate = call > 0;
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        backend.objective_partial(&stream, config, plan, input.batch(), phases, output).unwrap();
+    }
+    let last = Uploaded::new(backend, &stream, &pieces[pieces.len() - 1].0);
+    let mut output = Output::new(workspace.view_mut());
+    output.loss = Some(loss.view_mut());
+    let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+    backend.objective_finish(&stream, config, &plans[plans.len() - 1], last.batch(), phases, output).unwrap();
+    for ((piece, tokens), plan) in pieces.iter().zip(&plans) {
+        let input = Uploaded::new(backend, &stream, piece);
+        let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; piece.tokens()]).unwrap();
+        let mut output = Output::new(workspace.view_mut());
+        output.loss = Some(loss.view_mut());
+        output.d_logprobs = Some(d_logprobs.view_mut());
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        backend.objective_apply(&stream, config, plan, input.batch(), phases, output).unwrap();
+        let found = backend.download(&stream, d_logprobs.view()).unwrap();
+        for (&u, g) in tokens.iter().zip(found) {
+            gradient[u] = g;
+        }
+    }
+    (backend.download(&stream, loss.view()).unwrap()[0], gradient)
+}
+
+pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
+    let case = rich(&[40, 1, 0, 900, 17, 2100], 7);
+    for config in variants() {
+        let (loss, gradient) = run_plain(backend, &config, &case);
+        let (by_phases, d_logprobs) = by_phases(backend, &config, &case, &[usize::MAX / 2]);
+        if backend.name() == "reference" {
+            // The reference's one call keeps f64 coefficients, its phases hand over f32 ones.
+            assert!((by_phases - loss).abs() <= 1e-6 * loss.abs());
+        } else {
+            assert_eq!(by_phases.to_bits(), loss.to_bits());
+            assert_eq!(bits(&d_logprobs), bits(&gradient));
+        }
+    }
+}
+
+pub fn segments_may_come_in_several_calls<B: Backend>(backend: &B) {
+    // Cut at a multiple of 32 tiles: the same bits. Cut anywhere: the same numbers.
+    let case = Case::random(&[100, 33_500, 1], 8).with_mask(8).with_token_advantages(8);
+    for config in [Config::gspo(0.01, 0.015), Config::ppo_clip(0.2, 0.28)] {
+        let (loss, gradient) = by_phases(backend, &config, &case, &[usize::MAX / 2]);
+        let (cut_loss, cut_gradient) = by_phases(backend, &config, &case, &[32_768, usize::MAX / 2]);
+        assert_eq!(bits(&cut_gradient), bits(&gradient), "{:?}", config.variant);
+        // Values of a token variant are rounded once per call and segment.
+        assert!((cut_loss - loss).abs() <= 1e-12 * loss.abs().max(1.0));
+        let (_, anywhere) = by_phases(backend, &config, &case, &[77, 5001, usize::MAX / 2]);
+        for (a, b) in anywhere.iter().zip(&gradient) {
+            // 1e-8 in D/n, and an ulp for the rounding of s.
+            assert!((a - b).abs() <= 3e-7 * b.abs(), "{a} not {b}");
+        }
+    }
+}
+
+pub fn unaligned_arrays_give_the_same_bits<B: Backend>(backend: &B) {
+    let case = rich(&[40, 1, 900, 17, 1100], 9);
+    let stream = backend.stream().unwrap();
+    let plan = Plan::new(backend, &stream, &case.segments()).unwrap();
+    let shifted = |values: &[f32], by: usize| {
+        let padded = [vec![f32::NAN; by], values.to_vec()].concat();
+        backend.upload(&stream, &padded).unwrap()
+    };
+    for config in variants() {
+        let expected = run(backend, &config, &case);
+        for by in 1..4 {
+            let logprobs = shifted(&case.logprobs, by);
+            let old = shifted(case.old_logprobs.as_ref().unwrap(), 4 - by);
+            let input = Uploaded::new(backend, &stream, &case);
+            let mut batch = input.batch();
+            batch.logprobs = logprobs.view().slice(by..by + case.tokens());
+            batch.old_logprobs = Some(old.view().slice(4 - by..4 - by + case.tokens()));
+            let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan) + by).unwrap();
+            let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; case.tokens() + by]).unwrap();
+            let mut loss = backend.upload(&stream, &[f64::NAN]).unwrap();
+            let mut output = Output::new(workspace.view_mut().slice(by..by + workspace_bytes(&plan)));
+            output.d_logprobs = Some(d_logprobs.view_mut().slice(by..by + case.tokens()));
+            output.loss = Some(loss.view_mut());
+            backend.objective(&stream, &config, &plan, batch, output).unwrap();
+            let found = backend.download(&stream, d_logprobs.view()).unwrap();
+            assert_eq!(bits(&found[by..]), bits(&expected.d_logprobs));
+            assert_eq!(backend.download(&stream, loss.view()).unwrap()[0].to_bits(), expected.loss.to_bits());
+        }
+    }
+}
+
+pub fn gspo_token_is_gspo_where_they_coincide<B: Backend>(backend: &B) {
+    let case = Case::random(&[40, 1, 900, 17, 1100], 9).with_mask(9);
+    let (one, other) =
+        (run(backend, &Config::gspo(0.01, 0.015), &case), run(backend, &Config::gspo_token(0.01, 0.015), &case));
+    assert!((one.loss - other.loss).abs() <= 1e-12);
+    for (a, b) in one.d_logprobs.iter().zip(&other.d_logprobs) {
+        // c = 1/(B n): the one multiplies A n by s/n, the other does not; a few roundings of f32.
+        assert!((a - b).abs() <= 5e-7 * b.abs(), "{a} not {b}");
+    }
+}
+
+pub fn repeated_runs_are_equal_bit_for_bit<B: Backend>(backend: &B) {
+    let case = rich(&[40, 1, 900, 17, 2100], 9);
+    for config in variants() {
+        let first = run(backend, &config, &case);
+        for _ in 0..3 {
+            let again = run(backend, &config, &case);
+            assert_eq!(again.loss.to_bits(), first.loss.to_bits());
+            assert_eq!(bits(&again.d_logprobs), bits(&first.d_logprobs));
+            assert_eq!(again.diagnostics, first.diagnostics);
+        }
+    }
+}
+
+#[test]
+fn a_plan_may_be_made_from_offsets_in_the_backends_memory() {
+    let offsets = vec![0_i64, 3, 3, 9];
+    let plan = Plan::from_device(&moerl::Reference, &(), (&offsets).into()).unwrap();
+    assert_eq!(plan.segments(), &Segments::from_lengths([3, 0, 6]));
+    let _: Denominators<'_, moerl::memory::Host> = Denominators::local();
+}

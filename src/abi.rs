@@ -3,8 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xdcd5204a39d65aed;
-pub const ABI_DIGEST: u64 = 0x4d7fb65d9bb58c47;
+pub const ABI_DIGEST: u64 = 0x79d659d0cac4e1c7;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;

@@ -82,6 +82,8 @@ impl Segments {
 
 /// Positions of a tile: the unit of a segment's sums, counted from the segment's start. Part of the contract on bits.
 pub const TILE: usize = 1024;
+/// Tiles that are summed before they join the rest, in f64. Part of the contract on bits.
+pub const TILE_GROUP: usize = 32;
 /// Most segments that one unit of work holds.
 pub(crate) const UNIT_SEGMENTS: usize = 256;
 

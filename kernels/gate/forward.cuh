@@ -84,7 +84,7 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
     // The whole row, where it is needed: by the selection, or by the sum over all.
     const bool native = source == Source::Native, whole = native || (softmax_over_all && weighs);
     if (any(whole, FULL_WARP)) {
-        uint32_t best[Slots::SLOTS];
+        uint32_t best[Slots::SLOTS] = {};
         if constexpr (STAGED) {
             staged.read(logits, experts, whole);
             sync_warp();

@@ -49,7 +49,8 @@ MOERL_DEVICE GroupFacts facts_of(const MoerlGroupAdvantages& p, uint32_t begin, 
     return {count, count > 0.0 ? sum / count : 0.0, min, max};
 }
 
-MOERL_DEVICE double divisor_of(const MoerlGroupAdvantages& p, uint32_t begin, uint32_t end, const GroupFacts& facts) {
+// What the differences from the mean are multiplied by.
+MOERL_DEVICE double factor_of(const MoerlGroupAdvantages& p, uint32_t begin, uint32_t end, const GroupFacts& facts) {
     if (!p.divide) return 1.0;
     double squares = 0.0;
     for_members(p, begin, end, [&](uint32_t, float reward) {
@@ -57,7 +58,7 @@ MOERL_DEVICE double divisor_of(const MoerlGroupAdvantages& p, uint32_t begin, ui
         if (is_finite(reward)) squares += difference * difference;
     });
     squares = warp_fold(squares, [](double a, double b) { return a + b; });
-    return sqrt(squares / (facts.count - static_cast<double>(p.ddof))) + p.epsilon;
+    return 1.0 / (sqrt(squares / (facts.count - static_cast<double>(p.ddof))) + p.epsilon);
 }
 
 MOERL_DEVICE bool is_degenerate(const MoerlGroupAdvantages& p, const GroupFacts& facts) {
@@ -76,13 +77,13 @@ MOERL_KERNEL(group_advantages, MoerlGroupAdvantages, 128) {
         const uint32_t begin = load(p.group_ptr + group), end = load(p.group_ptr + group + 1);
         const GroupFacts facts = facts_of(p, begin, end);
         const bool is_flat = is_degenerate(p, facts);
-        const double divisor = facts.count > 1.0 && !is_flat ? divisor_of(p, begin, end, facts) : 1.0;
+        const double factor = facts.count > 1.0 && !is_flat ? factor_of(p, begin, end, facts) : 1.0;
         for_members(p, begin, end, [&](uint32_t member, float reward) {
             const double difference = static_cast<double>(reward) - facts.mean;
             float advantage = 0.0f;
             if (facts.count == 1.0) advantage = p.single_keeps_reward ? reward : 0.0f;
-            // With eps = 0 and equal rewards the quotient would be 0/0.
-            else if (!is_flat && difference != 0.0) advantage = static_cast<float>(difference / divisor);
+            // With eps = 0 and equal rewards the factor is infinite.
+            else if (!is_flat && difference != 0.0) advantage = static_cast<float>(difference * factor);
             store(p.advantages + member, is_finite(reward) ? advantage : 0.0f);
         });
         if (lane_index() == 0) {

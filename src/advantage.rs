@@ -7,7 +7,7 @@
 //! A_i =  R_i − μ                    Dr. GRPO (2503.20783), without the division
 //! ```
 //!
-//! Mean and variance are formed in f64, in two passes: E[x²] − E[x]² cancels. A NaN or infinite reward gets A = 0 and leaves its group's
+//! Mean and variance are formed in f64, in two passes: the mean of squares less the square of the mean cancels. A NaN or infinite reward gets A = 0 and leaves its group's
 //! statistics. A group whose rewards differ by no more than [`Config::degenerate_tol`] gets exactly 0: dividing by its sd of 1e-8 would make
 //! noise an advantage. A group of one gets what [`Single`] says.
 

@@ -129,8 +129,10 @@ MOERL_DEVICE bool stage_segments(const MoerlObjective& p, const MoerlUnit& unit,
         const uint64_t start = static_cast<uint64_t>(load(p.offsets + segment)), end = static_cast<uint64_t>(load(p.offsets + segment + 1));
         const Words4 words = load16(p.coefficients + segment);
         stage.coefficients[i] = words;
-        again = again || (words.w[3] & MOERL_NONFINITE) != 0;
-        if (with_advantages && !p.advantage_per_token) stage.advantages[i] = load(p.advantages + segment);
+        const bool is_flagged = (words.w[3] & MOERL_NONFINITE) != 0;
+        again = again || is_flagged;
+        const bool needs_advantage = !p.advantage_per_token && (with_advantages || is_flagged);
+        stage.advantages[i] = needs_advantage ? load(p.advantages + segment) : 0.0f;
         if (end > start) stage.owners[start - base] = static_cast<uint8_t>(i);
     }
     sync_warp();
@@ -199,9 +201,8 @@ template <int VARIANT, bool TALLY>
 MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& unit, ApplyStage& stage, TokenTally& tally, uint64_t& fault) {
     const Geometry g = geometry(unit);
     // Which segment's tokens are read again is not told apart here: all of the unit's are.
-    bool again = stage_segments(p, unit, stage, reads_advantages<VARIANT>(p));
+    const bool again = stage_segments(p, unit, stage, reads_advantages<VARIANT>(p));
     const bool with_tokens = again || reads_logprobs<VARIANT>(p), with_advantages = again || reads_advantages<VARIANT>(p);
-    if (again && !reads_advantages<VARIANT>(p)) stage_segments(p, unit, stage, true);
     uint32_t carry = 0;
     for (int first = 0; first < g.rows; first += ROWS_AT_ONCE) {
         Pack packs[ROWS_AT_ONCE];
@@ -215,7 +216,7 @@ MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& uni
             Four values;
             apply_pack<VARIANT, TALLY>(p, packs[r], values, tally, fault, [&](int v, MoerlCoefficient& of, float& own) {
                 of = coefficient_of(stage.coefficients[owners[v]]);
-                own = with_advantages && !p.advantage_per_token ? stage.advantages[owners[v]] : 0.0f;
+                own = stage.advantages[owners[v]];
             });
             if constexpr (VARIANT == MOERL_PPO_CLIP) {
                 MOERL_UNROLL

@@ -11,7 +11,7 @@
 #include "../warp.cuh"
 
 constexpr int ROW = 4 * WARP;         // tokens of a row
-constexpr int ROWS_AT_ONCE = 4;       // rows whose loads are in flight together
+constexpr int ROWS_AT_ONCE = 2;       // rows whose loads are in flight together
 constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
 
 struct Geometry {

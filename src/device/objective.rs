@@ -4,14 +4,29 @@ use crate::abi::*;
 use crate::backend::Buffer;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::device::workspace::ObjectiveWorkspace;
+use crate::diagnostics::{self, Sum};
 use crate::error::Result;
 use crate::objective::{
-    self, Advantages, Aggregation, Batch, Bounds, Config, Denominators, NonFinite, Output, Phases, Plan, Plane, Sizes,
-    Variant,
+    self, Advantages, Aggregation, Batch, Bounds, Coefficient, Config, Denominators, NonFinite, Output, Phases, Plan,
+    Plane, Sizes, TILE, TILE_GROUP, Variant,
 };
+use crate::segments::{UNIT_SEGMENTS, Unit};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlObjective {}
+
+// What the kernels and the interface name alike.
+const _: () = {
+    assert!(TILE == MOERL_TILE as usize && TILE_GROUP == MOERL_TILE_GROUP as usize);
+    assert!(UNIT_SEGMENTS == MOERL_UNIT_SEGMENTS as usize);
+    assert!(size_of::<Unit>() == size_of::<MoerlUnit>() && size_of::<Coefficient>() == size_of::<MoerlCoefficient>());
+    assert!(Sum::PolicyKlK1 as u32 == MOERL_SUM_POLICY_K1 && Sum::Weight as u32 == MOERL_SUM_WEIGHT);
+    assert!(Sum::Capped as u32 == MOERL_SUM_CAPPED && Sum::Segments as u32 == MOERL_SUM_SEGMENTS);
+    assert!(Sum::SequenceCapped as u32 == MOERL_SUM_SEQUENCE_CAPPED && Sum::MaxRatio as u32 == MOERL_MAX_RATIO);
+    assert!(
+        diagnostics::LEN == MOERL_MAX_NEGATIVE_SEQUENCE_RATIO as usize + 1 && diagnostics::LEN < MOERL_TALLY as usize
+    );
+};
 
 /// How the work is dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {

@@ -73,7 +73,7 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
     const uint64_t row_count = rows_that_count(p, fault);
     const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
     const T* const logits = static_cast<const T*>(p.router_logits) + static_cast<int64_t>(row) * p.router_logits_stride;
-    uint32_t ids[Slots::SLOTS], chosen[Slots::SLOTS];
+    uint32_t ids[Slots::SLOTS], chosen[Slots::SLOTS] = {};
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) ids[s] = 0;
     const Source source = classify<LANES>(p, row, row_count, ids, fault);

@@ -25,25 +25,42 @@
 #include "gate/backward.cuh"
 #include "gate/forward.cuh"
 
-// The number is the most experts that a kernel takes.
-MOERL_KERNEL(gate_forward_bf16_64, MoerlGateForward, 256) { gate_forward<bf16, 8, 8>(p); }
-MOERL_KERNEL(gate_forward_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16>(p); }
-MOERL_KERNEL(gate_forward_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16>(p); }
-MOERL_KERNEL(gate_forward_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16>(p); }
-MOERL_KERNEL(gate_forward_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32>(p); }
-MOERL_KERNEL(gate_forward_bf16_4096, MoerlGateForward, 256) { gate_forward<bf16, 32, IN_SHARED_MEMORY>(p); }
-MOERL_KERNEL(gate_forward_f16_64, MoerlGateForward, 256) { gate_forward<f16, 8, 8>(p); }
-MOERL_KERNEL(gate_forward_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16>(p); }
-MOERL_KERNEL(gate_forward_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16>(p); }
-MOERL_KERNEL(gate_forward_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16>(p); }
-MOERL_KERNEL(gate_forward_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32>(p); }
-MOERL_KERNEL(gate_forward_f16_4096, MoerlGateForward, 256) { gate_forward<f16, 32, IN_SHARED_MEMORY>(p); }
-MOERL_KERNEL(gate_forward_f32_64, MoerlGateForward, 256) { gate_forward<float, 8, 8>(p); }
-MOERL_KERNEL(gate_forward_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16>(p); }
-MOERL_KERNEL(gate_forward_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16>(p); }
-MOERL_KERNEL(gate_forward_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16>(p); }
-MOERL_KERNEL(gate_forward_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32>(p); }
-MOERL_KERNEL(gate_forward_f32_4096, MoerlGateForward, 256) { gate_forward<float, 32, IN_SHARED_MEMORY>(p); }
+// The number is the most experts that a kernel takes. Blocks have 256 threads or fewer; those declared for more are so because ptxas
+// otherwise trades a spill for an occupancy that shared memory does not allow them.
+MOERL_KERNEL(gate_forward_bf16_64, MoerlGateForward, 256) { gate_forward<bf16, 8, 8, false>(p); }
+MOERL_KERNEL(gate_forward_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, false>(p); }
+MOERL_KERNEL(gate_forward_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, false>(p); }
+MOERL_KERNEL(gate_forward_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16, false>(p); }
+MOERL_KERNEL(gate_forward_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32, false>(p); }
+MOERL_KERNEL(gate_forward_f16_64, MoerlGateForward, 256) { gate_forward<f16, 8, 8, false>(p); }
+MOERL_KERNEL(gate_forward_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32, false>(p); }
+MOERL_KERNEL(gate_forward_f32_64, MoerlGateForward, 256) { gate_forward<float, 8, 8, false>(p); }
+MOERL_KERNEL(gate_forward_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, false>(p); }
+MOERL_KERNEL(gate_forward_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, false>(p); }
+
+MOERL_KERNEL(gate_forward_staged_bf16_64, MoerlGateForward, 256) { gate_forward<bf16, 8, 8, true>(p); }
+MOERL_KERNEL(gate_forward_staged_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32, true>(p); }
+MOERL_KERNEL(gate_forward_staged_bf16_4096, MoerlGateForward, 1024) { gate_forward<bf16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_64, MoerlGateForward, 256) { gate_forward<f16, 8, 8, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f16_4096, MoerlGateForward, 1024) { gate_forward<f16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_64, MoerlGateForward, 256) { gate_forward<float, 8, 8, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, true>(p); }
+MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 1024) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
 
 // By the type of d_x.
 MOERL_KERNEL(gate_backward_bf16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 8>(p); }

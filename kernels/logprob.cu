@@ -27,8 +27,8 @@
 #include "logprob/forward.cuh"
 
 // The threads named are those that a multiprocessor is to hold, in one block or two: they decide how many registers a thread gets.
-MOERL_KERNEL(logprob_forward_bf16, MoerlLogprobForward, 512) { forward_by_rows<bf16, false>(p); }
-MOERL_KERNEL(logprob_forward_f16, MoerlLogprobForward, 512) { forward_by_rows<f16, false>(p); }
+MOERL_KERNEL(logprob_forward_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, false>(p); }
+MOERL_KERNEL(logprob_forward_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, false>(p); }
 MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) { forward_by_rows<float, false>(p); }
 MOERL_KERNEL(logprob_forward_squares_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, true>(p); }
 MOERL_KERNEL(logprob_forward_squares_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, true>(p); }

@@ -1,5 +1,21 @@
 //! CUDA kernels for reinforcement learning of mixture-of-experts language models.
-#![warn(missing_docs)]
+//!
+//! | noun | what it computes |
+//! |---|---|
+//! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
+//! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
+//! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`advantage`] | rewards normalised within their group |
+//!
+//! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
+//! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
+//!
+//! A call queues its work on the caller's stream, allocates nothing and waits for nothing. Bad arguments are an
+//! [`Error::Invalid`] with every fault, before anything is queued; bad data that only the device can see goes to an [`ErrorWord`].
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code)]
 pub(crate) mod abi;

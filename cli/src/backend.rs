@@ -8,8 +8,8 @@ use crate::failure::{Failure, Result};
 /// An open backend.
 #[derive(Debug)]
 pub enum Chosen {
-    /// Plain f64 loops on the CPU.
-    Reference(Reference),
+    /// Plain f64 loops on the CPU; true where they stand in for a device.
+    Reference(Reference, bool),
     /// The kernels on the CPU.
     #[cfg(feature = "emulate")]
     Emulator(moerl::Emulator),
@@ -36,9 +36,9 @@ impl Chosen {
     /// [`Failure::Run`] that says what is missing and how to get it.
     pub fn open(name: BackendName) -> Result<Chosen> {
         match name {
-            BackendName::Auto => Ok(cuda().unwrap_or(Chosen::Reference(Reference))),
+            BackendName::Auto => Ok(cuda().unwrap_or(Chosen::Reference(Reference, true))),
             BackendName::Cuda => cuda().map_err(|reason| Failure::run(format!("no CUDA backend: {reason}"))),
-            BackendName::Reference => Ok(Chosen::Reference(Reference)),
+            BackendName::Reference => Ok(Chosen::Reference(Reference, false)),
             BackendName::Emulator => emulator(),
         }
     }
@@ -46,7 +46,7 @@ impl Chosen {
     /// `reference`, `emulator` or `cuda`.
     pub fn name(&self) -> &'static str {
         match self {
-            Chosen::Reference(backend) => backend.name(),
+            Chosen::Reference(backend, _) => backend.name(),
             #[cfg(feature = "emulate")]
             Chosen::Emulator(backend) => backend.name(),
             #[cfg(feature = "cuda")]
@@ -57,7 +57,10 @@ impl Chosen {
     /// What a person should know about it.
     pub fn describe(&self) -> String {
         match self {
-            Chosen::Reference(_) => "reference: plain f64 loops on this CPU, no kernels".into(),
+            Chosen::Reference(_, stands_in) => {
+                let reason = if *stands_in { " (no GPU to use: `moerl devices` says why)" } else { "" };
+                format!("reference: plain f64 loops on this CPU, no kernels{reason}")
+            }
             #[cfg(feature = "emulate")]
             Chosen::Emulator(_) => "emulator: the CUDA kernels, compiled as C++ and run on this CPU".into(),
             #[cfg(feature = "cuda")]
@@ -70,7 +73,7 @@ impl Chosen {
 
     /// True for the reference: comparing it with itself would show nothing.
     pub fn is_reference(&self) -> bool {
-        matches!(self, Chosen::Reference(_))
+        matches!(self, Chosen::Reference(..))
     }
 
     /// Does `task` on it.
@@ -79,7 +82,7 @@ impl Chosen {
     /// The task's.
     pub fn run<T: Task>(&self, task: T) -> Result<T::Output> {
         match self {
-            Chosen::Reference(backend) => task.run(backend),
+            Chosen::Reference(backend, _) => task.run(backend),
             #[cfg(feature = "emulate")]
             Chosen::Emulator(backend) => task.run(backend),
             #[cfg(feature = "cuda")]
@@ -90,7 +93,10 @@ impl Chosen {
 
 #[cfg(feature = "cuda")]
 fn cuda() -> std::result::Result<Chosen, moerl::Error> {
-    moerl::Cuda::open(0).map(Chosen::Cuda)
+    let gpu = moerl::Cuda::open(0)?;
+    // Every kernel is loaded now, so that no stage is charged for it.
+    gpu.prepare()?;
+    Ok(Chosen::Cuda(gpu))
 }
 
 #[cfg(not(feature = "cuda"))]

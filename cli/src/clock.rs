@@ -12,6 +12,11 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Adds another clock's time.
+    pub fn add(&mut self, other: Clock) {
+        self.spent += other.spent;
+    }
+
     /// Does `work`, which queues operations on `stream`, and waits for them.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub fn run() -> String {
     }
     table.row(["reference", "built in: plain f64 loops, the oracle"]);
     if let Ok(chosen) = Chosen::open(BackendName::Auto) {
-        table.row(["auto", chosen.describe().as_str()]);
+        table.row(["auto", chosen.name()]);
     }
     table.render()
 }

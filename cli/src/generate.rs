@@ -11,6 +11,7 @@
 use std::path::Path;
 
 use moerl::element::{Element, bf16};
+use moerl::gate::{MAX_EXPERTS, MAX_TOP_K};
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand_distr::{Distribution, LogNormal, StandardNormal};
@@ -19,7 +20,7 @@ use crate::arguments::Generate;
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::random::{Stream, numbers};
-use crate::stepfile::{MAX_CHOSEN, MAX_EXPERTS, MAX_LAYERS, Slot, Writer};
+use crate::stepfile::{MAX_LAYERS, Slot, Writer};
 
 /// Standard deviation of router logits over experts.
 const ROUTER_SPREAD: f32 = 1.5;
@@ -81,7 +82,7 @@ fn check(options: &Generate) -> Result<()> {
     require((2..=i32::MAX as usize).contains(&vocab), format!("--vocab {vocab}: 2 to {}", i32::MAX));
     require((1..=MAX_EXPERTS).contains(&experts), format!("--experts {experts}: 1 to {MAX_EXPERTS}"));
     require(layers <= MAX_LAYERS, format!("--layers {layers}: at most {MAX_LAYERS}"));
-    let most = experts.min(MAX_CHOSEN);
+    let most = experts.min(MAX_TOP_K);
     require((1..=most).contains(&top_k), format!("--top-k {top_k}: 1 to {most} with {experts} experts"));
     if problems.is_empty() { Ok(()) } else { Err(Failure::input(problems.join("; "))) }
 }

@@ -420,6 +420,16 @@ fn everything_masked_and_nothing_at_all_are_updates_of_zero() {
     draft.set::<i32>("tokens", &[0], &[]).set("cu_seqlens", &[1], &[0_i32]).set::<f32>("logprobs", &[0], &[]);
     draft.set::<f32>("advantage", &[0], &[]);
     step(&draft, &[]).unwrap();
+    draft.set::<f32>("logits", &[0, 7], &[]).set::<f32>("router_logits", &[3, 0, 4], &[]);
+    draft.set::<u8>("routes_rollout", &[0, 3, 2], &[]).set::<f32>("old_logprobs", &[0], &[]);
+    step(&draft, &[]).unwrap();
+
+    let mut draft = small();
+    draft.set::<f32>("router_logits", &[0, 6, 4], &[]).set::<u8>("routes_rollout", &[6, 0, 2], &[]);
+    step(&draft, &[]).unwrap();
+    draft.set("cu_seqlens", &[6], &[0_i32, 0, 4, 4, 6, 6]).set("group", &[5], &[1_i32, 2, 1, 1, 1]);
+    draft.set("reward", &[5], &[f32::NAN, 1.0, 0.5, 0.0, 2.0]);
+    step(&draft, &[]).unwrap();
 }
 
 #[test]

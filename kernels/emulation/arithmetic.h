@@ -30,6 +30,13 @@ MOERL_DEVICE float exp2_approx(float x) {
     return x < -126.0f ? 0.0f : exp2f(x);
 }
 
+// Exact to half a unit where the GPU is only exact to one. Arguments and results below 2^-126 are zeros of their sign.
+MOERL_DEVICE float reciprocal_approx(float x) {
+    if (x != x) return f32_of(emulation::CANONICAL_NAN);
+    if (fabsf(x) < 0x1p-126f) return copysignf(INFINITY, x);
+    return fabsf(x) > 0x1p126f ? copysignf(0.0f, x) : 1.0f / x;
+}
+
 // Not fmaxf, which takes a number over a NaN and either zero over the other.
 MOERL_DEVICE float max_nan(float a, float b) {
     if (a != a || b != b) return f32_of(emulation::CANONICAL_NAN);

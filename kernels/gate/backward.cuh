@@ -58,65 +58,61 @@ template <class T, int LANES> MOERL_DEVICE void gate_backward(const MoerlGateBac
     const uint32_t row_of_block = warp_index() * ROWS + lane_index() / LANES;
     uint32_t* const row_ids = shared_ids + row_of_block * MAX_SLOTS;
     float* const row_slots = shared_slots + row_of_block * MAX_SLOTS;
-    const uint64_t rows_per_pass = static_cast<uint64_t>(block_size() / LANES) * grid_size();
-    const uint64_t start = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + warp_index() * ROWS;
-    for (uint64_t first_row = start; first_row < p.rows; first_row += rows_per_pass) {
-        const uint64_t row = first_row + lane_index() / LANES;
-        const bool exists = row < p.rows;
-        uint32_t ids[Slots::SLOTS];
-        float selected[Slots::SLOTS], upstream[Slots::SLOTS];
-        bool marked = false;
-        MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) {
-            const uint32_t slot = Slots::slot(s);
-            ids[s] = 0;
-            selected[s] = upstream[s] = 0.0f;
-            if (!exists || slot >= top_k) continue;
-            const int64_t at = static_cast<int64_t>(row * top_k + slot);
-            ids[s] = static_cast<uint32_t>(load(p.topk_ids + at));
-            selected[s] = load(p.selected_logits + at);
-            upstream[s] = load_float(p.d_topk_weights, p.d_topk_weights_element, static_cast<int64_t>(row) * p.d_topk_weights_stride + slot);
-            marked = marked || bits_of(selected[s]) == WITHOUT_WEIGHTS_BITS;
-        }
-        const bool absent = Slots::any_of(marked);
-        const float lse = p.lse != nullptr && exists ? load(p.lse + row) : 0.0f;
-        const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
-        const Gradient<LANES> gradient = differentiate<LANES>(p.router, weights, selected, upstream, lse);
-        const bool is_zero = absent || (!weights.usable && p.router.propagate == 0);
-        const bool is_nan = !absent && !weights.usable && p.router.propagate != 0;
+    const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
+    const bool exists = row < p.rows;
+    uint32_t ids[Slots::SLOTS];
+    float selected[Slots::SLOTS], upstream[Slots::SLOTS];
+    bool marked = false;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        const uint32_t slot = Slots::slot(s);
+        ids[s] = 0;
+        selected[s] = upstream[s] = 0.0f;
+        if (!exists || slot >= top_k) continue;
+        const int64_t at = static_cast<int64_t>(row * top_k + slot);
+        ids[s] = static_cast<uint32_t>(load(p.topk_ids + at));
+        selected[s] = load(p.selected_logits + at);
+        upstream[s] = load_float(p.d_topk_weights, p.d_topk_weights_element, static_cast<int64_t>(row) * p.d_topk_weights_stride + slot);
+        marked = marked || bits_of(selected[s]) == WITHOUT_WEIGHTS_BITS;
+    }
+    const bool absent = Slots::any_of(marked);
+    const float lse = p.lse != nullptr && exists ? load(p.lse + row) : 0.0f;
+    const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
+    const Gradient<LANES> gradient = differentiate<LANES>(p.router, weights, selected, upstream, lse);
+    // A row without a gradient has one value throughout, and that is 0, unless NaN is to be seen wherever there would have been one.
+    const bool differentiable = !absent && weights.usable;
+    const float instead = !absent && !weights.usable && p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
+    const float elsewhere = !differentiable && p.router.score == MOERL_GATE_SOFTMAX ? instead : 0.0f;
+    const bool reaches_all = differentiable && gradient.reaches_all;
 
-        // The slots, where every lane of the row finds those that fall into its packs.
-        MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) {
-            if (Slots::slot(s) >= top_k) continue;
-            row_ids[Slots::slot(s)] = ids[s];
-            row_slots[Slots::slot(s)] = is_zero ? 0.0f : is_nan ? f32_of(0x7fc00000u) : gradient.slot[s];
+    // The slots, where every lane of the row finds those that fall into its packs.
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        if (Slots::slot(s) >= top_k) continue;
+        row_ids[Slots::slot(s)] = ids[s];
+        row_slots[Slots::slot(s)] = differentiable ? gradient.slot[s] : instead;
+    }
+    sync_warp();
+    uint32_t mine = 0;
+    for (uint32_t slot = 0; slot < top_k; slot++) {
+        if (row_ids[slot] / PACK<T> % LANES == Slots::lane()) mine |= 1u << slot;
+    }
+    T* const target = static_cast<T*>(p.d_router_logits) + static_cast<int64_t>(row) * p.d_router_logits_stride;
+    for (uint32_t first = Slots::lane() * PACK<T>; exists && first < experts; first += LANES * PACK<T>) {
+        const uint32_t count = experts - first < PACK<T> ? experts - first : PACK<T>;
+        float d[PACK<T>];
+        if (reaches_all) {
+            through_the_sum<T>(p, row, first, count, lse, gradient.inner, d);
+        } else {
+            MOERL_UNROLL
+            for (int j = 0; j < PACK<T>; j++) d[j] = elsewhere;
         }
-        sync_warp();
-        uint32_t mine = 0;
-        for (uint32_t slot = 0; slot < top_k; slot++) {
-            if (row_ids[slot] / PACK<T> % LANES == Slots::lane()) mine |= 1u << slot;
+        for (uint32_t left = mine; left != 0; left &= left - 1) {
+            const int slot = lowest_set(left);
+            const uint32_t offset = row_ids[slot] - first;
+            MOERL_UNROLL
+            for (int j = 0; j < PACK<T>; j++) d[j] = offset == static_cast<uint32_t>(j) ? row_slots[slot] : d[j];
         }
-        T* const target = static_cast<T*>(p.d_router_logits) + static_cast<int64_t>(row) * p.d_router_logits_stride;
-        for (uint32_t first = Slots::lane() * PACK<T>; exists && first < experts; first += LANES * PACK<T>) {
-            const uint32_t count = experts - first < PACK<T> ? experts - first : PACK<T>;
-            float d[PACK<T>];
-            if (!is_zero && !is_nan && gradient.reaches_all) {
-                through_the_sum<T>(p, row, first, count, lse, gradient.inner, d);
-            } else {
-                const float elsewhere = is_nan && p.router.score == MOERL_GATE_SOFTMAX ? f32_of(0x7fc00000u) : 0.0f;
-                MOERL_UNROLL
-                for (int j = 0; j < PACK<T>; j++) d[j] = elsewhere;
-            }
-            for (uint32_t left = mine; left != 0; left &= left - 1) {
-                const int slot = lowest_set(left);
-                const uint32_t offset = row_ids[slot] - first;
-                MOERL_UNROLL
-                for (int j = 0; j < PACK<T>; j++) d[j] = offset == static_cast<uint32_t>(j) ? row_slots[slot] : d[j];
-            }
-            store_pack(target + first, count, d);
-        }
-        // The next row's slots come to the same place.
-        sync_warp();
+        store_pack(target + first, count, d);
     }
 }

@@ -29,117 +29,119 @@ MOERL_DEVICE void write_without_weights(const MoerlGateForward& p, uint64_t row)
     if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, f32_of(WITHOUT_WEIGHTS_BITS));
 }
 
+template <int LANES>
+MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Group<LANES>::SLOTS],
+                                const float (&selected)[Group<LANES>::SLOTS], float lse, const Weights<LANES>& weights) {
+    using Slots = Group<LANES>;
+    const float unusable = p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        const uint32_t slot = Slots::slot(s);
+        if (slot >= p.router.top_k) continue;
+        const int64_t at = static_cast<int64_t>(row * p.router.top_k + slot);
+        const float weight = weights.usable ? weights.normalized[s] * p.router.scaling_factor : unusable;
+        store(p.topk_ids + at, static_cast<int32_t>(ids[s]));
+        store_weight(p.topk_weights, p.topk_weights_element, static_cast<int64_t>(row) * p.topk_weights_stride + slot, weight);
+        if (p.selected_logits != nullptr) store(p.selected_logits + at, selected[s]);
+    }
+    if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
+}
+
+// Rows from here on are padding.
+MOERL_DEVICE uint64_t rows_that_count(const MoerlGateForward& p, uint64_t& fault) {
+    if (p.row_count == nullptr) return p.rows;
+    const int64_t count = load(p.row_count), most = static_cast<int64_t>(p.rows);
+    if (count < 0 || count > most) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_ROW_COUNT));
+    return static_cast<uint64_t>(count < 0 ? 0 : count > most ? most : count);
+}
+
 constexpr int IN_SHARED_MEMORY = 0;  // for VALUES: rows of any length, always staged
 
-template <class T, int LANES, int VALUES> MOERL_DEVICE void gate_forward(const MoerlGateForward& p) {
+// STAGED: rows are kept in shared memory too, where they have to be gone over more than once.
+template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_forward(const MoerlGateForward& p) {
     using Slots = Group<LANES>;
     using Row = Columns<T, LANES, VALUES>;
     constexpr uint32_t ROWS = WARP / LANES;  // of a warp
     MOERL_DYNAMIC_SHARED(unsigned char, shared);
     const uint32_t top_k = p.router.top_k, experts = p.router.experts;
     const uint32_t row_of_block = warp_index() * ROWS + lane_index() / LANES;
-    const uint64_t rows_per_pass = static_cast<uint64_t>(block_size() / LANES) * grid_size();
     const Staged<T, LANES> staged(shared + static_cast<size_t>(row_of_block) * p.stage_bytes, experts);
     const bool softmax_over_all = p.router.score == MOERL_GATE_SOFTMAX;
     const bool needs_sum = softmax_over_all || (p.scored != 0 && p.router.score == MOERL_GATE_SOFTMAX_SELECTED);
 
     uint64_t fault = MOERL_NO_FAULT;
-    uint64_t row_count = p.rows;
-    if (p.row_count != nullptr) {
-        const int64_t count = load(p.row_count), most = static_cast<int64_t>(p.rows);
-        if (count < 0 || count > most) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_ROW_COUNT));
-        row_count = static_cast<uint64_t>(count < 0 ? 0 : count > most ? most : count);
-    }
+    const uint64_t row_count = rows_that_count(p, fault);
+    const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
+    const T* const logits = static_cast<const T*>(p.router_logits) + static_cast<int64_t>(row) * p.router_logits_stride;
+    uint32_t ids[Slots::SLOTS], chosen[Slots::SLOTS] = {};
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) ids[s] = 0;
+    const Source source = classify<LANES>(p, row, row_count, ids, fault);
+    const bool weighs = source == Source::Native || source == Source::Forced;
+    float lse = 0.0f;
+    uint32_t nans = 0;
 
-    const uint64_t start = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + warp_index() * ROWS;
-    for (uint64_t first = start; first < p.rows; first += rows_per_pass) {
-        const uint64_t row = first + lane_index() / LANES;
-        const T* const logits = static_cast<const T*>(p.router_logits) + static_cast<int64_t>(row) * p.router_logits_stride;
-        uint32_t ids[Slots::SLOTS], chosen[Slots::SLOTS];
-        MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) ids[s] = 0;
-        const Source source = classify<LANES>(p, row, row_count, ids, fault);
-        const bool weighs = source == Source::Native || source == Source::Forced;
-        float lse = 0.0f;
-        uint32_t nans = 0;
-
-        // The whole row, where it is needed: by the selection, or by the sum over all.
-        const bool whole = source == Source::Native || (softmax_over_all && weighs);
-        if (any(whole, FULL_WARP)) {
-            const bool native = source == Source::Native;
-            uint32_t best[Slots::SLOTS];
-            if (p.stage_bytes != 0) {
-                staged.read(logits, experts, whole);
-                sync_warp();
-                const RowSum sum = sum_row<T, LANES>(staged, p.router, whole, needs_sum);
-                nans = sum.nans;
-                lse = softmax_over_all && nans != 0 ? f32_of(0x7fc00000u) : sum.lse;
-                bool nan_bias = false;
-                stage_keys<T, LANES>(p, staged, native, sum.lse, nan_bias);
-                if (nan_bias) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_NAN_BIAS));
-            }
-            if constexpr (VALUES == IN_SHARED_MEMORY) {
-                take_best_staged<T, LANES>(top_k, staged, native ? experts : 0, best, chosen);
-            } else {
-                uint32_t keys[VALUES];
-                if (p.stage_bytes != 0) {
-                    MOERL_UNROLL
-                    for (int v = 0; v < VALUES; v++) {
-                        const uint32_t column = Row::column(v);
-                        keys[v] = native && column < experts ? staged.keys[column] : TAKEN_KEY;
-                    }
-                } else {
-                    float x[VALUES];
-                    Row::read(logits, experts, whole, x);
-                    nans = count_nans<LANES>(x);
-                    MOERL_UNROLL
-                    for (int v = 0; v < VALUES; v++) keys[v] = Row::column(v) < experts ? key_of(x[v]) : TAKEN_KEY;
+    // The whole row, where it is needed: by the selection, or by the sum over all.
+    const bool native = source == Source::Native, whole = native || (softmax_over_all && weighs);
+    if (any(whole, FULL_WARP)) {
+        uint32_t best[Slots::SLOTS] = {};
+        if constexpr (STAGED) {
+            staged.read(logits, experts, whole);
+            sync_warp();
+            const RowSum sum = sum_row<T, LANES>(staged, p.router, whole, needs_sum);
+            nans = sum.nans;
+            lse = softmax_over_all && nans != 0 ? f32_of(0x7fc00000u) : sum.lse;
+            bool nan_bias = false;
+            stage_keys<T, LANES>(p, staged, native, sum.lse, nan_bias);
+            if (nan_bias) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_NAN_BIAS));
+        }
+        if constexpr (VALUES == IN_SHARED_MEMORY) {
+            take_best_staged<T, LANES>(top_k, staged, native ? experts : 0, best, chosen);
+        } else {
+            uint32_t keys[VALUES];
+            if constexpr (STAGED) {
+                MOERL_UNROLL
+                for (int v = 0; v < VALUES; v++) {
+                    const uint32_t column = Row::column(v);
+                    keys[v] = native && column < experts ? staged.keys[column] : TAKEN_KEY;
                 }
-                if (any(native, FULL_WARP)) take_best<T, LANES>(top_k, keys, best, chosen);
+            } else {
+                float x[VALUES];
+                Row::read(logits, experts, whole, x);
+                nans = count_nans<LANES>(x);
+                MOERL_UNROLL
+                for (int v = 0; v < VALUES; v++) keys[v] = Row::column(v) < experts ? key_of(x[v]) : TAKEN_KEY;
             }
-            MOERL_UNROLL
-            for (int s = 0; s < Slots::SLOTS; s++) ids[s] = native ? best[s] : ids[s];
+            if (any(native, FULL_WARP)) take_best<T, LANES>(top_k, keys, best, chosen);
         }
-
-        // From here on nobody asks how the ids came about. The logits of the slots, once each: +0 for -0, one NaN for all.
-        float selected[Slots::SLOTS];
-        uint32_t selected_nans = 0;
         MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) {
-            selected[s] = 0.0f;
-            if (!weighs || Slots::slot(s) >= top_k) continue;
-            if (whole && p.stage_bytes != 0) selected[s] = staged.logit(ids[s]);
-            else if (whole) selected[s] = value_of(chosen[s]);
-            else selected[s] = to_f32(load(logits + ids[s]));
-            selected_nans += selected[s] != selected[s] ? 1u : 0u;
-            selected[s] = selected[s] != selected[s] ? f32_of(0x7fc00000u) : selected[s] + 0.0f;
-        }
-        // The next rows of this warp will be staged where these were read.
-        if (p.stage_bytes != 0) sync_warp();
-        if (any(nans != 0, FULL_WARP)) {
-            MOERL_UNROLL
-            for (int lanes = 1; lanes < LANES; lanes *= 2) selected_nans += shuffle_xor(selected_nans, lanes);
-            if (source == Source::Native && !softmax_over_all && nans > selected_nans) {
-                keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NAN_LOGIT));
-            }
-        }
-
-        const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
-        if (source == Source::WithoutWeights) write_without_weights<LANES>(p, row);
-        if (!weighs) continue;
-        if (!weights.usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-        const float unusable = p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
-        MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) {
-            const uint32_t slot = Slots::slot(s);
-            if (slot >= top_k) continue;
-            const int64_t at = static_cast<int64_t>(row * top_k + slot);
-            const float weight = weights.usable ? weights.normalized[s] * p.router.scaling_factor : unusable;
-            store(p.topk_ids + at, static_cast<int32_t>(ids[s]));
-            store_weight(p.topk_weights, p.topk_weights_element, static_cast<int64_t>(row) * p.topk_weights_stride + slot, weight);
-            if (p.selected_logits != nullptr) store(p.selected_logits + at, selected[s]);
-        }
-        if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
+        for (int s = 0; s < Slots::SLOTS; s++) ids[s] = native ? best[s] : ids[s];
     }
+
+    // From here on nobody asks how the ids came about. The logits of the slots, once each: +0 for -0, one NaN for all.
+    float selected[Slots::SLOTS];
+    uint32_t selected_nans = 0;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        selected[s] = 0.0f;
+        if (!weighs || Slots::slot(s) >= top_k) continue;
+        if (STAGED && whole) selected[s] = staged.logit(ids[s]);
+        else if (whole) selected[s] = value_of(chosen[s]);
+        else selected[s] = to_f32(load(logits + ids[s]));
+        selected_nans += selected[s] != selected[s] ? 1u : 0u;
+        selected[s] = selected[s] != selected[s] ? f32_of(0x7fc00000u) : selected[s] + 0.0f;
+    }
+    if (any(nans != 0, FULL_WARP)) {
+        MOERL_UNROLL
+        for (int lanes = 1; lanes < LANES; lanes *= 2) selected_nans += shuffle_xor(selected_nans, lanes);
+        if (source == Source::Native && !softmax_over_all && nans > selected_nans) {
+            keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NAN_LOGIT));
+        }
+    }
+
+    const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
+    if (weighs && !weights.usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
+    if (weighs) write_weighed<LANES>(p, row, ids, selected, lse, weights);
+    if (source == Source::WithoutWeights) write_without_weights<LANES>(p, row);
     publish_fault(p.errors, fault);
 }

@@ -12,13 +12,20 @@ MOERL_DEVICE float exp_of(float x) {
     const float y = exp2_approx(t);
     // log2(e) − LOG2_E = 1.925963e-8. Beyond |t| = 200 the result is 0, infinite or NaN, and there is nothing to put back.
     const float lost = fabsf(t) < 200.0f ? fmaf(x, 1.925963e-8f, fmaf(x, LOG2_E, -t)) : 0.0f;
-    return fmaf(y, lost * LN_2, y);
+    const float r = fmaf(y, lost * LN_2, y);
+    return r < 1.17549435e-38f ? 0.0f : r;  // as exp2_approx: 0 or a normal number
+}
+
+// 1/x to the last place for normal x, and exactly 1 for 1: the approximation and one step of Newton's, without a division's slow path.
+MOERL_DEVICE float inverse_of(float x) {
+    const float r = reciprocal_approx(x);
+    return fmaf(r, fmaf(-x, r, 1.0f), r);
 }
 
 // 1 / (1 + e^-x), by the exponential that cannot overflow; sigmoid(-x) is 1 - sigmoid(x) without the cancellation.
 MOERL_DEVICE float sigmoid(float x) {
     const float t = exp_of(-fabsf(x));
-    return (x < 0.0f ? t : 1.0f) / (1.0f + t);
+    return (x < 0.0f ? t : 1.0f) * reciprocal_approx(1.0f + t);
 }
 
 // log(1 + e^x). log1p keeps the e^x that 1 + e^x would drop.
@@ -33,7 +40,9 @@ MOERL_DEVICE float sqrt_softplus(float x) {
     return x < SOFTPLUS_IS_EXP ? exp_of(0.5f * x) : sqrtf(softplus(x));
 }
 // The derivative of log sqrt_softplus(x), in (0, 1/2].
-MOERL_DEVICE float sqrt_softplus_slope(float x) { return x < SOFTPLUS_IS_EXP ? 0.5f : sigmoid(x) / (2.0f * softplus(x)); }
+MOERL_DEVICE float sqrt_softplus_slope(float x) {
+    return x < SOFTPLUS_IS_EXP ? 0.5f : sigmoid(x) * reciprocal_approx(2.0f * softplus(x));
+}
 
 // Of a logit after the softcap; `lse` is for the softmax over all.
 MOERL_DEVICE float score_of(uint32_t score, float x, float lse) {
@@ -44,12 +53,13 @@ MOERL_DEVICE float score_of(uint32_t score, float x, float lse) {
 }
 
 // The softcap c·tanh(x/c) of a logit; c = 0: none.
-MOERL_DEVICE float capped(float x, float softcap) { return softcap == 0.0f ? x : softcap * tanhf(x / softcap); }
+MOERL_DEVICE float capped(float x, float softcap) { return softcap == 0.0f ? x : softcap * tanhf(x * reciprocal_approx(softcap)); }
 // Its derivative. 1 - tanh² is the same, and is 0 where tanh has rounded to 1.
 MOERL_DEVICE float softcap_slope(float x, float softcap) {
     if (softcap == 0.0f) return 1.0f;
-    const float w = exp_of(-2.0f * fabsf(x) / softcap);
-    return 4.0f * w / ((1.0f + w) * (1.0f + w));
+    const float w = exp_of(-2.0f * fabsf(x) * reciprocal_approx(softcap));
+    const float r = reciprocal_approx(1.0f + w);
+    return 4.0f * w * r * r;
 }
 
 MOERL_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

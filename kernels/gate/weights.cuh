@@ -18,9 +18,9 @@ template <int LANES> MOERL_DEVICE void softmax_of_slots(float (&x)[Group<LANES>:
     const float most = Slots::max(x, top_k);
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) x[s] = Slots::slot(s) < top_k ? exp_of(x[s] - most) : 0.0f;
-    const float sum = Slots::sum(x, top_k);
+    const float inverse = inverse_of(Slots::sum(x, top_k));
     MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) x[s] = x[s] / sum;
+    for (int s = 0; s < Slots::SLOTS; s++) x[s] *= inverse;
 }
 
 // `selected`: the slots' logits before the softcap. `lse` matters to softmax over all alone. Called by whole warps.
@@ -56,8 +56,10 @@ MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&s
             // exp(x − lse) summed and divided is 0/0 where the slots lie far below the row; the softmax of the slots is not.
             sums_to_one = router.score == MOERL_GATE_SOFTMAX && !w.under_floor;
         }
+        // Scores, floors and epsilons are 0 or normal numbers, and a divisor has one that is not 0.
+        const float inverse = inverse_of(divisor);
         MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) n[s] = scores[s] / divisor;
+        for (int s = 0; s < Slots::SLOTS; s++) n[s] = scores[s] * inverse;
     }
     // Rows of one warp may differ here, and all its lanes must call.
     if (any(sums_to_one, FULL_WARP)) {

@@ -20,7 +20,8 @@ template <class T, class Cursor> MOERL_DEVICE void fetch_at(Panel<T>& panel, con
 }
 
 template <class T, bool SQUARES, class Cursor>
-MOERL_DEVICE void reduce_at(const Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
+MOERL_DEVICE void reduce_at(Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
+    complete(panel);
     const int columns = columns_of(p, cursor.panel());
     cursor.put_record(reduce<T, SQUARES>(panel, columns, cursor.scale()));
     // LABEL_OUTSIDE and NO_LABEL, being negative, lie in no panel.

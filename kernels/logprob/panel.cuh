@@ -28,6 +28,10 @@ template <> constexpr uint32_t NOTHING<bf16> = 0xff80ff80u;
 template <> constexpr uint32_t NOTHING<f16> = 0xfc00fc00u;
 
 template <class T> MOERL_DEVICE Words4 no_columns() { return {{NOTHING<T>, NOTHING<T>, NOTHING<T>, NOTHING<T>}}; }
+template <class T> MOERL_DEVICE T no_column() {
+    if constexpr (sizeof(T) == 4) return f32_of(NOTHING<T>);
+    else return T{static_cast<uint16_t>(NOTHING<T> & 0xffffu)};
+}
 
 // How columns lie on the 16-byte boundaries.
 struct Cut {
@@ -46,21 +50,19 @@ template <class T> MOERL_DEVICE Cut cut(int head, int columns) {
     return {head, behind / PACK<T>, behind % PACK<T>};
 }
 
-// The last `count` elements before the 16-byte boundary `end`, the first `limit` of them; nothing in the other places.
+// The last `count` elements before the 16-byte boundary `end`, the first `limit` of them, nothing in the other places. Whole words: where
+// `count` is odd, the first element of a 16-bit type is left out.
 template <class T> MOERL_DEVICE Words4 load_before(const T* end, int count, int limit) {
     const int first = PACK<T> - count, last = first + limit;
     Words4 r = no_columns<T>();
     MOERL_UNROLL
     for (int w = 0; w < 4; w++) {
         const uint32_t* const word = reinterpret_cast<const uint32_t*>(end) - 4 + w;
-        if constexpr (sizeof(T) == 4) {
-            if (w >= first && w < last) r.w[w] = load_stream(word);
-        } else {
-            const uint16_t* const halves = reinterpret_cast<const uint16_t*>(word);
-            const bool low = 2 * w >= first && 2 * w < last, high = 2 * w + 1 >= first && 2 * w + 1 < last;
-            if (low && high) r.w[w] = load_stream(word);
-            else if (high) r.w[w] = static_cast<uint32_t>(load_stream(halves + 1)) << 16 | (NOTHING<T> & 0xffffu);
-            else if (low) r.w[w] = load_stream(halves) | (NOTHING<T> & 0xffff0000u);
+        constexpr int PER_WORD = 4 / static_cast<int>(sizeof(T));
+        const int place = w * PER_WORD;
+        if (place >= first && place + PER_WORD <= last) r.w[w] = load_stream(word);
+        if constexpr (PER_WORD == 2) {
+            if (place >= first && place + 1 == last) r.w[w] = load_stream(reinterpret_cast<const uint16_t*>(word)) | (NOTHING<T> & 0xffff0000u);
         }
     }
     return r;
@@ -68,18 +70,18 @@ template <class T> MOERL_DEVICE Words4 load_before(const T* end, int count, int 
 
 template <class T> struct Panel {
     Words4 pack[TURNS<T>];
-    float edge;  // the lane's column of the rest, if it has one
-    int head;    // of the cut; the rest of that is cheaper to form again than to keep
+    T edge;    // the lane's column of the rest, if it has one; in lane 31 the first column of an odd head
+    int head;  // of the cut; the rest of that is cheaper to form again than to keep
 
     // The lane's pack of turn 0; WARP more for each further turn.
     MOERL_DEVICE int first_pack(int lane) const { return lane == WARP - 1 && head != 0 ? -1 : lane; }
 };
 
-// Issues the loads of a panel. Nothing waits for them here.
+// Issues the loads of a panel. Nothing waits for them here, so that nothing may be computed from what they bring.
 template <class T> MOERL_DEVICE void fetch(Panel<T>& held, const T* panel, int columns) {
     const int lane = static_cast<int>(lane_index());
     held.head = columns_to_boundary(panel);
-    held.edge = -INFINITE;
+    held.edge = no_column<T>();
     const int first = held.first_pack(lane);
     const T* const body = panel + held.head;
     const T* const mine = body + first * PACK<T>;  // the turns are constant distances from here
@@ -100,7 +102,19 @@ template <class T> MOERL_DEVICE void fetch(Panel<T>& held, const T* panel, int c
         if (first < 0) held.pack[0] = load_before(body, held.head, columns < held.head ? columns : held.head);
     }
     const Cut c = cut<T>(held.head, columns);
-    if (lane < c.rest) held.edge = to_f32(load_stream(body + c.full * PACK<T> + lane));
+    const bool is_odd = sizeof(T) == 2 && first < 0 && held.head % 2 != 0;
+    if (lane < c.rest || is_odd) held.edge = load_stream(is_odd ? panel : body + c.full * PACK<T> + lane);
+}
+
+// Puts the first column of an odd head where it belongs.
+template <class T> MOERL_DEVICE void complete(Panel<T>& held) {
+    if constexpr (sizeof(T) == 2) {
+        const bool is_odd = lane_index() == WARP - 1 && held.head % 2 != 0;
+        // Flips the bits of nothing, which is there, to those of the column.
+        const uint32_t flip = is_odd ? static_cast<uint32_t>(held.edge.bits ^ no_column<T>().bits) << 16 : 0;
+        MOERL_UNROLL
+        for (int w = 0; w < 4; w++) held.pack[0].w[w] ^= w == (PACK<T> - held.head) / 2 ? flip : 0;
+    }
 }
 
 // ---- the maximum ----------------------------------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ template <class T> MOERL_DEVICE float maximum(const Panel<T>& held) {
     float mine;
     if constexpr (sizeof(T) == 4) mine = f32_of(m);
     else mine = max_nan(to_f32(T{static_cast<uint16_t>(m & 0xffffu)}), to_f32(T{static_cast<uint16_t>(m >> 16)}));
-    return warp_max_nan(max_nan(mine, held.edge)) + 0.0f;
+    return warp_max_nan(max_nan(mine, to_f32(held.edge))) + 0.0f;
 }
 
 // ---- the sums -------------------------------------------------------------------------------------------------------------
@@ -170,7 +184,7 @@ template <class T, bool SQUARES> MOERL_DEVICE Chains<SQUARES> accumulate(const P
     for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
     const Cut c = cut<T>(held.head, columns);
     if (c.rest == 0) return chains;
-    const float t = exponent_of(held.edge, max, scale), e = exp2_approx(t);
+    const float t = exponent_of(to_f32(held.edge), max, scale), e = exp2_approx(t);
     const int lane = c.full % WARP, turn = (c.full - held.first_pack(lane)) / WARP;
     const bool mine = static_cast<int>(lane_index()) == lane;
     if (turn % SETS<T> == 0) end_with_rest<T>(chains, t, e, mine, 0);
@@ -222,7 +236,7 @@ template <class T> MOERL_DEVICE float fold(float (&a)[8], int head) {
     }
 }
 
-// The panel's record, in every lane; sum_sq in the label's place.
+// The record of a completed panel, in every lane; sum_sq in the label's place.
 template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, int columns, float scale) {
     const float max = maximum(held);
     Chains<SQUARES> chains = accumulate<T, SQUARES>(held, columns, max, scale);
@@ -236,7 +250,7 @@ template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>
 template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int columns, int column) {
     const Cut c = cut<T>(held.head, columns);
     const int at = column - c.head + PACK<T>, slot = at / PACK<T> - 1, place = at % PACK<T>;  // the head is in pack -1
-    if (slot == c.full) return shuffle(held.edge, place);
+    if (slot == c.full) return shuffle(to_f32(held.edge), place);
     const int lane = slot & (WARP - 1), chosen = (slot - held.first_pack(lane)) / WARP;
     // By masks: an index that is not known to the compiler would put the packs into memory.
     Words4 words = {};

@@ -30,21 +30,21 @@ macro_rules! tiers {
 }
 
 /// Few lanes a row keep more of a warp busy in the rounds of the selection; more lanes hold longer rows in registers.
-const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
+const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
+/// The same with rows in shared memory as well, and any length there.
+const STAGED: &[Tier] = tiers!("forward_staged": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
 /// Backward holds one pack a lane at a time: the lanes are as many as make full use of wide stores.
 const BACKWARD: &[Tier] = tiers!("backward": 128 by 8, 256 by 16, 4096 by 32);
 
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
-    /// Threads of a block, where shared memory does not ask for fewer.
+    /// Threads of a block, where shared memory does not ask for fewer: small blocks end evenly, and eight of these fill a multiprocessor.
     threads: usize,
-    /// Blocks per multiprocessor: enough to fill it with the registers that the kernels need, twice over for an even end.
-    blocks: usize,
-    /// Shared memory that any device grants without asking.
+    /// Shared memory that any device grants without asking, less what the kernels declare for themselves.
     shared_bytes: usize,
 }
 
-const TUNING: Tuning = Tuning { threads: 256, blocks: 8, shared_bytes: 46 * 1024 };
+const TUNING: Tuning = Tuning { threads: 256, shared_bytes: 46 * 1024 };
 
 fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
@@ -101,7 +101,10 @@ fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
 /// Bytes of shared memory that a row takes where it must be gone over more than once; 0 where registers will do.
 /// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
 fn stage_bytes(config: &Config, shape: &Shape, element: Element, is_scored: bool) -> usize {
-    let in_registers = shape.experts <= 1024 && config.groups.is_none() && !is_scored && !config.needs_lse();
+    let in_registers = shape.experts <= FORWARD[FORWARD.len() - 1].experts
+        && config.groups.is_none()
+        && !is_scored
+        && !config.needs_lse();
     if in_registers {
         return 0;
     }
@@ -110,14 +113,17 @@ fn stage_bytes(config: &Config, shape: &Shape, element: Element, is_scored: bool
     (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
 }
 
-/// A grid in which every warp holds `32 / lanes` rows at a time.
-fn grid<E: Executor>(executor: &E, rows: usize, lanes: usize, row_bytes: usize) -> Grid {
+/// A grid in which every warp holds `32 / lanes` rows. It covers the rows once: a row is too little work to be worth a loop.
+fn grid(rows: usize, lanes: usize, row_bytes: usize) -> Grid {
     let rows_per_warp = 32 / lanes;
     let fitting = TUNING.shared_bytes.checked_div(row_bytes * rows_per_warp).unwrap_or(usize::MAX);
     let warps = (TUNING.threads / 32).min(fitting).max(1);
     let rows_per_block = warps * rows_per_warp;
-    let blocks = rows.div_ceil(rows_per_block).min(executor.multiprocessors() as usize * TUNING.blocks);
-    Grid { blocks: blocks as u32, threads: 32 * warps as u32, shared_bytes: (rows_per_block * row_bytes) as u32 }
+    Grid {
+        blocks: rows.div_ceil(rows_per_block) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (rows_per_block * row_bytes) as u32,
+    }
 }
 
 /// [`Backend::gate_forward`](crate::Backend::gate_forward).
@@ -132,11 +138,11 @@ pub(super) fn forward<E: Executor>(
         return Ok(());
     }
     let element = call.router_logits.element();
-    let tier = tier(FORWARD, shape.experts);
     let groups = config.groups;
     let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
     let is_scored = call.selection_bias.is_some() || group_top > 1;
     let stage_bytes = stage_bytes(config, &shape, element, is_scored);
+    let tier = tier(if stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
     let mut arguments = Arguments::new::<E>();
     let forced = forced_params(&mut arguments, &call);
     let params = MoerlGateForward {
@@ -173,7 +179,7 @@ pub(super) fn forward<E: Executor>(
         scored: u8::from(is_scored),
         ..forced
     };
-    let grid = grid(executor, shape.tokens, tier.lanes, stage_bytes);
+    let grid = grid(shape.tokens, tier.lanes, stage_bytes);
     // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
     // this router takes in shared memory.
     unsafe { executor.launch(stream, kernel(tier, element), grid, &arguments, &params) }
@@ -233,7 +239,7 @@ pub(super) fn backward<E: Executor>(
         router_logits_element: logits.map_or(MOERL_F32, |logits| element_code(logits.element())),
         d_topk_weights_element: element_code(call.d_topk_weights.element()),
     };
-    let grid = grid(executor, shape.tokens, tier.lanes, 0);
+    let grid = grid(shape.tokens, tier.lanes, 0);
     // SAFETY: validate checked the length, type and alignment of every array against the shape, and that the logits and the
     // log-sum-exp are there where the gradient needs them.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }

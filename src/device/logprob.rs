@@ -19,11 +19,9 @@ const _: () = assert!(size_of::<Partial>() == size_of::<MoerlPartial>());
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
     /// Threads of a forward block, and how many such blocks a multiprocessor holds. Each warp holds one panel and fetches the next one, which
-    /// takes 128 registers a thread for 16-bit logits,
+    /// takes up to 160 registers a thread for 16-bit logits,
     forward: (u32, usize),
-    /// 168 with sum_p2,
-    forward_squares: (u32, usize),
-    /// and up to 255 for f32.
+    /// and 240 for f32.
     forward_f32: (u32, usize),
     /// Likewise for backward, which holds 128 bytes a thread in 80 registers.
     backward: (u32, usize),
@@ -37,8 +35,7 @@ struct Tuning {
 }
 
 const TUNING: Tuning = Tuning {
-    forward: (256, 2),
-    forward_squares: (192, 2),
+    forward: (192, 2),
     forward_f32: (256, 1),
     backward: (256, 3),
     group_rows: 32,
@@ -47,12 +44,8 @@ const TUNING: Tuning = Tuning {
 };
 
 impl Tuning {
-    fn forward_of(&self, logits: Element, squares: bool) -> (u32, usize) {
-        match (logits, squares) {
-            (Element::F32, _) => self.forward_f32,
-            (_, true) => self.forward_squares,
-            (_, false) => self.forward,
-        }
+    fn forward_of(&self, logits: Element) -> (u32, usize) {
+        if logits == Element::F32 { self.forward_f32 } else { self.forward }
     }
 }
 
@@ -110,7 +103,7 @@ fn forward_by_rows<E: Executor>(
     // A row of more than one super-panel is walked alone.
     let limit = if panels <= SUPER_PANEL { (TUNING.shared_records / panels).clamp(1, TUNING.group_rows) } else { 1 };
     let squares = call.sum_p2.is_some() || call.sum_sq.is_some();
-    let (threads, resident) = TUNING.forward_of(call.logits.element(), squares);
+    let (threads, resident) = TUNING.forward_of(call.logits.element());
     let most = resident * executor.multiprocessors() as usize;
     let groups = groups(sizes.rows, most, limit);
     let kernel = forward_kernel(call.logits.element(), squares);
@@ -137,7 +130,7 @@ fn forward_sharing_rows<E: Executor>(
     let multiprocessors = executor.multiprocessors() as usize;
     let panels = sizes.rows * sizes.vocabulary.div_ceil(PANEL);
     // A warp per panel, in blocks so small that every multiprocessor gets one; no more warps than run at once.
-    let (threads, resident) = TUNING.forward_f32;
+    let (threads, resident) = TUNING.forward_of(call.logits.element());
     let warps = panels.div_ceil(multiprocessors).clamp(1, threads as usize / WARP);
     let most = threads as usize / WARP * resident * multiprocessors;
     let grid =

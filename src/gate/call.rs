@@ -252,7 +252,7 @@ fn check_router<M: Memory>(
         .require((1..=MAX_EXPERTS).contains(&experts), Kind::Shape, "router_logits", || {
             format!("have {experts} experts, needs 1 to {MAX_EXPERTS}")
         })
-        .require(tokens < 1 << 40, Kind::Shape, "router_logits", || format!("have {tokens} rows, 2^40 are too many"));
+        .require(tokens < 1 << 31, Kind::Shape, "router_logits", || format!("have {tokens} rows, 2^31 are too many"));
     let Some(top_k) = config.resolve_top_k(given_top_k) else {
         checks.require(false, Kind::Config, "top_k", || "is given by neither the call nor the configuration".into());
         return Shape { tokens, experts, top_k: 0 };

@@ -59,7 +59,8 @@ fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
         said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()
     };
     let mut found = Vec::new();
-    for message in build(&["test", "--no-run", "--package", "moerl", "--lib", "--tests"])? {
+    let golden = build(&["test", "--no-run", "--package", "moerl-cli", "--test", "golden"])?;
+    for message in build(&["test", "--no-run", "--package", "moerl", "--lib", "--tests"])?.into_iter().chain(golden) {
         if let Some(path) = message["executable"].as_str() {
             let name = message["target"]["name"].as_str().context("a target has a name")?;
             let name = if name == "moerl" { "library" } else { name };

@@ -21,7 +21,6 @@ step() {
 }
 
 ./moerl devices
-step check ./moerl check tests/data --backend cuda
 step step ./moerl step tests/data/step.safetensors --backend cuda
 suites=
 for suite in tests/*; do

@@ -1,4 +1,4 @@
-//! A real policy update, from a clone: `moerl step` on the example that ships with the repository.
+//! A real policy update, from a clone: `moerl step`, on the example that ships with the repository unless another file is named.
 
 use std::path::Path;
 
@@ -6,9 +6,6 @@ use anyhow::Result;
 
 use crate::toolkit;
 use crate::workspace::{Workspace, run};
-
-/// The example: a tiny mixture-of-experts model, two optimiser steps after its rollout.
-const EXAMPLE: &str = "tests/golden/step.safetensors";
 
 /// Runs it on the GPU where there is one, else on the emulated kernels. `arguments` go to `moerl step`.
 pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
@@ -27,8 +24,10 @@ pub fn step(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     if !arguments.iter().any(|argument| argument.starts_with("--backend")) {
         command.args(["--backend", if gpu { "auto" } else { "emulator" }]);
     }
-    command.arg(EXAMPLE).args(arguments);
-    run(&mut command)
+    if std::env::var_os("MOERL_DATA").is_none() {
+        command.env("MOERL_DATA", workspace.root.join("tests/golden"));
+    }
+    run(command.args(arguments))
 }
 
 /// Whether a driver has put a device there. Whether it can be used is for the command to find out.

@@ -90,32 +90,37 @@ struct Layer<'a, B> {
     bias: Option<Vec<f32>>,
 }
 
+/// What the producer got, natively or with forced ids.
+struct Expected<'a> {
+    /// Before every quantity's name: "" or "replay ".
+    direction: &'a str,
+    forced: Option<&'a [i32]>,
+    ids: &'a [i32],
+    weights: &'a [f32],
+    d_logits: &'a [f32],
+}
+
 impl<B: Backend> Layer<'_, B> {
     fn compare(&self) -> Result<Compared, Stop> {
         let k = self.router.top_k.unwrap_or_default();
         let (slots, all) = (self.rows * k, self.rows * self.experts);
         let of = |name: &str, len: usize| self.case.values::<f32>(&format!("{}/{name}", self.case.id), len);
-        let ids = |name: &str| self.case.values::<i32>(&format!("{}/{name}", self.case.id), slots);
+        let ids_of = |name: &str| self.case.values::<i32>(&format!("{}/{name}", self.case.id), slots);
         let d_weights = of("d_weights", slots)?;
         let mut compared = Compared::default();
-        self.one(&mut compared, "", None, &ids("ids")?, &of("weights", slots)?, &d_weights, &of("d_logits", all)?)?;
-        let forced = ids("forced_ids")?;
-        let (weights, gradient) = (of("replay_weights", slots)?, of("replay_d_logits", all)?);
-        self.one(&mut compared, "replay ", Some(&forced), &forced, &weights, &d_weights, &gradient)?;
+        let (ids, weights, d_logits) = (ids_of("ids")?, of("weights", slots)?, of("d_logits", all)?);
+        let native = Expected { direction: "", forced: None, ids: &ids, weights: &weights, d_logits: &d_logits };
+        self.one(&mut compared, &native, &d_weights)?;
+        let (ids, weights, d_logits) =
+            (ids_of("forced_ids")?, of("replay_weights", slots)?, of("replay_d_logits", all)?);
+        let replay =
+            Expected { direction: "replay ", forced: Some(&ids), ids: &ids, weights: &weights, d_logits: &d_logits };
+        self.one(&mut compared, &replay, &d_weights)?;
         Ok(compared)
     }
 
-    #[allow(clippy::too_many_arguments)] // the expected tensors of one direction
-    fn one(
-        &self,
-        compared: &mut Compared,
-        direction: &str,
-        forced: Option<&[i32]>,
-        ids: &[i32],
-        weights: &[f32],
-        d_weights: &[f32],
-        d_logits: &[f32],
-    ) -> Result<(), Stop> {
+    fn one(&self, compared: &mut Compared, expected: &Expected<'_>, d_weights: &[f32]) -> Result<(), Stop> {
+        let Expected { direction, forced, ids, weights, d_logits } = *expected;
         let stream = self.backend.stream()?;
         let k = self.router.top_k.unwrap_or_default();
         let logits = AnyBuffer::F32(self.backend.upload(&stream, &self.logits)?);
@@ -135,13 +140,13 @@ impl<B: Backend> Layer<'_, B> {
             return Err(Stop::Fail(fault.to_string()));
         }
         let scale = f64::from(self.router.scaling_factor.unwrap_or(1.0)).abs();
-        // A weight is one exponential or sigmoid over a sum of k of them; the absolute part is half an ulp of the largest weight.
+        // A weight is one exponential or sigmoid over a sum of k of them; the absolute part is a few ulps of a weight near 1.
         let weight = Tolerance { relative: 2e-6, absolute: 2e-7 * scale };
         // Producers compute gradients in f32, where weight · (upstream − mean) cancels.
         let gradient = Tolerance { relative: 2e-5, absolute: 2e-6 * scale };
 
         let slots = match_slots(&choice, ids, k);
-        let found: Vec<i32> = (0..ids.len()).map(|i| slots[i].map_or(-1, |slot| choice.ids[slot])).collect();
+        let found: Vec<i32> = slots.iter().map(|slot| slot.map_or(-1, |slot| choice.ids[slot])).collect();
         compared.equal(&format!("{direction}ids"), &found, ids);
         let paired: Vec<f32> = slots.iter().map(|slot| slot.map_or(f32::NAN, |slot| choice.weights[slot])).collect();
         compared.close(&format!("{direction}weights"), &paired, weights, weight);

@@ -233,6 +233,22 @@ struct Chunk<'a, B: Backend> {
     reference_tape: Option<AnyBuffer<Reference>>,
 }
 
+/// Where a layer runs.
+struct On<'a, B: Backend> {
+    backend: &'a B,
+    stream: &'a B::Stream,
+    /// The experts to force.
+    tape: Option<&'a AnyBuffer<B>>,
+}
+
+/// What a layer took, and how many of its calls had a finding that is allowed.
+#[derive(Default)]
+struct Spent {
+    forward: Clock,
+    backward: Clock,
+    findings: usize,
+}
+
 impl<'a, B: Backend> Chunk<'a, B> {
     fn new(
         context: &'a Context<'a, B>,
@@ -254,19 +270,16 @@ impl<'a, B: Backend> Chunk<'a, B> {
     fn run(&mut self, layer: usize, direction: &mut Direction, d_weights: &[f32]) -> Result<Choice> {
         let (context, forced) = (self.context, direction.forced);
         let tape = self.tape.as_ref().filter(|_| forced);
-        let (choice, gradient) = self.on(
-            context.backend,
-            &context.stream,
-            layer,
-            tape,
-            d_weights,
-            (&mut direction.forward.clock, &mut direction.backward.clock),
-            &mut direction.forward.findings,
-        )?;
+        let on = On { backend: context.backend, stream: &context.stream, tape };
+        let mut spent = Spent::default();
+        let (choice, gradient) = self.layer(layer, &on, d_weights, &mut spent)?;
+        direction.forward.clock.add(spent.forward);
+        direction.backward.clock.add(spent.backward);
+        direction.forward.findings += spent.findings;
         if context.compare {
             let tape = self.reference_tape.as_ref().filter(|_| forced);
-            let clocks = (&mut Clock::default(), &mut Clock::default());
-            let (exact, exact_gradient) = self.on(&Reference, &(), layer, tape, d_weights, clocks, &mut 0)?;
+            let on = On { backend: &Reference, stream: &(), tape };
+            let (exact, exact_gradient) = self.layer(layer, &on, d_weights, &mut Spent::default())?;
             let k = self.plan.top_k;
             let rows = choice.ids.chunks(k).zip(exact.ids.chunks(k)).filter(|(a, b)| a != b).count();
             direction.forward.rows_differ("ids", rows);
@@ -277,18 +290,16 @@ impl<'a, B: Backend> Chunk<'a, B> {
         Ok(choice)
     }
 
-    #[allow(clippy::too_many_arguments)] // one call of each direction, on one of two backends
-    fn on<A: Backend>(
+    /// One layer forward and backward, natively or with the tape's experts.
+    fn layer<A: Backend>(
         &self,
-        backend: &A,
-        stream: &A::Stream,
         layer: usize,
-        tape: Option<&AnyBuffer<A>>,
+        on: &On<'_, A>,
         d_weights: &[f32],
-        clocks: (&mut Clock, &mut Clock),
-        findings: &mut usize,
+        spent: &mut Spent,
     ) -> Result<(Choice, Vec<f32>)> {
         let Chunk { context, plan, experts, range, .. } = self;
+        let On { backend, stream, tape } = *on;
         let (n, k) = (context.file.tokens, plan.top_k);
         let elements = (layer * n + range.start) * experts..(layer * n + range.end) * experts;
         let logits = AnyBuffer::upload(backend, stream, &self.logits, elements)?;
@@ -303,14 +314,14 @@ impl<'a, B: Backend> Chunk<'a, B> {
             forced: tape.map(|tape| ForcedIds { tape, first: layer * k, row_stride: self.layers * k }),
             layer,
         };
-        let (choice, fault) = forward(backend, stream, &plan.config, &rows, clocks.0)?;
+        let (choice, fault) = forward(backend, stream, &plan.config, &rows, &mut spent.forward)?;
         let tensor = match (&fault, plan.replay) {
             (Some(fault), Some(which)) if is_about_ids(fault.code) => which.tensor(),
             _ => self.logits.name,
         };
         let named = format!("{tensor}: layer {layer}");
         let settle = Settle { tensor: &named, rows: range.clone(), mask: &context.mask, nonfinite: context.nonfinite };
-        *findings += settle.by(
+        spent.findings += settle.by(
             fault,
             |row| tape.and_then(|_| self.bad_ids(layer, row)),
             |mask| {
@@ -318,7 +329,7 @@ impl<'a, B: Backend> Chunk<'a, B> {
                 Ok(forward(backend, stream, &plan.config, &rows, &mut Clock::default())?.1)
             },
         )?;
-        let gradient = backward(backend, stream, &plan.config, &rows, &choice, d_weights, clocks.1)?;
+        let gradient = backward(backend, stream, &plan.config, &rows, &choice, d_weights, &mut spent.backward)?;
         Ok((choice, gradient))
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use clap::ValueEnum;
 use moerl::advantage;
 use moerl::diagnostics::Diagnostics;
 use moerl::objective::{Aggregation, Algorithm, Cap, Config, Groups, NonFinite, Segments, Variant};
@@ -71,7 +72,8 @@ impl Plan {
             Cap::Delta(bound) => format!(", delta {bound}"),
             _ => String::new(),
         };
-        let words = format!("{name}, window 1 - {} to 1 + {}{cap}, {:?}", clip.low, clip.high, config.aggregation);
+        let aggregation = name_of(config.aggregation);
+        let words = format!("{name}, window 1 - {} to 1 + {}{cap}, {aggregation}", clip.low, clip.high);
         Ok(Plan { config, advantage, anchor: options.anchor, max_len: options.max_len, words })
     }
 }
@@ -85,6 +87,13 @@ fn aggregation_of(name: AggregationName) -> Aggregation {
         AggregationName::SeqMeanTokenSumNorm => Aggregation::SeqMeanTokenSumNorm,
         AggregationName::PromptMean => Aggregation::PromptMean,
     }
+}
+
+/// The name that `--aggregation` has for it.
+fn name_of(aggregation: Aggregation) -> String {
+    let named = AggregationName::value_variants().iter().find(|&&name| aggregation_of(name) == aggregation);
+    let value = named.and_then(ValueEnum::to_possible_value);
+    value.map_or_else(|| format!("{aggregation:?}"), |value| value.get_name().to_owned())
 }
 
 /// The advantages of a step.

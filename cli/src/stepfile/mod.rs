@@ -11,16 +11,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use moerl::element::{Element, Scalar};
+use moerl::gate::{MAX_EXPERTS, MAX_TOP_K};
 
 pub use container::{Container, Tensor, dtype_name, safetensors_name};
 pub use writer::{Slot, Writer};
 
 use crate::failure::{Failure, Result};
 
-/// The most experts that a router may have.
-pub const MAX_EXPERTS: usize = 4096;
-/// The most experts that a token may choose.
-pub const MAX_CHOSEN: usize = 32;
 /// The most layers: faults name the layer in 16 bits.
 pub const MAX_LAYERS: usize = 1 << 16;
 
@@ -379,7 +376,7 @@ impl<'a> Check<'a> {
         for name in ["routes_rollout", "routes_old"] {
             let Some(tensor) = self.optional(name, Element::ROUTES) else { continue };
             let Some(shape) = self.shape(tensor, &[(n.0, Some(n.1)), ("L", layers), ("k", chosen)]) else { continue };
-            let most = router.map_or(MAX_CHOSEN, |(_, experts)| experts.min(MAX_CHOSEN));
+            let most = router.map_or(MAX_TOP_K, |(_, experts)| experts.min(MAX_TOP_K));
             if !(1..=most).contains(&shape[2]) {
                 self.problem(name, format!("has k = {} experts a token, needs 1 to {most}", shape[2]));
             }

@@ -9,15 +9,17 @@ MOERL_DEVICE float saturate(const MoerlObjective& p, float x) { return fminf(fma
 
 MOERL_DEVICE bool is_inside(const MoerlObjective& p, float x) { return p.saturation_low <= x && x <= p.saturation_high; }
 
+MOERL_DEVICE uint32_t flag_if(bool holds, uint32_t flag) { return holds ? flag : 0u; }
+
 // What passes a gradient, beside the flags for where the ratio lies.
 MOERL_DEVICE uint32_t with_passes(uint32_t flags, bool inside) {
     const bool positive = inside && (flags & MOERL_ABOVE) == 0;
     const bool negative = inside && (flags & (MOERL_BELOW | MOERL_CAPPED)) == 0;
-    return flags | (positive ? MOERL_PASS_POSITIVE : 0u) | (negative ? MOERL_PASS_NEGATIVE : 0u);
+    return flags | flag_if(positive, MOERL_PASS_POSITIVE) | flag_if(negative, MOERL_PASS_NEGATIVE);
 }
 
 MOERL_DEVICE uint32_t flags_of(bool above, bool below, bool capped) {
-    return (above ? MOERL_ABOVE : 0u) | (below ? MOERL_BELOW : 0u) | (capped ? MOERL_CAPPED : 0u);
+    return flag_if(above, MOERL_ABOVE) | flag_if(below, MOERL_BELOW) | flag_if(capped, MOERL_CAPPED);
 }
 
 // Those of the first three flags that concern an advantage of this sign.

@@ -178,10 +178,14 @@ struct MoerlObjective {
     uint64_t unit_count;
     double divisor_values[4];  // T, B, P, L
     double scale;
-    // bounds of the logarithm of a ratio
+    // bounds of the logarithm of a segment's ratio
     double log_upper;
     double log_lower;
     double log_cap;
+    // of a token's
+    float token_log_upper;
+    float token_log_lower;
+    float token_log_cap;
     // and of the ratio
     float upper;
     float lower;
@@ -197,7 +201,7 @@ struct MoerlObjective {
     uint8_t accumulate;   // the planes go on from what is there
     uint8_t keep_totals;  // loss and diagnostics do
     uint8_t count_empty;
-    uint8_t reserved[2];
+    uint8_t reserved[6];
 };
 
 // ---- advantage ------------------------------------------------------------------------------------------------------

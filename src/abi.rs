@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x79d659d0cac4e1c7;
+pub const ABI_DIGEST: u64 = 0xa1de101f23b7d238;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -165,6 +165,9 @@ pub struct MoerlObjective {
     pub log_upper: f64,
     pub log_lower: f64,
     pub log_cap: f64,
+    pub token_log_upper: f32,
+    pub token_log_lower: f32,
+    pub token_log_cap: f32,
     pub upper: f32,
     pub lower: f32,
     pub cap: f32,
@@ -179,11 +182,11 @@ pub struct MoerlObjective {
     pub accumulate: u8,
     pub keep_totals: u8,
     pub count_empty: u8,
-    pub reserved: [u8; 2usize],
+    pub reserved: [u8; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 360usize];
+    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 376usize];
     ["Alignment of MoerlObjective"][::core::mem::align_of::<MoerlObjective>() - 8usize];
     ["Offset of field: MoerlObjective::logprobs"][::core::mem::offset_of!(MoerlObjective, logprobs) - 0usize];
     ["Offset of field: MoerlObjective::old_logprobs"][::core::mem::offset_of!(MoerlObjective, old_logprobs) - 8usize];
@@ -229,26 +232,32 @@ const _: () = {
     ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 296usize];
     ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 304usize];
     ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 312usize];
-    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 320usize];
-    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 324usize];
-    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 328usize];
+    ["Offset of field: MoerlObjective::token_log_upper"]
+        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 320usize];
+    ["Offset of field: MoerlObjective::token_log_lower"]
+        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 324usize];
+    ["Offset of field: MoerlObjective::token_log_cap"]
+        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 328usize];
+    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 332usize];
+    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 336usize];
+    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 340usize];
     ["Offset of field: MoerlObjective::saturation_low"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 332usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 344usize];
     ["Offset of field: MoerlObjective::saturation_high"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 336usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 348usize];
     ["Offset of field: MoerlObjective::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 340usize];
-    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 344usize];
-    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 348usize];
+        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 352usize];
+    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 356usize];
+    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 360usize];
     ["Offset of field: MoerlObjective::is_sequence_level"]
-        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 352usize];
+        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 364usize];
     ["Offset of field: MoerlObjective::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 353usize];
-    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 354usize];
-    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 355usize];
-    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 356usize];
-    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 357usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 358usize];
+        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 365usize];
+    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 366usize];
+    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 367usize];
+    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 368usize];
+    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 369usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 370usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -12,6 +12,7 @@ struct ApplyStage {
     float values[SLOTS];
     uint8_t owners[SLOTS];  // which of the unit's segments begins at a slot, then which one the slot belongs to
 };
+static_assert(sizeof(ApplyStage) == 10320, "src/device/objective.rs asks for this much a warp");
 
 struct Applied {
     float gradient, value, ratio;
@@ -47,7 +48,7 @@ template <int VARIANT> MOERL_DEVICE Applied apply_token(const MoerlObjective& p,
         r.gradient = shows ? scaled * c.ratio + 0.0f : 0.0f;
     } else {
         const float delta = token.delta;
-        uint32_t flags = flags_of(delta > static_cast<float>(p.log_upper), delta < static_cast<float>(p.log_lower), delta > static_cast<float>(p.log_cap));
+        uint32_t flags = flags_of(delta > p.token_log_upper, delta < p.token_log_lower, delta > p.token_log_cap);
         flags = with_passes(flags, is_inside(p, delta));
         r.clipped = clipped_for(flags, token.advantage);
         const float bounded = token.advantage > 0.0f ? bounded_for_positive(p, r.ratio) : bounded_for_negative(p, r.ratio);
@@ -204,12 +205,12 @@ MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& uni
     const bool again = stage_segments(p, unit, stage, reads_advantages<VARIANT>(p));
     const bool with_tokens = again || reads_logprobs<VARIANT>(p), with_advantages = again || reads_advantages<VARIANT>(p);
     uint32_t carry = 0;
-    for (int first = 0; first < g.rows; first += ROWS_AT_ONCE) {
-        Pack packs[ROWS_AT_ONCE];
+    for (int first = 0; first < g.rows; first += STAGED_ROWS_AT_ONCE) {
+        Pack packs[STAGED_ROWS_AT_ONCE];
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_advantages);
+        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_advantages);
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) {
             const int slot = (first + r) * ROW + 4 * static_cast<int>(lane_index());
             uint32_t owners[4];
             owners_of(stage, slot, packs[r].bits, carry, owners);

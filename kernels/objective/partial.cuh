@@ -11,6 +11,7 @@ struct PartialStage {
     float weighted[SLOTS];  // w A, or w where A is the segment's
     uint8_t marks[SLOTS];
 };
+static_assert(sizeof(PartialStage) == 9360, "src/device/objective.rs asks for this much a warp");
 constexpr uint8_t COUNTS = 1, NEGATIVE = 2, UNSOUND = 4;
 
 struct SegmentSums {
@@ -145,12 +146,12 @@ template <bool TALLY>
 MOERL_DEVICE void stage_tokens(const MoerlObjective& p, const MoerlUnit& unit, PartialStage& stage, TokenTally& tally, uint64_t& fault) {
     const Geometry g = geometry(unit);
     const bool with_tokens = p.logprobs != nullptr;
-    for (int first = 0; first < g.rows; first += ROWS_AT_ONCE) {
-        Pack packs[ROWS_AT_ONCE];
+    for (int first = 0; first < g.rows; first += STAGED_ROWS_AT_ONCE) {
+        Pack packs[STAGED_ROWS_AT_ONCE];
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_tokens);
+        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_tokens);
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) {
             const int slot = (first + r) * ROW + 4 * static_cast<int>(lane_index());
             MOERL_UNROLL
             for (int v = 0; v < 4; v++) {

@@ -11,7 +11,8 @@
 #include "../warp.cuh"
 
 constexpr int ROW = 4 * WARP;         // tokens of a row
-constexpr int ROWS_AT_ONCE = 2;       // rows whose loads are in flight together
+constexpr int ROWS_AT_ONCE = 2;         // rows whose loads are in flight together
+constexpr int STAGED_ROWS_AT_ONCE = 1;  // where registers are taken by what several segments need
 constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
 
 struct Geometry {

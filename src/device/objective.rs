@@ -223,6 +223,9 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             log_upper: bounds.log_upper,
             log_lower: bounds.log_lower,
             log_cap: bounds.log_cap,
+            token_log_upper: bounds.log_upper as f32,
+            token_log_lower: bounds.log_lower as f32,
+            token_log_cap: bounds.log_cap as f32,
             upper: bounds.upper as f32,
             lower: bounds.lower as f32,
             cap: bounds.cap as f32,
@@ -242,7 +245,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             accumulate: u8::from(output.accumulate && self.phases.is_some()),
             keep_totals: u8::from(output.accumulate),
             count_empty: u8::from(config.count_empty),
-            reserved: [0; 2],
+            reserved: [0; 6],
         };
         (arguments, params)
     }

@@ -114,7 +114,7 @@ mod on_device {
 
     impl Arrays {
         fn new(gpu: &Cuda, stream: &Stream, lengths: &[usize], tokens: usize) -> Result<Arrays> {
-            let plan = Plan::new(gpu, stream, &Segments::from_lengths(lengths.iter().copied()))?;
+            let plan = Plan::new(gpu, stream, &Segments::from_lengths(lengths.iter().copied())?)?;
             // Any log-ratios will do: no branch of a warp depends on them.
             let old: Vec<f32> = (0..tokens).map(|u| -((u * 7919 % 1000) as f32) / 200.0).collect();
             let new: Vec<f32> = old.iter().enumerate().map(|(u, o)| o - (u * 31 % 97) as f32 * 1e-3).collect();

@@ -146,7 +146,7 @@ impl<M: Memory> Call<'_, M> {
     /// Checks the whole call before anything is queued.
     ///
     /// # Errors
-    /// `Invalid` with every fault: `Config`, `Shape`, `Segments`, `Overlap`.
+    /// `Invalid` with every fault: `Config`, `Shape`, `Alignment`, `Segments`, `Overlap`.
     pub fn validate(&self, config: &Config, groups: &Groups) -> Result<()> {
         let segments = self.rewards.len();
         let mut checks = Checks::new();
@@ -159,6 +159,16 @@ impl<M: Memory> Call<'_, M> {
         checks.require(largest.is_none_or(|&member| (member as usize) < segments), Kind::Segments, "rewards", || {
             format!("has {segments} elements, but a group names segment {}", largest.copied().unwrap_or_default())
         });
+        let addresses = [
+            ("rewards", self.rewards.address(), 4),
+            ("advantages", self.advantages.address(), 4),
+            ("counts", self.counts.as_ref().map_or(0, |array| array.address()), 8),
+        ];
+        for (name, address, size) in addresses {
+            checks.require(address.is_multiple_of(size), Kind::Alignment, name, || {
+                format!("address {address:#x} is not a multiple of {size}")
+            });
+        }
         checks.disjoint(&[
             Some(self.rewards.extent("rewards")),
             Some(self.advantages.extent("advantages")),

@@ -41,6 +41,8 @@ pub trait Backend {
     fn allocate<T: Pod + Send + Sync>(&self, stream: &Self::Stream, len: usize) -> Result<Self::Buffer<T>>;
     /// An array with these contents.
     fn upload<T: Pod + Send + Sync>(&self, stream: &Self::Stream, data: &[T]) -> Result<Self::Buffer<T>>;
+    /// Sets every byte of an array, in stream order.
+    fn fill<T: Pod>(&self, stream: &Self::Stream, array: ViewMut<'_, T, Self::Memory>, byte: u8) -> Result<()>;
     /// The contents of an array, after all work queued on `stream`.
     fn download<T: Pod + Send + Sync>(&self, stream: &Self::Stream, array: View<'_, T, Self::Memory>)
     -> Result<Vec<T>>;
@@ -65,7 +67,8 @@ pub trait Backend {
         match Fault::from_word(found) {
             None => Ok(()),
             Some(fault) => {
-                word.word = self.upload(stream, &[crate::abi::MOERL_NO_FAULT])?;
+                // In place: a captured graph goes on writing to this address. No fault is all ones.
+                self.fill(stream, word.word.view_mut(), 0xff)?;
                 Err(Error::Data(fault))
             }
         }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::backend::{Backend, Buffer};
-use crate::error::{Checks, Kind, Result};
+use crate::error::{Checks, Error, Kind, Result};
 use crate::memory::View;
 
 /// Where the segments of a packed batch begin: S segments, `cu_seqlens[i]..cu_seqlens[i + 1]` are the tokens of segment `i`.
@@ -40,14 +40,19 @@ impl Segments {
     }
 
     /// Segments of these lengths, one behind the other.
-    pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Segments {
-        let mut offsets = vec![0];
-        let mut end = 0;
+    ///
+    /// # Errors
+    /// `Segments` as [`from_offsets`](Segments::from_offsets), and where the lengths add up to more than offsets can hold.
+    pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Result<Segments> {
+        let mut offsets = vec![0_i64];
+        let mut end = 0_i64;
         for length in lengths {
-            end += length as i64;
+            end = i64::try_from(length).ok().and_then(|length| end.checked_add(length)).ok_or_else(|| {
+                Error::invalid(Kind::Segments, "lengths", format!("add up to more than {} tokens", i64::MAX))
+            })?;
             offsets.push(end);
         }
-        Segments { offsets }
+        Segments::from_offsets(&offsets)
     }
 
     /// S.

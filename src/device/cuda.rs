@@ -25,7 +25,7 @@ pub use stream::{Event, Stream};
 
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::{Error, Result};
-use crate::memory::{Device, View};
+use crate::memory::{Device, View, ViewMut};
 use context::Context;
 use driver::{Driver, attribute};
 use modules::Modules;
@@ -211,6 +211,17 @@ impl Executor for Cuda {
             self.context.driver.check("cuMemsetD8Async", status)?;
         }
         Ok(buffer)
+    }
+
+    fn set_bytes<T: Pod>(&self, stream: &Stream, array: ViewMut<'_, T, Device>, byte: u8) -> Result<()> {
+        if array.is_empty() {
+            return Ok(());
+        }
+        let _entered = self.context.enter()?;
+        let bytes = array.len() * size_of::<T>();
+        // SAFETY: the view is that many bytes of device memory, lent for writing; T is Pod, so any bytes are valid.
+        let status = unsafe { (self.context.driver.memory_fill)(array.address() as u64, byte, bytes, stream.handle) };
+        self.context.driver.check("cuMemsetD8Async", status)
     }
 
     fn send<T: Pod + Send + Sync>(&self, stream: &Stream, data: &[T]) -> Result<DeviceBuffer<T>> {

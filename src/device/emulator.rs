@@ -16,7 +16,7 @@ use bytemuck::Pod;
 
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::{Error, Result};
-use crate::memory::{Host, View};
+use crate::memory::{Host, View, ViewMut};
 pub use buffer::EmulatorBuffer;
 #[doc(hidden)]
 pub use ffi::Table;
@@ -175,6 +175,11 @@ impl Executor for Emulator {
     }
     fn fetch<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
         Ok(array.as_slice().to_vec())
+    }
+
+    fn set_bytes<T: Pod>(&self, (): &(), mut array: ViewMut<'_, T, Host>, byte: u8) -> Result<()> {
+        bytemuck::cast_slice_mut::<T, u8>(array.as_mut_slice()).fill(byte);
+        Ok(())
     }
 
     fn multiprocessors(&self) -> u32 {

@@ -59,6 +59,9 @@ pub trait Executor {
     /// As [`Backend::download`](crate::Backend::download).
     fn fetch<T: Pod + Send + Sync>(&self, stream: &Self::Stream, array: View<'_, T, Self::Memory>) -> Result<Vec<T>>;
 
+    /// As [`Backend::fill`](crate::Backend::fill).
+    fn set_bytes<T: Pod>(&self, stream: &Self::Stream, array: ViewMut<'_, T, Self::Memory>, byte: u8) -> Result<()>;
+
     /// How many blocks run side by side at full speed: the multiprocessors of the device. Never part of a result's bits.
     fn multiprocessors(&self) -> u32;
 

@@ -19,7 +19,7 @@ use bytemuck::Pod;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::memory::View;
+use crate::memory::{View, ViewMut};
 use crate::objective::{Batch, Config, Output, Phases, Plan};
 use executor::Executor;
 
@@ -42,6 +42,9 @@ impl<E: Executor> Backend for E {
     }
     fn upload<T: Pod + Send + Sync>(&self, stream: &E::Stream, data: &[T]) -> Result<E::Buffer<T>> {
         self.send(stream, data)
+    }
+    fn fill<T: Pod>(&self, stream: &E::Stream, array: ViewMut<'_, T, E::Memory>, byte: u8) -> Result<()> {
+        self.set_bytes(stream, array, byte)
     }
     fn download<T: Pod + Send + Sync>(&self, stream: &E::Stream, array: View<'_, T, E::Memory>) -> Result<Vec<T>> {
         self.fetch(stream, array)

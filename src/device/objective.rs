@@ -250,6 +250,15 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         (arguments, params)
     }
 
+    /// Tickets count arrivals from zero. The counts before them begin with a batch and go on through its phases.
+    fn clear_tickets(&mut self, phase: Phase) -> Result<()> {
+        let layout = ObjectiveWorkspace::of(self.sizes.segments, self.plan.unit_count);
+        let goes_on = phase != Phase::Partial || (self.output.accumulate && self.phases.is_some());
+        let from = if goes_on { layout.tickets() } else { 0 };
+        let tickets = layout.aligned(self.output.workspace.reborrow()).slice(from..layout.coefficients());
+        self.executor.set_bytes(self.stream, tickets, 0)
+    }
+
     /// # Errors
     /// The executor's.
     fn launch(&mut self, phase: Phase) -> Result<()> {
@@ -288,6 +297,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
         }
+        self.clear_tickets(phase)?;
         let (arguments, params) = self.parameters(phase);
         // SAFETY: check() compared every length with the plan's sizes; the units and offsets are the plan's own; the parts of the workspace have
         // the room that ObjectiveWorkspace says, and check() that it is there.

@@ -5,8 +5,8 @@ use crate::memory::{Memory, ViewMut};
 
 /// The parts of the workspace of [`objective`](crate::objective), as byte offsets from a multiple of 16.
 ///
-/// Counts and tickets are zero when a call begins and when it ends: the last to arrive at a ticket sets it back. The rest holds nothing from
-/// one call to the next.
+/// Counts and tickets are cleared in stream order before a launch counts on them, for a call with another plan may have left anything there.
+/// Only the counts go from one phase to the next; the rest holds nothing from one launch to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ObjectiveWorkspace {
     segments: usize,

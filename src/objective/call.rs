@@ -126,7 +126,7 @@ pub struct Output<'a, M> {
     pub sequence_clipped: Option<ViewMut<'a, u8, M>>,
     /// `[`[`diagnostics::LEN`]`]`: the sums that [`Diagnostics`](crate::diagnostics::Diagnostics) is made of.
     pub diagnostics: Option<ViewMut<'a, f64, M>>,
-    /// Scratch memory of at least [`workspace_bytes`], zero before its first use; every call leaves it ready for the next.
+    /// Scratch memory of at least [`workspace_bytes`], whatever it holds. The three phases of a batch share one.
     pub workspace: ViewMut<'a, u8, M>,
     /// Where bad data is reported.
     pub errors: Option<ViewMut<'a, u64, M>>,

@@ -49,6 +49,10 @@ impl Backend for Reference {
     fn upload<T: Pod + Send + Sync>(&self, (): &(), data: &[T]) -> Result<HostBuffer<T>> {
         Ok(HostBuffer(data.to_vec()))
     }
+    fn fill<T: Pod>(&self, (): &(), mut array: ViewMut<'_, T, Host>, byte: u8) -> Result<()> {
+        bytemuck::cast_slice_mut::<T, u8>(array.as_mut_slice()).fill(byte);
+        Ok(())
+    }
     fn download<T: Pod + Send + Sync>(&self, (): &(), array: View<'_, T, Host>) -> Result<Vec<T>> {
         Ok(array.as_slice().to_vec())
     }

@@ -142,9 +142,11 @@ fn a_large_bias_does_not_touch_the_weights<B: Backend>(backend: &B) {
     assert_eq!(found.ids, [0, 2]);
     let exact = 1.0 / (1.0 + f64::from(13.8155f32).exp());
     for w in found.weights {
+        // 2^-22 is what the hardware's exponential and its reciprocal promise each, 2 ulp the rest of the chain; a bias subtracted
+        // again would be wrong by half of the weight.
         assert!(
-            (f64::from(w) - exact).abs() <= 2.0 * 2f64.powi(-24) * 1.2 * exact,
-            "{w} is more than 2 ulp from {exact}"
+            (f64::from(w) - exact).abs() <= (2.0 * 2f64.powi(-22) + 2.0 * 2f64.powi(-23)) * exact,
+            "{w} is further from {exact} than the hardware's functions explain"
         );
     }
 }

@@ -143,7 +143,7 @@ pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
 pub fn faults_of_a_call_are_listed_together<B: Backend>(backend: &B) {
     let stream = backend.stream().unwrap();
     let case = Case::random(&[3, 4], 2);
-    let plan = Plan::new(backend, &stream, &Segments::from_lengths([3, 5])).unwrap();
+    let plan = Plan::new(backend, &stream, &Segments::from_lengths([3, 5]).unwrap()).unwrap();
     let input = Uploaded::new(backend, &stream, &case);
     let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan) - 1).unwrap();
     let config = Config { dp_scale: 0.0, ..Config::ppo_clip(-0.1, f64::NAN).with_cap(Cap::Dual(1.0)) };

@@ -73,7 +73,7 @@ impl Case {
     }
 
     pub fn segments(&self) -> Segments {
-        Segments::from_lengths(self.lengths.iter().copied())
+        Segments::from_lengths(self.lengths.iter().copied()).unwrap()
     }
 
     /// The segments `range` of the batch, with the same denominators.
@@ -167,7 +167,8 @@ pub fn try_run<B: Backend>(backend: &B, config: &Config, case: &Case) -> moerl::
     let plan = Plan::new(backend, &stream, &case.segments())?;
     let input = Uploaded::new(backend, &stream, case);
     let (tokens, segments) = (case.tokens(), case.lengths.len());
-    let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan))?;
+    // What another plan may have left there must not matter.
+    let mut workspace = backend.upload(&stream, &vec![0xa5_u8; workspace_bytes(&plan)])?;
     let mut errors = backend.error_word(&stream)?;
     let mut loss = backend.upload(&stream, &[f64::NAN])?;
     let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; tokens])?;
@@ -211,7 +212,7 @@ pub fn run_plain<B: Backend>(backend: &B, config: &Config, case: &Case) -> (f64,
     let stream = backend.stream().unwrap();
     let plan = Plan::new(backend, &stream, &case.segments()).unwrap();
     let input = Uploaded::new(backend, &stream, case);
-    let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan)).unwrap();
+    let mut workspace = backend.upload(&stream, &vec![0xa5_u8; workspace_bytes(&plan)]).unwrap();
     let mut loss = backend.upload(&stream, &[f64::NAN]).unwrap();
     let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; case.tokens()]).unwrap();
     let mut output = Output::new(workspace.view_mut());

@@ -15,7 +15,7 @@ use crate::toolkit;
 use crate::workspace::Workspace;
 
 /// What is compiled: machine code for these…
-pub const MACHINE_CODE: [u32; 3] = [80, 90, 100];
+pub const MACHINE_CODE: [u32; 4] = [80, 90, 100, 120];
 /// …and PTX for these.
 const PORTABLE: [u32; 2] = [80, 90];
 

@@ -20,12 +20,19 @@ step() {
     [ "$verdict" = ok ] || tail -n 15 "logs/$name.log"
 }
 
-./moerl devices
+./moerl devices || failed=1
 step step ./moerl step tests/data/step.safetensors --backend cuda
 suites=
 for suite in tests/*; do
-    [ -f "$suite" ] && "$suite" cuda --list | grep -q ': test$' && suites="$suites $suite"
+    [ -f "$suite" ] || continue
+    if ! "$suite" cuda --list >"logs/list-$(basename "$suite").log" 2>&1; then
+        echo "$suite does not start: see logs/list-$(basename "$suite").log"
+        failed=1
+    elif grep -q ': test$' "logs/list-$(basename "$suite").log"; then
+        suites="$suites $suite"
+    fi
 done
+[ -n "$suites" ] || failed=1
 for suite in $suites; do
     step "$(basename "$suite")" "$suite" cuda
 done

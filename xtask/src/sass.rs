@@ -32,7 +32,14 @@ fn wide(op: &str) -> bool {
 }
 
 /// The kernels that stream an array which dwarfs all others, by file and what their names contain: they must move it 16 bytes at a time.
-const STREAMS: [(&str, &str); 2] = [("logprob", "logprob"), ("objective", "objective")];
+/// The merge and finish kernels work on what the streams left, a record a row or segment.
+const STREAMS: [(&str, &str); 5] = [
+    ("logprob", "logprob_forward"),
+    ("logprob", "logprob_panels"),
+    ("logprob", "logprob_backward"),
+    ("objective", "objective_partial"),
+    ("objective", "objective_apply"),
+];
 
 /// Instructions of one kernel, by name with all suffixes.
 pub type Mix = BTreeMap<String, u32>;

@@ -43,7 +43,7 @@ fn surrogate(config: &Config, segments: &Segments, tokens: &Tokens, at: &Tokens,
 /// Log-ratios that keep tokens and segments away from every bound: ±5 % of windows at ±20 % (tokens) and ±1 % (segments), and some
 /// beyond.
 fn batch(per_token: bool, weighted: bool, mask: Option<u64>, saturated: bool) -> (Segments, Tokens) {
-    let segments = Segments::from_lengths([3, 1, 0, 5, 2]);
+    let segments = Segments::from_lengths([3, 1, 0, 5, 2]).unwrap();
     let pattern = [0.03, -0.31, 0.36, 0.05, 0.02, -0.4, 0.11, 0.47, -0.07, -0.33, 0.6];
     let n = segments.tokens();
     let old: Vec<f64> = (0..n).map(|u| -0.5 - 0.37 * (u as f64 * 1.7).sin().abs()).collect();

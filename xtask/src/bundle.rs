@@ -54,8 +54,11 @@ fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     let build = |what: &[&str]| -> Result<Vec<Value>> {
         let mut command = workspace.cargo();
         command.args(what).args(["--release", "--message-format=json-render-diagnostics"]);
-        // Lets compute-sanitizer name the line of a kernel.
-        let said = output_shown(command.env("NVCC_APPEND_FLAGS", "-lineinfo"))?;
+        // Every binary carries the images: machine code for two generations, and PTX from which the driver makes the rest.
+        if std::env::var_os("CUDA_COMPUTE_CAPS").is_none() {
+            command.env("CUDA_COMPUTE_CAPS", "80,90");
+        }
+        let said = output_shown(&mut command)?;
         said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()
     };
     let mut found = Vec::new();

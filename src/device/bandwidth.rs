@@ -114,13 +114,8 @@ pub fn fill<E: Executor>(
 /// # Errors
 /// The backend's.
 pub fn empty<E: Executor>(executor: &E, stream: &E::Stream, blocks: u32, threads: u32) -> Result<()> {
-    let params = MoerlBandwidth {
-        input: std::ptr::null(),
-        output: std::ptr::null_mut(),
-        packs: 0,
-        word: 0,
-        reserved: 0,
-    };
+    let params =
+        MoerlBandwidth { input: std::ptr::null(), output: std::ptr::null_mut(), packs: 0, word: 0, reserved: 0 };
     let mut checks = Checks::new();
     checks
         .require((1..=1024).contains(&threads), Kind::Shape, "threads", || format!("is {threads}, needs 1 to 1024"))

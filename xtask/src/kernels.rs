@@ -112,7 +112,8 @@ fn compile_one(
         None => {
             let output = command.arg("-o").arg(&target).arg(source).output();
             let output = output.with_context(|| nvcc.path.display().to_string())?;
-            let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let said =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             if !output.status.success() {
                 let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
                 bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));

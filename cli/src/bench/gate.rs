@@ -45,9 +45,8 @@ fn of_type<B: Backend + 'static, T: Float>(shape: Shape) -> [Case<B>; 3] {
     let Shape { preset, tokens, experts, k } = shape;
     let (row, slots) = ((tokens * experts * T::ELEMENT.size()) as u64, (tokens * k) as u64);
     let bias = if Config::preset(preset).needs_selection_bias { 4 * experts as u64 } else { 0 };
-    let sectors: usize = (0..tokens)
-        .map(|t| routes(shape, t).map(|e| e * T::ELEMENT.size() / 32).collect::<BTreeSet<_>>().len())
-        .sum();
+    let sectors: usize =
+        (0..tokens).map(|t| routes(shape, t).map(|e| e * T::ELEMENT.size() / 32).collect::<BTreeSet<_>>().len()).sum();
     let case = |operation: &str, read, written, prepare| Case {
         noun: "gate",
         operation: operation.into(),
@@ -105,17 +104,12 @@ fn forward<B: Backend + 'static, T: Float>(
     }))
 }
 
-fn backward<B: Backend + 'static, T: Float>(
-    backend: &B,
-    stream: &B::Stream,
-    shape: Shape,
-) -> moerl::Result<Call<B>> {
+fn backward<B: Backend + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
     let Shape { preset, tokens, experts, k } = shape;
     let config = Config::preset(preset);
     let all = logits::<f32>(shape);
     let ids: Vec<i32> = (0..tokens).flat_map(|t| routes(shape, t)).map(|e| e as i32).collect();
-    let selected: Vec<f32> =
-        (0..tokens * k).map(|slot| all[slot / k * experts + ids[slot] as usize]).collect();
+    let selected: Vec<f32> = (0..tokens * k).map(|slot| all[slot / k * experts + ids[slot] as usize]).collect();
     let (ids, selected) = (backend.upload(stream, &ids)?, backend.upload(stream, &selected)?);
     let upstream = backend.upload(stream, &(0..tokens * k).map(normal).collect::<Vec<f32>>())?;
     let mut gradient = backend.allocate::<T>(stream, tokens * experts)?;
@@ -125,4 +119,3 @@ fn backward<B: Backend + 'static, T: Float>(
         backend.gate_backward(stream, &config, Backward::new(upstream, ids.view(), selected.view(), gradient))
     }))
 }
-

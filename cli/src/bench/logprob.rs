@@ -89,11 +89,7 @@ fn tokens(shape: Shape) -> Vec<i32> {
     (0..shape.rows).map(|row| (row * 31 % shape.vocabulary) as i32).collect()
 }
 
-fn forward<B: Backend + 'static, T: Float>(
-    backend: &B,
-    stream: &B::Stream,
-    shape: Shape,
-) -> moerl::Result<Call<B>> {
+fn forward<B: Backend + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
     let Shape { rows, vocabulary } = shape;
     let logits = backend.upload(stream, &logits::<T>(shape))?;
     let tokens = backend.upload(stream, &tokens(shape))?;

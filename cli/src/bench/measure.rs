@@ -185,9 +185,9 @@ mod device {
             let input = self.gpu.zeros::<u8>(stream, STREAMED)?;
             let mut output = self.gpu.zeros::<u8>(stream, STREAMED)?;
             let mut sums = self.gpu.zeros::<u32>(stream, bandwidth::read_sums(STREAMED))?;
-            let fill =
-                self.warm(stream, &mut || bandwidth::fill(&self.gpu, stream, output.view_mut(), 0x9e37_79b9))?;
-            let copy = self.warm(stream, &mut || bandwidth::copy(&self.gpu, stream, input.view(), output.view_mut()))?;
+            let fill = self.warm(stream, &mut || bandwidth::fill(&self.gpu, stream, output.view_mut(), 0x9e37_79b9))?;
+            let copy =
+                self.warm(stream, &mut || bandwidth::copy(&self.gpu, stream, input.view(), output.view_mut()))?;
             let read = self.warm(stream, &mut || bandwidth::read(&self.gpu, stream, input.view(), sums.view_mut()))?;
             let per_second = |bytes: usize, time: Duration| bytes as f64 / time.as_secs_f64();
             Ok(Some(Bandwidth {

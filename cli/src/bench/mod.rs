@@ -10,6 +10,7 @@ pub mod logprob;
 pub mod measure;
 pub mod objective;
 pub mod options;
+pub mod update;
 
 use std::fs;
 use std::time::Duration;
@@ -101,6 +102,7 @@ fn cases<B: Backend + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> 
             Noun::Gate => gate::cases(scale),
             Noun::Logprob => logprob::cases(scale),
             Noun::Objective => objective::cases(scale),
+            Noun::Update => update::cases(scale),
         });
     }
     if let Some(part) = &options.only {

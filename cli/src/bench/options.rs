@@ -36,6 +36,8 @@ pub enum Noun {
     Logprob,
     /// Losses and their gradients.
     Objective,
+    /// A whole update at the size of a real model, stage by stage.
+    Update,
 }
 
 impl Options {

@@ -8,6 +8,8 @@ mod allocator;
 mod damage;
 #[path = "routes/decoders.rs"]
 mod decoders;
+#[path = "routes/example.rs"]
+mod example;
 #[path = "routes/fixture.rs"]
 mod fixture;
 #[path = "routes/history.rs"]
@@ -16,6 +18,9 @@ mod history;
 mod layers;
 #[path = "routes/packing.rs"]
 mod packing;
+#[allow(dead_code)] // it has a main function of its own
+#[path = "../examples/router_layer.rs"]
+mod router_layer;
 #[path = "routes/slices.rs"]
 mod slices;
 #[path = "routes/tape.rs"]

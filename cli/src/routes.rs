@@ -33,7 +33,7 @@ pub fn run(options: &Inspect) -> Result<Outcome> {
         let map = map_file(&options.file)?;
         let payload = payload(format, options, &map).map_err(named)?;
         report.heading(&format!("{} ({} bytes)", name_of(format), count(map.len() as u64)), &payload);
-        report.inspect(&payload, options.experts).map_err(named)?;
+        report.inspect(&payload, options.experts, false).map_err(named)?;
     }
     Ok(Outcome { text: report.text, exit_code: u8::from(report.defects > 0) })
 }
@@ -127,7 +127,7 @@ impl Report<'_> {
             let tensor = file.tensor(&name).ok_or_else(|| Failure::input(format!("no tensor {name}")))?;
             let payload = tensor_payload(&tensor).map_err(|failure| failure.during(&name))?;
             self.heading(&format!("safetensors, tensor {name}"), &payload);
-            let routes = self.inspect(&payload, experts).map_err(|failure| failure.during(&name))?;
+            let routes = self.inspect(&payload, experts, true).map_err(|failure| failure.during(&name))?;
             match (&first, routes) {
                 (Some((other, routes)), Some(own)) => self.changed(other, routes, &own),
                 (None, Some(own)) => first = Some((name, own)),
@@ -137,8 +137,13 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Rows, load, defects. The packed ids, if nothing is wrong.
-    fn inspect(&mut self, payload: &Payload<'_>, experts: Option<usize>) -> Result<Option<RoutedExperts>> {
+    /// Rows, load, defects. The packed ids, if they are wanted and nothing is wrong.
+    fn inspect(
+        &mut self,
+        payload: &Payload<'_>,
+        experts: Option<usize>,
+        wanted: bool,
+    ) -> Result<Option<RoutedExperts>> {
         let [rows, payload_layers, columns] = payload.shape();
         let map = layer_map(self.options, payload_layers)?;
         let top_k = self.options.top_k.unwrap_or(columns);
@@ -158,7 +163,7 @@ impl Report<'_> {
         self.summary(payload, &expected, &survey, experts, least);
         self.layers(&survey, experts.unwrap_or(least));
         self.defects(&survey);
-        if survey.defect_count > 0 {
+        if survey.defect_count > 0 || !wanted {
             return Ok(None);
         }
         let packing = Packing::new(expected.experts, Element::U16)?;

@@ -12,7 +12,8 @@ use crate::gate::{MAX_EXPERTS, MAX_TOP_K};
 
 /// Defects that an error spells out; the others it counts.
 pub(super) const SPELLED: usize = 8;
-/// With k = 1 a row of zeros is legal. So many of them in a row of rows are not: the layer was never written.
+/// With k = 1 a row of zeros is expert 0. A layer of at least so many rows, all of them zeros, was all the same never written: even
+/// of 16 experts, chance would send them all there once in 16¹⁶.
 const LONE_ZERO_ROWS: usize = 16;
 
 /// What a payload must hold.

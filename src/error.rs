@@ -97,6 +97,8 @@ pub enum Kind {
     LowPrecision,
     /// Packed offsets that do not describe segments of the tokens given.
     Segments,
+    /// Recorded experts that cannot be replayed: damaged bytes, impossible ids, keys that were never recorded.
+    Routes,
 }
 
 /// What the device error word holds: the smallest (row, tag, code) of all faults since the last check.

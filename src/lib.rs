@@ -6,6 +6,7 @@
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
+//! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -31,6 +32,7 @@ pub mod memory;
 pub mod objective;
 pub mod random;
 mod reference;
+pub mod routes;
 mod segments;
 
 pub use backend::{Backend, Buffer, ErrorWord};

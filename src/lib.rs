@@ -5,7 +5,8 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
-//! | [`advantage`] | rewards normalised within their group |
+//! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
+//! | [`ema`] | moving averages of parameters |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -24,6 +25,7 @@ mod backend;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
+pub mod ema;
 pub mod error;
 pub mod gate;
 pub mod logprob;

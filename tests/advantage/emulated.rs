@@ -1,12 +1,12 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
-use moerl::Emulator;
 use moerl::advantage::{Baseline, Config, TokenBaseline, TokenEstimator, Whitening};
 use moerl::device::emulator::Schedule;
+use moerl::{Emulator, Reference};
 use rand::RngExt;
 
 use crate::batch::whitened;
-use crate::common::{bits, seeded};
+use crate::common::{bits, seeded, worst};
 use crate::group::{run, run_with_lengths};
 use crate::{baseline, token};
 
@@ -148,4 +148,49 @@ fn tokens_are_read_once_per_launch_and_written_once() {
             assert_eq!((written.stores.bytes, written.stores.once), (4 * tokens, 4 * tokens), "{name}");
         }
     }
+}
+
+/// Under a sanitizer the sizes below would take minutes; the smaller ones of the suites reach the same lines.
+const IS_SANITIZED: bool = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+
+fn assert_same(found: &[f32], expected: &[f32]) {
+    let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+    // f64 sums of a million terms of size 1 in another order: 1e-10 at most; one rounding on both sides.
+    let error = worst(found, &expected, 1e-10, 1.2e-7);
+    println!("{error:.3} of the tolerance");
+    assert!(error <= 1.0, "{error}");
+}
+
+#[test]
+fn one_segment_of_a_million_tokens_agrees_with_the_reference() {
+    if IS_SANITIZED {
+        return;
+    }
+    // More tiles than the lanes of a warp take in one round.
+    let lengths = [1_050_000, 3];
+    let case = token::Case { bootstrap: None, ..token::Case::random(&lengths, 10) };
+    // Without discount every token depends on all to its right.
+    let estimator = TokenEstimator::Vtrace { gamma: 1.0, lambda: 1.0, ratio_bar: 2.0, trace_bar: 1.0, one_step: false };
+    let (found, expected) =
+        (token::run(&Emulator::new(), &estimator, &case), token::run(&Reference, &estimator, &case));
+    for (f, e) in found.all().iter().zip(expected.all()) {
+        assert_same(f, e);
+    }
+    let case = baseline::Case::random(&lengths, 1, 10);
+    let config = TokenBaseline { zero_tail: false, ..TokenBaseline::default() };
+    assert_same(&baseline::run(&Emulator::new(), &config, &case).0, &baseline::run(&Reference, &config, &case).0);
+}
+
+#[test]
+fn a_group_of_more_chunks_than_a_block_has_threads_agrees_with_the_reference() {
+    if IS_SANITIZED {
+        return;
+    }
+    let mut rng = seeded(11);
+    let rewards: Vec<f32> = (0..300_000).map(|_| 1000.0 + rng.random_range(-3.0..3.0)).collect();
+    let ids = vec![0; rewards.len()];
+    let found = run(&Emulator::new(), &Config::default(), &ids, &rewards);
+    let expected = run(&Reference, &Config::default(), &ids, &rewards);
+    assert_same(&found.0, &expected.0);
+    assert_eq!(found.1, expected.1);
 }

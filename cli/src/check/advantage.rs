@@ -102,35 +102,22 @@ fn compare(case: &Case<'_>, found: &[f32], is_defined: impl Fn(usize) -> bool) -
     Ok(compared)
 }
 
-/// verl's return begins anew behind every masked token ("reset after EOS"), so a segment is cut where its mask changes.
+/// The return skips masked tokens, as ours does.
 fn reinforce_pp<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop> {
     let Some(gamma) = case.config(&["gamma"])?.number("gamma") else {
         return Err(Stop::Fail("the configuration has no gamma".into()));
     };
     let data = Data::new(case)?;
-    let (mut lengths, mut rewards) = (Vec::new(), Vec::new());
-    for (segment, range) in data.segments.ranges().enumerate() {
-        let first = rewards.len();
-        for run in data.mask[range].chunk_by(|a, b| (*a != 0) == (*b != 0)) {
-            lengths.push(run.len());
-            rewards.push((run[0] != 0, 0.0));
-        }
-        // The reward stands on the last counted token.
-        if let Some((_, reward)) = rewards[first..].iter_mut().rfind(|(counts, _)| *counts) {
-            *reward = data.rewards[segment];
-        }
-    }
-    let rewards: Vec<f32> = rewards.into_iter().map(|(_, reward)| reward).collect();
     let stream = backend.stream()?;
-    let plan = Plan::new(backend, &stream, &Segments::from_lengths(lengths)?)?;
-    let on_device = backend.upload(&stream, &rewards)?;
+    let plan = Plan::new(backend, &stream, &data.segments)?;
+    let rewards = backend.upload(&stream, &data.rewards)?;
     let mask = backend.upload(&stream, &data.mask)?;
     let mut advantages = backend.allocate::<f32>(&stream, data.mask.len())?;
     let mut moments = backend.allocate::<f64>(&stream, advantage::MOMENTS)?;
     let bytes = advantage::token_workspace_bytes(&plan).max(advantage::moments_workspace_bytes(data.mask.len()));
     let mut workspace = backend.allocate::<u8>(&stream, bytes)?;
     let call = TokenCall {
-        segment_rewards: Some(on_device.view()),
+        segment_rewards: Some(rewards.view()),
         loss_mask: Some(mask.view()),
         advantages: Some(advantages.view_mut()),
         ..TokenCall::new(workspace.view_mut())

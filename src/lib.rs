@@ -7,6 +7,8 @@
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
 //! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
+//! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
+//! | [`ema`] | moving averages of parameters |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -25,6 +27,7 @@ mod backend;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
+pub mod ema;
 pub mod error;
 pub mod gate;
 pub mod logprob;

@@ -13,6 +13,7 @@
 mod gate;
 mod logprob;
 mod objective;
+mod router_loss;
 mod step;
 
 use std::collections::BTreeMap;

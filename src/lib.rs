@@ -30,6 +30,7 @@ pub mod gate;
 pub mod logprob;
 pub mod memory;
 pub mod objective;
+pub mod random;
 mod reference;
 pub mod router_loss;
 mod segments;

@@ -18,6 +18,7 @@ use moerl::{Backend, Buffer, Reference, Result};
 use timer::{Clock, Timer};
 
 /// More bytes than the L2 of any device holds.
+#[cfg(feature = "cuda")]
 const COLD_BYTES: usize = 256 << 20;
 
 fn main() {

@@ -36,6 +36,7 @@ MOERL_KERNEL(gate_backward_row_f16_256, MoerlGateBackward, BACKWARD_THREADS) { g
 MOERL_KERNEL(gate_backward_row_f16_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<f16, 32>(p); }
 MOERL_KERNEL(gate_backward_row_f32_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 8>(p); }
 MOERL_KERNEL(gate_backward_row_f32_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 16>(p); }
+MOERL_ALL_REGISTERS(gate_backward_row_f32_4096, MoerlGateBackward, BACKWARD_THREADS)
 MOERL_KERNEL(gate_backward_row_f32_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 32>(p); }
 
 MOERL_KERNEL(gate_backward_compact, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_compact<8>(p); }

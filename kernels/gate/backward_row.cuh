@@ -36,12 +36,12 @@ MOERL_DEVICE Everywhere regularize(const MoerlGateBackward& p, const Staged<floa
     const MoerlRouterTerms& terms = p.terms;
     Everywhere all = {{0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f, false}, nullptr, 0.0f, 0.0f, 0.0f, 0.0f, false};
     const float saved = p.lse != nullptr && wanted ? load(p.lse + row) : 0.0f;
-    const Staged<float, LANES>* const ref = terms.ref_logits != nullptr ? &reference : nullptr;
+    const bool has_reference = terms.ref_logits != nullptr;
     if (terms.q != nullptr && wanted) all.q = terms.q + segment_of(terms.offsets, terms.segments, row) * p.router.experts;
-    all.row = router_row<LANES>(staged, ref, p.router, all.q, wanted, p.lse == nullptr, saved, terms.coefficients != nullptr);
+    all.row = router_row<LANES>(staged, reference, has_reference, p.router, all.q, wanted, p.lse == nullptr, saved, terms.coefficients != nullptr);
     if (terms.coefficients == nullptr || !all.row.usable) return all;
     const float z = load(terms.coefficients + MOERL_ROUTER_Z), entropy = load(terms.coefficients + MOERL_ROUTER_ENTROPY);
-    all.per_reference = ref != nullptr ? load(terms.coefficients + MOERL_ROUTER_KL) : 0.0f;
+    all.per_reference = has_reference ? load(terms.coefficients + MOERL_ROUTER_KL) : 0.0f;
     all.balance = all.q != nullptr ? load(terms.coefficients + MOERL_ROUTER_BALANCE) : 0.0f;
     all.constant = z * all.row.lse + entropy * all.row.entropy + all.per_reference;
     all.per_log = entropy;

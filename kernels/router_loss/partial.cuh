@@ -89,7 +89,7 @@ MOERL_DEVICE void sum_panel(const MoerlRouterLoss& p) {
                             p.ref_logits != nullptr, reference.logits);
         sync_warp();
         const RouterRow facts =
-            router_row<WARP>(staged, p.ref_logits != nullptr ? &reference : nullptr, p.router, nullptr, true, true, 0.0f, true);
+            router_row<WARP>(staged, reference, p.ref_logits != nullptr, p.router, nullptr, true, true, 0.0f, true);
         sums.rows += facts.usable ? 1u : 0u;
         sums.nonfinite += facts.usable ? 0u : 1u;
         if (facts.usable) {

@@ -25,9 +25,11 @@ MOERL_DEVICE void stage_any_row(const void* rows, uint32_t element, int64_t at, 
     else stage_row<LANES>(static_cast<const float*>(rows) + at, experts, wanted, stage);
 }
 
-// The score that a router's probabilities are made of: both softmax modes take the softmax over all.
+// The probabilities of a router are the softmax over all, or scores divided by their sum. (Raw logits have none; they are not balanced.)
+MOERL_DEVICE bool is_softmax(uint32_t score) { return score != MOERL_GATE_SIGMOID && score != MOERL_GATE_SQRT_SOFTPLUS; }
+// What they are made of.
 MOERL_DEVICE float score_over_all(uint32_t score, float y, float lse) {
-    return score == MOERL_GATE_SOFTMAX_SELECTED ? exp_of(y - lse) : score_of(score, y, lse);
+    return is_softmax(score) ? exp_of(y - lse) : score_of(score, y, lse);
 }
 // rho, the derivative of its logarithm.
 MOERL_DEVICE float log_score_slope(uint32_t score, float y) {
@@ -45,11 +47,11 @@ struct RouterRow {
     bool usable;       // a finite log-sum-exp, and likewise of the reference
 };
 
-// Sums over `row`, which is staged, and over `reference`, which is null or staged too. `q` is null or [experts]. `lse` is the row's, and has
+// Sums over `row`, which is staged, and over `reference`, which is staged too if `has_reference`. `q` is null or [experts]. `lse` is the row's, and has
 // no meaning where `sums_lse`; without `regularizes` nothing else is summed. Called by whole warps; rows that are not wanted are not usable.
 template <int LANES>
-MOERL_DEVICE RouterRow router_row(const Staged<float, LANES>& row, const Staged<float, LANES>* reference, const MoerlGateRouter& router,
-                                  const float* q, bool wanted, bool sums_lse, float lse, bool regularizes) {
+MOERL_DEVICE RouterRow router_row(const Staged<float, LANES>& row, const Staged<float, LANES>& reference, bool has_reference,
+                                  const MoerlGateRouter& router, const float* q, bool wanted, bool sums_lse, float lse, bool regularizes) {
     RouterRow r = {lse, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f, false};
     if (sums_lse) {
         const RowSum sum = sum_row<float, LANES>(row, router, wanted, true);
@@ -57,13 +59,13 @@ MOERL_DEVICE RouterRow router_row(const Staged<float, LANES>& row, const Staged<
     }
     r.usable = wanted && is_finite(r.lse);
     if (!regularizes) return r;
-    if (reference != nullptr) {
-        const RowSum sum = sum_row<float, LANES>(*reference, router, wanted, true);
+    if (has_reference) {
+        const RowSum sum = sum_row<float, LANES>(reference, router, wanted, true);
         r.ref_lse = sum.lse;
         r.usable = r.usable && sum.nans == 0 && is_finite(sum.lse);
     }
     const uint32_t experts = r.usable ? router.experts : 0;
-    const bool softmax = router.score == MOERL_GATE_SOFTMAX || router.score == MOERL_GATE_SOFTMAX_SELECTED;
+    const bool softmax = is_softmax(router.score);
     float scores = 0.0f;
     bool impossible = false;  // for the row, but not for the reference
     for (uint32_t c = Group<LANES>::lane(); c < experts; c += LANES) {
@@ -72,8 +74,8 @@ MOERL_DEVICE RouterRow router_row(const Staged<float, LANES>& row, const Staged<
         r.entropy -= p > 0.0f ? p * log_p : 0.0f;
         scores += score;
         if (q != nullptr) r.inner += load(q + c) * score;
-        if (reference != nullptr) {
-            const float ref_log_p = capped(reference->logit(c), router.softcap) - r.ref_lse, ref_p = exp_of(ref_log_p);
+        if (has_reference) {
+            const float ref_log_p = capped(reference.logit(c), router.softcap) - r.ref_lse, ref_p = exp_of(ref_log_p);
             r.kl += ref_p > 0.0f ? ref_p * (ref_log_p - log_p) : 0.0f;
             impossible = impossible || (ref_p > 0.0f && !is_finite(log_p));
         }

@@ -112,8 +112,9 @@ impl Rules {
         }
     }
 
+    /// A router's probabilities are the softmax over all, or scores divided by their sum. (Raw logits have none; they are not balanced.)
     pub(in crate::reference) fn is_softmax(&self) -> bool {
-        matches!(self.score, Score::Softmax | Score::SoftmaxSelected)
+        !matches!(self.score, Score::Sigmoid | Score::SqrtSoftplus)
     }
 
     fn score_of(&self, x: f64, lse: f64) -> f64 {

@@ -28,16 +28,16 @@ MOERL_KERNEL(gate_backward_f32_128, MoerlGateBackward, BACKWARD_THREADS) { gate_
 MOERL_KERNEL(gate_backward_f32_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<float, 16>(p); }
 MOERL_KERNEL(gate_backward_f32_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<float, 32>(p); }
 
-MOERL_KERNEL(gate_backward_row_bf16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<bf16, 8>(p); }
-MOERL_KERNEL(gate_backward_row_bf16_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<bf16, 16>(p); }
-MOERL_KERNEL(gate_backward_row_bf16_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<bf16, 32>(p); }
-MOERL_KERNEL(gate_backward_row_f16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<f16, 8>(p); }
-MOERL_KERNEL(gate_backward_row_f16_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<f16, 16>(p); }
-MOERL_KERNEL(gate_backward_row_f16_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<f16, 32>(p); }
-MOERL_KERNEL(gate_backward_row_f32_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 8>(p); }
-MOERL_KERNEL(gate_backward_row_f32_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 16>(p); }
-MOERL_ALL_REGISTERS(gate_backward_row_f32_4096, MoerlGateBackward, BACKWARD_THREADS)
-MOERL_KERNEL(gate_backward_row_f32_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_row<float, 32>(p); }
+// Blocks have BACKWARD_THREADS; declared for more, ptxas does not spill a few registers for one block more.
+MOERL_KERNEL(gate_backward_row_bf16_128, MoerlGateBackward, 1024) { gate_backward_row<bf16, 8>(p); }
+MOERL_KERNEL(gate_backward_row_bf16_256, MoerlGateBackward, 1024) { gate_backward_row<bf16, 16>(p); }
+MOERL_KERNEL(gate_backward_row_bf16_4096, MoerlGateBackward, 1024) { gate_backward_row<bf16, 32>(p); }
+MOERL_KERNEL(gate_backward_row_f16_128, MoerlGateBackward, 1024) { gate_backward_row<f16, 8>(p); }
+MOERL_KERNEL(gate_backward_row_f16_256, MoerlGateBackward, 1024) { gate_backward_row<f16, 16>(p); }
+MOERL_KERNEL(gate_backward_row_f16_4096, MoerlGateBackward, 1024) { gate_backward_row<f16, 32>(p); }
+MOERL_KERNEL(gate_backward_row_f32_128, MoerlGateBackward, 1024) { gate_backward_row<float, 8>(p); }
+MOERL_KERNEL(gate_backward_row_f32_256, MoerlGateBackward, 1024) { gate_backward_row<float, 16>(p); }
+MOERL_KERNEL(gate_backward_row_f32_4096, MoerlGateBackward, 1024) { gate_backward_row<float, 32>(p); }
 
 MOERL_KERNEL(gate_backward_compact, MoerlGateBackward, BACKWARD_THREADS) { gate_backward_compact<8>(p); }
 

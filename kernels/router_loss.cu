@@ -16,7 +16,8 @@
 #include "router_loss/finish.cuh"
 #include "router_loss/partial.cuh"
 
-MOERL_KERNEL(router_loss_partial, MoerlRouterLoss, PARTIAL_THREADS) { sum_panel(p); }
+// Blocks have PARTIAL_THREADS or fewer; declared for more, ptxas does not spill a few registers for one block more.
+MOERL_KERNEL(router_loss_partial, MoerlRouterLoss, 1024) { sum_panel(p); }
 MOERL_KERNEL(router_loss_merge, MoerlRouterLoss, PARTIAL_THREADS) { merge_panels(p); }
 MOERL_KERNEL(router_loss_segment, MoerlRouterLoss, FINISH_THREADS) { finish_segment(p); }
 MOERL_KERNEL(router_loss_finish, MoerlRouterLoss, FINISH_THREADS) { finish_batch(p); }

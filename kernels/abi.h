@@ -519,13 +519,44 @@ struct MoerlGateForward {
     uint8_t reserved[3];
 };
 
+#define MOERL_PANEL 256  // rows whose column sums are made in f32, before they are merged in f64
+
+// Places of the coefficients that regularisers multiply their gradients by, and of the values of the losses.
+enum MoerlRouterTerm {
+    MOERL_ROUTER_BALANCE = 0,
+    MOERL_ROUTER_Z = 1,
+    MOERL_ROUTER_ENTROPY = 2,
+    MOERL_ROUTER_KL = 3,
+};
+
+// Regularisers of a router, finished: what is added to the gradient of its logits.
+struct MoerlRouterTerms {
+    const float* q;             // [segments, experts]: the derivative of the balance loss by P; null: none
+    const float* coefficients;  // [4]; null: no regulariser
+    const void* ref_logits;     // null: no divergence from a reference
+    const int64_t* offsets;     // [segments + 1]; null: one segment
+    uint64_t segments;
+    int64_t ref_logits_stride;
+    uint32_t ref_logits_element;
+    uint32_t reserved;
+};
+
 struct MoerlGateBackward {
-    const void* router_logits;  // null unless softmax over all
-    const void* d_topk_weights;
+    const void* router_logits;    // null: neither slots nor rows are read from it
+    const void* d_topk_weights;   // null: there is no gradient of weights
     const int32_t* topk_ids;
-    const float* selected_logits;
-    const float* lse;
+    const float* selected_logits; // null: the slots are read from router_logits
+    const float* lse;             // null: summed from the row where it is needed
+    const float* expert_scale;
+    const uint8_t* token_mask;
+    const int32_t* row_count;
+    const float* advantages;      // [rows], of the surrogate; null: none
+    const float* advantage_weights;
     void* d_router_logits;
+    float* d_selected_logits;     // [rows, top_k]
+    float* d_expert_scale;
+    float* expert_scale_panels;   // [panels, experts]
+    struct MoerlRouterTerms terms;
     uint64_t rows;
     int64_t router_logits_stride;
     int64_t d_topk_weights_stride;
@@ -533,6 +564,67 @@ struct MoerlGateBackward {
     struct MoerlGateRouter router;
     uint32_t router_logits_element;
     uint32_t d_topk_weights_element;
+    uint32_t stage_bytes;         // a row's place in shared memory, a multiple of 16
+    float surrogate_coefficient;
+    uint8_t accumulate;           // the gradient is added to what is there
+    uint8_t reserved[7];
+};
+
+// ---- router_loss ------------------------------------------------------------------------------------------------------
+
+// Consecutive rows of one segment, at most MOERL_PANEL.
+struct MoerlPanel {
+    uint64_t row;       // the first
+    uint32_t segment;
+    uint32_t rows;
+};
+
+struct MoerlPanelSums {
+    double lse_squared;
+    double entropy;
+    double kl;
+    uint32_t rows;       // that count
+    uint32_t nonfinite;  // left out
+};
+
+struct MoerlRouterLoss {
+    const void* router_logits;
+    const void* ref_logits;        // null: no divergence from a reference
+    const int32_t* topk_ids;       // null: the counts are of the best top_k logits
+    const float* selected_logits;  // null: none is marked
+    const uint8_t* token_mask;
+    const int32_t* row_count;
+    const struct MoerlPanel* panels;
+    const uint32_t* first_panels;  // [segments + 1]
+    float* panel_probabilities;    // [panels, experts]
+    uint32_t* panel_counts;        // [panels, experts]
+    struct MoerlPanelSums* panel_sums;
+    // the layout between partial and finish
+    double* probabilities;         // [segments, experts]
+    uint64_t* counts;              // [segments, experts]
+    uint64_t* segment_rows;        // [segments]
+    double* totals;                // [3]: of lse², of entropies, of divergences
+    uint64_t* nonfinite;           // [1]
+    // finish
+    const uint64_t* count_rows;    // [segments]: the rows that `counts` counts
+    double* segment_values;        // [segments]
+    double* values;                // [4]
+    float* q;                      // [segments, experts]
+    float* coefficients;           // [4]
+    float* selection_bias;         // [experts]
+    uint64_t rows;
+    uint64_t panel_count;
+    uint64_t segments;
+    uint64_t valid_segments;       // 0: counted here
+    int64_t router_logits_stride;
+    int64_t ref_logits_stride;
+    double weights[4];             // of the losses
+    struct MoerlGateRouter router;
+    uint32_t router_logits_element;
+    uint32_t ref_logits_element;
+    float bias_step;
+    uint8_t accumulate;            // the sums are added to what is there
+    uint8_t reserved[3];
 };
 
 // ---- logprob ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x8a84b8e296a4d35a;
+pub const ABI_DIGEST: u64 = 0x0cac9a223565d140;
 pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
@@ -18,6 +19,7 @@ pub const MOERL_RETURN_BLOCK: u32 = 32;
 pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
+pub const MOERL_PANEL: u32 = 256;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -907,6 +909,39 @@ const _: () = {
     ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 212usize];
     ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 213usize];
 };
+pub const MOERL_ROUTER_BALANCE: MoerlRouterTerm = 0;
+pub const MOERL_ROUTER_Z: MoerlRouterTerm = 1;
+pub const MOERL_ROUTER_ENTROPY: MoerlRouterTerm = 2;
+pub const MOERL_ROUTER_KL: MoerlRouterTerm = 3;
+pub type MoerlRouterTerm = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlRouterTerms {
+    pub q: *const f32,
+    pub coefficients: *const f32,
+    pub ref_logits: *const ::core::ffi::c_void,
+    pub offsets: *const i64,
+    pub segments: u64,
+    pub ref_logits_stride: i64,
+    pub ref_logits_element: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlRouterTerms"][::core::mem::size_of::<MoerlRouterTerms>() - 56usize];
+    ["Alignment of MoerlRouterTerms"][::core::mem::align_of::<MoerlRouterTerms>() - 8usize];
+    ["Offset of field: MoerlRouterTerms::q"][::core::mem::offset_of!(MoerlRouterTerms, q) - 0usize];
+    ["Offset of field: MoerlRouterTerms::coefficients"]
+        [::core::mem::offset_of!(MoerlRouterTerms, coefficients) - 8usize];
+    ["Offset of field: MoerlRouterTerms::ref_logits"][::core::mem::offset_of!(MoerlRouterTerms, ref_logits) - 16usize];
+    ["Offset of field: MoerlRouterTerms::offsets"][::core::mem::offset_of!(MoerlRouterTerms, offsets) - 24usize];
+    ["Offset of field: MoerlRouterTerms::segments"][::core::mem::offset_of!(MoerlRouterTerms, segments) - 32usize];
+    ["Offset of field: MoerlRouterTerms::ref_logits_stride"]
+        [::core::mem::offset_of!(MoerlRouterTerms, ref_logits_stride) - 40usize];
+    ["Offset of field: MoerlRouterTerms::ref_logits_element"]
+        [::core::mem::offset_of!(MoerlRouterTerms, ref_logits_element) - 48usize];
+    ["Offset of field: MoerlRouterTerms::reserved"][::core::mem::offset_of!(MoerlRouterTerms, reserved) - 52usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MoerlGateBackward {
@@ -915,7 +950,16 @@ pub struct MoerlGateBackward {
     pub topk_ids: *const i32,
     pub selected_logits: *const f32,
     pub lse: *const f32,
+    pub expert_scale: *const f32,
+    pub token_mask: *const u8,
+    pub row_count: *const i32,
+    pub advantages: *const f32,
+    pub advantage_weights: *const f32,
     pub d_router_logits: *mut ::core::ffi::c_void,
+    pub d_selected_logits: *mut f32,
+    pub d_expert_scale: *mut f32,
+    pub expert_scale_panels: *mut f32,
+    pub terms: MoerlRouterTerms,
     pub rows: u64,
     pub router_logits_stride: i64,
     pub d_topk_weights_stride: i64,
@@ -923,10 +967,14 @@ pub struct MoerlGateBackward {
     pub router: MoerlGateRouter,
     pub router_logits_element: u32,
     pub d_topk_weights_element: u32,
+    pub stage_bytes: u32,
+    pub surrogate_coefficient: f32,
+    pub accumulate: u8,
+    pub reserved: [u8; 7usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateBackward"][::core::mem::size_of::<MoerlGateBackward>() - 120usize];
+    ["Size of MoerlGateBackward"][::core::mem::size_of::<MoerlGateBackward>() - 256usize];
     ["Alignment of MoerlGateBackward"][::core::mem::align_of::<MoerlGateBackward>() - 8usize];
     ["Offset of field: MoerlGateBackward::router_logits"]
         [::core::mem::offset_of!(MoerlGateBackward, router_logits) - 0usize];
@@ -936,20 +984,171 @@ const _: () = {
     ["Offset of field: MoerlGateBackward::selected_logits"]
         [::core::mem::offset_of!(MoerlGateBackward, selected_logits) - 24usize];
     ["Offset of field: MoerlGateBackward::lse"][::core::mem::offset_of!(MoerlGateBackward, lse) - 32usize];
+    ["Offset of field: MoerlGateBackward::expert_scale"]
+        [::core::mem::offset_of!(MoerlGateBackward, expert_scale) - 40usize];
+    ["Offset of field: MoerlGateBackward::token_mask"]
+        [::core::mem::offset_of!(MoerlGateBackward, token_mask) - 48usize];
+    ["Offset of field: MoerlGateBackward::row_count"][::core::mem::offset_of!(MoerlGateBackward, row_count) - 56usize];
+    ["Offset of field: MoerlGateBackward::advantages"]
+        [::core::mem::offset_of!(MoerlGateBackward, advantages) - 64usize];
+    ["Offset of field: MoerlGateBackward::advantage_weights"]
+        [::core::mem::offset_of!(MoerlGateBackward, advantage_weights) - 72usize];
     ["Offset of field: MoerlGateBackward::d_router_logits"]
-        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits) - 40usize];
-    ["Offset of field: MoerlGateBackward::rows"][::core::mem::offset_of!(MoerlGateBackward, rows) - 48usize];
+        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits) - 80usize];
+    ["Offset of field: MoerlGateBackward::d_selected_logits"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_selected_logits) - 88usize];
+    ["Offset of field: MoerlGateBackward::d_expert_scale"]
+        [::core::mem::offset_of!(MoerlGateBackward, d_expert_scale) - 96usize];
+    ["Offset of field: MoerlGateBackward::expert_scale_panels"]
+        [::core::mem::offset_of!(MoerlGateBackward, expert_scale_panels) - 104usize];
+    ["Offset of field: MoerlGateBackward::terms"][::core::mem::offset_of!(MoerlGateBackward, terms) - 112usize];
+    ["Offset of field: MoerlGateBackward::rows"][::core::mem::offset_of!(MoerlGateBackward, rows) - 168usize];
     ["Offset of field: MoerlGateBackward::router_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateBackward, router_logits_stride) - 56usize];
+        [::core::mem::offset_of!(MoerlGateBackward, router_logits_stride) - 176usize];
     ["Offset of field: MoerlGateBackward::d_topk_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_stride) - 64usize];
+        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_stride) - 184usize];
     ["Offset of field: MoerlGateBackward::d_router_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits_stride) - 72usize];
-    ["Offset of field: MoerlGateBackward::router"][::core::mem::offset_of!(MoerlGateBackward, router) - 80usize];
+        [::core::mem::offset_of!(MoerlGateBackward, d_router_logits_stride) - 192usize];
+    ["Offset of field: MoerlGateBackward::router"][::core::mem::offset_of!(MoerlGateBackward, router) - 200usize];
     ["Offset of field: MoerlGateBackward::router_logits_element"]
-        [::core::mem::offset_of!(MoerlGateBackward, router_logits_element) - 112usize];
+        [::core::mem::offset_of!(MoerlGateBackward, router_logits_element) - 232usize];
     ["Offset of field: MoerlGateBackward::d_topk_weights_element"]
-        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_element) - 116usize];
+        [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_element) - 236usize];
+    ["Offset of field: MoerlGateBackward::stage_bytes"]
+        [::core::mem::offset_of!(MoerlGateBackward, stage_bytes) - 240usize];
+    ["Offset of field: MoerlGateBackward::surrogate_coefficient"]
+        [::core::mem::offset_of!(MoerlGateBackward, surrogate_coefficient) - 244usize];
+    ["Offset of field: MoerlGateBackward::accumulate"]
+        [::core::mem::offset_of!(MoerlGateBackward, accumulate) - 248usize];
+    ["Offset of field: MoerlGateBackward::reserved"][::core::mem::offset_of!(MoerlGateBackward, reserved) - 249usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlPanel {
+    pub row: u64,
+    pub segment: u32,
+    pub rows: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlPanel"][::core::mem::size_of::<MoerlPanel>() - 16usize];
+    ["Alignment of MoerlPanel"][::core::mem::align_of::<MoerlPanel>() - 8usize];
+    ["Offset of field: MoerlPanel::row"][::core::mem::offset_of!(MoerlPanel, row) - 0usize];
+    ["Offset of field: MoerlPanel::segment"][::core::mem::offset_of!(MoerlPanel, segment) - 8usize];
+    ["Offset of field: MoerlPanel::rows"][::core::mem::offset_of!(MoerlPanel, rows) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlPanelSums {
+    pub lse_squared: f64,
+    pub entropy: f64,
+    pub kl: f64,
+    pub rows: u32,
+    pub nonfinite: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlPanelSums"][::core::mem::size_of::<MoerlPanelSums>() - 32usize];
+    ["Alignment of MoerlPanelSums"][::core::mem::align_of::<MoerlPanelSums>() - 8usize];
+    ["Offset of field: MoerlPanelSums::lse_squared"][::core::mem::offset_of!(MoerlPanelSums, lse_squared) - 0usize];
+    ["Offset of field: MoerlPanelSums::entropy"][::core::mem::offset_of!(MoerlPanelSums, entropy) - 8usize];
+    ["Offset of field: MoerlPanelSums::kl"][::core::mem::offset_of!(MoerlPanelSums, kl) - 16usize];
+    ["Offset of field: MoerlPanelSums::rows"][::core::mem::offset_of!(MoerlPanelSums, rows) - 24usize];
+    ["Offset of field: MoerlPanelSums::nonfinite"][::core::mem::offset_of!(MoerlPanelSums, nonfinite) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlRouterLoss {
+    pub router_logits: *const ::core::ffi::c_void,
+    pub ref_logits: *const ::core::ffi::c_void,
+    pub topk_ids: *const i32,
+    pub selected_logits: *const f32,
+    pub token_mask: *const u8,
+    pub row_count: *const i32,
+    pub panels: *const MoerlPanel,
+    pub first_panels: *const u32,
+    pub panel_probabilities: *mut f32,
+    pub panel_counts: *mut u32,
+    pub panel_sums: *mut MoerlPanelSums,
+    pub probabilities: *mut f64,
+    pub counts: *mut u64,
+    pub segment_rows: *mut u64,
+    pub totals: *mut f64,
+    pub nonfinite: *mut u64,
+    pub count_rows: *const u64,
+    pub segment_values: *mut f64,
+    pub values: *mut f64,
+    pub q: *mut f32,
+    pub coefficients: *mut f32,
+    pub selection_bias: *mut f32,
+    pub rows: u64,
+    pub panel_count: u64,
+    pub segments: u64,
+    pub valid_segments: u64,
+    pub router_logits_stride: i64,
+    pub ref_logits_stride: i64,
+    pub weights: [f64; 4usize],
+    pub router: MoerlGateRouter,
+    pub router_logits_element: u32,
+    pub ref_logits_element: u32,
+    pub bias_step: f32,
+    pub accumulate: u8,
+    pub reserved: [u8; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlRouterLoss"][::core::mem::size_of::<MoerlRouterLoss>() - 304usize];
+    ["Alignment of MoerlRouterLoss"][::core::mem::align_of::<MoerlRouterLoss>() - 8usize];
+    ["Offset of field: MoerlRouterLoss::router_logits"]
+        [::core::mem::offset_of!(MoerlRouterLoss, router_logits) - 0usize];
+    ["Offset of field: MoerlRouterLoss::ref_logits"][::core::mem::offset_of!(MoerlRouterLoss, ref_logits) - 8usize];
+    ["Offset of field: MoerlRouterLoss::topk_ids"][::core::mem::offset_of!(MoerlRouterLoss, topk_ids) - 16usize];
+    ["Offset of field: MoerlRouterLoss::selected_logits"]
+        [::core::mem::offset_of!(MoerlRouterLoss, selected_logits) - 24usize];
+    ["Offset of field: MoerlRouterLoss::token_mask"][::core::mem::offset_of!(MoerlRouterLoss, token_mask) - 32usize];
+    ["Offset of field: MoerlRouterLoss::row_count"][::core::mem::offset_of!(MoerlRouterLoss, row_count) - 40usize];
+    ["Offset of field: MoerlRouterLoss::panels"][::core::mem::offset_of!(MoerlRouterLoss, panels) - 48usize];
+    ["Offset of field: MoerlRouterLoss::first_panels"]
+        [::core::mem::offset_of!(MoerlRouterLoss, first_panels) - 56usize];
+    ["Offset of field: MoerlRouterLoss::panel_probabilities"]
+        [::core::mem::offset_of!(MoerlRouterLoss, panel_probabilities) - 64usize];
+    ["Offset of field: MoerlRouterLoss::panel_counts"]
+        [::core::mem::offset_of!(MoerlRouterLoss, panel_counts) - 72usize];
+    ["Offset of field: MoerlRouterLoss::panel_sums"][::core::mem::offset_of!(MoerlRouterLoss, panel_sums) - 80usize];
+    ["Offset of field: MoerlRouterLoss::probabilities"]
+        [::core::mem::offset_of!(MoerlRouterLoss, probabilities) - 88usize];
+    ["Offset of field: MoerlRouterLoss::counts"][::core::mem::offset_of!(MoerlRouterLoss, counts) - 96usize];
+    ["Offset of field: MoerlRouterLoss::segment_rows"]
+        [::core::mem::offset_of!(MoerlRouterLoss, segment_rows) - 104usize];
+    ["Offset of field: MoerlRouterLoss::totals"][::core::mem::offset_of!(MoerlRouterLoss, totals) - 112usize];
+    ["Offset of field: MoerlRouterLoss::nonfinite"][::core::mem::offset_of!(MoerlRouterLoss, nonfinite) - 120usize];
+    ["Offset of field: MoerlRouterLoss::count_rows"][::core::mem::offset_of!(MoerlRouterLoss, count_rows) - 128usize];
+    ["Offset of field: MoerlRouterLoss::segment_values"]
+        [::core::mem::offset_of!(MoerlRouterLoss, segment_values) - 136usize];
+    ["Offset of field: MoerlRouterLoss::values"][::core::mem::offset_of!(MoerlRouterLoss, values) - 144usize];
+    ["Offset of field: MoerlRouterLoss::q"][::core::mem::offset_of!(MoerlRouterLoss, q) - 152usize];
+    ["Offset of field: MoerlRouterLoss::coefficients"]
+        [::core::mem::offset_of!(MoerlRouterLoss, coefficients) - 160usize];
+    ["Offset of field: MoerlRouterLoss::selection_bias"]
+        [::core::mem::offset_of!(MoerlRouterLoss, selection_bias) - 168usize];
+    ["Offset of field: MoerlRouterLoss::rows"][::core::mem::offset_of!(MoerlRouterLoss, rows) - 176usize];
+    ["Offset of field: MoerlRouterLoss::panel_count"][::core::mem::offset_of!(MoerlRouterLoss, panel_count) - 184usize];
+    ["Offset of field: MoerlRouterLoss::segments"][::core::mem::offset_of!(MoerlRouterLoss, segments) - 192usize];
+    ["Offset of field: MoerlRouterLoss::valid_segments"]
+        [::core::mem::offset_of!(MoerlRouterLoss, valid_segments) - 200usize];
+    ["Offset of field: MoerlRouterLoss::router_logits_stride"]
+        [::core::mem::offset_of!(MoerlRouterLoss, router_logits_stride) - 208usize];
+    ["Offset of field: MoerlRouterLoss::ref_logits_stride"]
+        [::core::mem::offset_of!(MoerlRouterLoss, ref_logits_stride) - 216usize];
+    ["Offset of field: MoerlRouterLoss::weights"][::core::mem::offset_of!(MoerlRouterLoss, weights) - 224usize];
+    ["Offset of field: MoerlRouterLoss::router"][::core::mem::offset_of!(MoerlRouterLoss, router) - 256usize];
+    ["Offset of field: MoerlRouterLoss::router_logits_element"]
+        [::core::mem::offset_of!(MoerlRouterLoss, router_logits_element) - 288usize];
+    ["Offset of field: MoerlRouterLoss::ref_logits_element"]
+        [::core::mem::offset_of!(MoerlRouterLoss, ref_logits_element) - 292usize];
+    ["Offset of field: MoerlRouterLoss::bias_step"][::core::mem::offset_of!(MoerlRouterLoss, bias_step) - 296usize];
+    ["Offset of field: MoerlRouterLoss::accumulate"][::core::mem::offset_of!(MoerlRouterLoss, accumulate) - 300usize];
+    ["Offset of field: MoerlRouterLoss::reserved"][::core::mem::offset_of!(MoerlRouterLoss, reserved) - 301usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

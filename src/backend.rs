@@ -9,6 +9,7 @@ use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
+use crate::router_loss;
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {
@@ -98,6 +99,55 @@ pub trait Backend {
         config: &gate::Config,
         call: gate::Backward<'_, Self::Memory>,
     ) -> Result<()>;
+
+    // ---- router_loss ------------------------------------------------------------------------------------------------
+
+    /// Sums over rows for the regularisers of a router: see [`router_loss`].
+    ///
+    /// # Errors
+    /// [`Partial::validate`](router_loss::Partial::validate)'s.
+    fn router_loss_partial(
+        &self,
+        stream: &Self::Stream,
+        gate: &gate::Config,
+        config: &router_loss::Config,
+        plan: &router_loss::Plan<Self>,
+        call: router_loss::Partial<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// Values of the losses from (reduced) sums, and what their gradients are multiplied by.
+    ///
+    /// # Errors
+    /// [`Finish::validate`](router_loss::Finish::validate)'s.
+    fn router_loss_finish(
+        &self,
+        stream: &Self::Stream,
+        gate: &gate::Config,
+        config: &router_loss::Config,
+        plan: &router_loss::Plan<Self>,
+        call: router_loss::Finish<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The gradient of the regularisers alone; beside the gate's own it is part of [`gate_backward`](Backend::gate_backward).
+    ///
+    /// # Errors
+    /// [`Backward::validate`](router_loss::Backward::validate)'s.
+    fn router_loss_backward(
+        &self,
+        stream: &Self::Stream,
+        gate: &gate::Config,
+        call: router_loss::Backward<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// Moves a selection bias towards an even load, in exact integers.
+    ///
+    /// # Errors
+    /// [`BiasUpdate::validate`](router_loss::BiasUpdate::validate)'s.
+    fn router_bias_update(&self, stream: &Self::Stream, call: router_loss::BiasUpdate<'_, Self::Memory>) -> Result<()>;
 
     // ---- logprob ----------------------------------------------------------------------------------------------------
 

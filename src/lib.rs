@@ -3,6 +3,7 @@
 //! | noun | what it computes |
 //! |---|---|
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
+//! | [`router_loss`] | load balance, z-loss, entropy bonus and divergence of a router, and the update of a selection bias |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
@@ -36,6 +37,7 @@ pub mod objective;
 pub mod random;
 mod reference;
 pub mod routes;
+pub mod router_loss;
 mod segments;
 
 pub use backend::{Backend, Buffer, ErrorWord};

@@ -15,6 +15,7 @@ mod gate;
 pub(crate) mod images;
 mod logprob;
 mod objective;
+mod router_loss;
 pub(crate) mod workspace;
 
 use bytemuck::Pod;
@@ -88,6 +89,44 @@ impl<E: Executor> Backend for E {
         call: crate::gate::Backward<'_, E::Memory>,
     ) -> Result<()> {
         gate::backward(self, stream, config, call)
+    }
+
+    // ---- router_loss ------------------------------------------------------------------------------------------------
+
+    fn router_loss_partial(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<E>,
+        call: crate::router_loss::Partial<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::partial(self, stream, gate, config, plan, call)
+    }
+    fn router_loss_finish(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<E>,
+        call: crate::router_loss::Finish<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::finish(self, stream, gate, config, plan, call)
+    }
+    fn router_loss_backward(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        call: crate::router_loss::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::regularizer_alone(self, stream, gate, call)
+    }
+    fn router_bias_update(
+        &self,
+        stream: &E::Stream,
+        call: crate::router_loss::BiasUpdate<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::bias_update(self, stream, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ mod ema;
 mod gate;
 mod logprob;
 mod objective;
+mod router_loss;
 
 use bytemuck::Pod;
 
@@ -89,6 +90,40 @@ impl Backend for Reference {
         call: crate::gate::Backward<'_, Host>,
     ) -> Result<()> {
         gate::backward(config, call)
+    }
+
+    // ---- router_loss ------------------------------------------------------------------------------------------------
+
+    fn router_loss_partial(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<Reference>,
+        call: crate::router_loss::Partial<'_, Host>,
+    ) -> Result<()> {
+        router_loss::partial(gate, config, plan, call)
+    }
+    fn router_loss_finish(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<Reference>,
+        call: crate::router_loss::Finish<'_, Host>,
+    ) -> Result<()> {
+        router_loss::finish(gate, config, plan, call)
+    }
+    fn router_loss_backward(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        call: crate::router_loss::Backward<'_, Host>,
+    ) -> Result<()> {
+        router_loss::backward(gate, call)
+    }
+    fn router_bias_update(&self, (): &(), call: crate::router_loss::BiasUpdate<'_, Host>) -> Result<()> {
+        router_loss::bias_update(call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ mod advantage;
 mod gate;
 mod logprob;
 mod objective;
+mod router_loss;
 mod step;
 
 use std::collections::BTreeMap;

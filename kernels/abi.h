@@ -52,6 +52,8 @@ enum MoerlFault {
     MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
     MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
+    // correction
+    MOERL_FAULT_SEGMENT_INPUT = 96,    // of a segment: its log-probabilities make no weight
 };
 
 // ---- objective ------------------------------------------------------------------------------------------------------
@@ -373,7 +375,7 @@ struct MoerlCorrection {
     const double* proposal_logprobs; // [S][M]
     const double* carried;           // [G]
     double* planes;
-    struct MoerlDecision* decisions;  // [pieces]
+    struct MoerlDecision* decisions;  // [pieces]; null: `apply` runs alone
     float* weights;                   // [N]
     uint8_t* keep;                    // [N]
     float* log_ratio;                 // [N]
@@ -412,6 +414,11 @@ struct MoerlCorrection {
     struct MoerlCorrectionOption options[MOERL_CORRECTION_OPTIONS];
     float low;
     float high;
+    float token_log_low;
+    float token_log_high;
+    // beyond which a raw weight of a token, or of a segment, is reported
+    float reported_log_low;
+    float reported_log_high;
     float saturation;
     uint32_t option_count;
     uint32_t repeats;
@@ -429,8 +436,7 @@ struct MoerlCorrection {
     uint8_t accumulate;
     uint8_t keep_totals;
     uint8_t has_token_options;
-    uint8_t counts_planes;  // `apply` runs alone: there are no decisions
-    uint8_t reserved[4];
+    uint8_t reserved[5];
 };
 
 // ---- advantage ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xe7e728676b5098bc;
+pub const ABI_DIGEST: u64 = 0x24ac0c5703b967b3;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -45,6 +45,7 @@ pub const MOERL_FAULT_NONFINITE_INPUT: MoerlFault = 64;
 pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
 pub const MOERL_FAULT_ZERO_DENOMINATOR: MoerlFault = 67;
+pub const MOERL_FAULT_SEGMENT_INPUT: MoerlFault = 96;
 pub type MoerlFault = ::core::ffi::c_uint;
 pub const MOERL_PPO_CLIP: MoerlVariant = 0;
 pub const MOERL_GSPO: MoerlVariant = 1;
@@ -467,6 +468,10 @@ pub struct MoerlCorrection {
     pub options: [MoerlCorrectionOption; 8usize],
     pub low: f32,
     pub high: f32,
+    pub token_log_low: f32,
+    pub token_log_high: f32,
+    pub reported_log_low: f32,
+    pub reported_log_high: f32,
     pub saturation: f32,
     pub option_count: u32,
     pub repeats: u32,
@@ -484,12 +489,11 @@ pub struct MoerlCorrection {
     pub accumulate: u8,
     pub keep_totals: u8,
     pub has_token_options: u8,
-    pub counts_planes: u8,
-    pub reserved: [u8; 4usize],
+    pub reserved: [u8; 5usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 872usize];
+    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 888usize];
     ["Alignment of MoerlCorrection"][::core::mem::align_of::<MoerlCorrection>() - 8usize];
     ["Offset of field: MoerlCorrection::old_logprobs"][::core::mem::offset_of!(MoerlCorrection, old_logprobs) - 0usize];
     ["Offset of field: MoerlCorrection::rollout_logprobs"]
@@ -568,33 +572,39 @@ const _: () = {
     ["Offset of field: MoerlCorrection::options"][::core::mem::offset_of!(MoerlCorrection, options) - 544usize];
     ["Offset of field: MoerlCorrection::low"][::core::mem::offset_of!(MoerlCorrection, low) - 800usize];
     ["Offset of field: MoerlCorrection::high"][::core::mem::offset_of!(MoerlCorrection, high) - 804usize];
-    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 808usize];
+    ["Offset of field: MoerlCorrection::token_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_low) - 808usize];
+    ["Offset of field: MoerlCorrection::token_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_high) - 812usize];
+    ["Offset of field: MoerlCorrection::reported_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_low) - 816usize];
+    ["Offset of field: MoerlCorrection::reported_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_high) - 820usize];
+    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 824usize];
     ["Offset of field: MoerlCorrection::option_count"]
-        [::core::mem::offset_of!(MoerlCorrection, option_count) - 812usize];
-    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 816usize];
-    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 820usize];
-    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 824usize];
-    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 828usize];
+        [::core::mem::offset_of!(MoerlCorrection, option_count) - 828usize];
+    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 832usize];
+    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 836usize];
+    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 840usize];
+    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 844usize];
     ["Offset of field: MoerlCorrection::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 832usize];
-    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 836usize];
-    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 840usize];
+        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 848usize];
+    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 852usize];
+    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 856usize];
     ["Offset of field: MoerlCorrection::mean_of_repeats"]
-        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 859usize];
+        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 875usize];
     ["Offset of field: MoerlCorrection::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 860usize];
+        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 876usize];
     ["Offset of field: MoerlCorrection::batch_normalise"]
-        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 861usize];
+        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 877usize];
     ["Offset of field: MoerlCorrection::reads_tokens"]
-        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 862usize];
-    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 863usize];
-    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 864usize];
-    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 865usize];
+        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 878usize];
+    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 879usize];
+    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 880usize];
+    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 881usize];
     ["Offset of field: MoerlCorrection::has_token_options"]
-        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 866usize];
-    ["Offset of field: MoerlCorrection::counts_planes"]
-        [::core::mem::offset_of!(MoerlCorrection, counts_planes) - 867usize];
-    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 868usize];
+        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 882usize];
+    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 883usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

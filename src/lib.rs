@@ -6,6 +6,7 @@
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
+//! | [`correction`] | weights and rejections for rollouts that another engine sampled |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -21,6 +22,7 @@ struct Readme;
 pub(crate) mod abi;
 pub mod advantage;
 mod backend;
+pub mod correction;
 pub mod device;
 pub mod diagnostics;
 pub mod element;

@@ -180,7 +180,11 @@ impl<'a, M: Memory> Output<'a, M> {
         let floats = [&self.segment_weights, &self.advantages].iter().any(|array| array.is_some());
         let doubles = [&self.segment_log_weights, &self.globals, &self.diagnostics, &self.carry_log_weights];
         let words = [&self.kept, &self.multiplicity, &self.carry_multiplicity].iter().any(|array| array.is_some());
-        floats || doubles.iter().any(|array| array.is_some()) || words || self.accepted.is_some() || self.rejected.is_some()
+        floats
+            || doubles.iter().any(|array| array.is_some())
+            || words
+            || self.accepted.is_some()
+            || self.rejected.is_some()
     }
 }
 
@@ -255,9 +259,12 @@ impl<M: Memory> Batch<'_, M> {
         length(checks, "kept_log_mass", self.kept_log_mass, tokens);
         length(checks, "router_shift", self.router_shift, tokens);
         let len = self.old_logprobs.len();
-        checks.require((1..=MAX_REPEATS).contains(&repeats) && len == repeats * tokens, Kind::Shape, "old_logprobs", || {
-            format!("has shape [{len}], needs [{tokens}] or up to {MAX_REPEATS} times that")
-        });
+        checks.require(
+            (1..=MAX_REPEATS).contains(&repeats) && len == repeats * tokens,
+            Kind::Shape,
+            "old_logprobs",
+            || format!("has shape [{len}], needs [{tokens}] or up to {MAX_REPEATS} times that"),
+        );
         length(checks, "old_logprobs", Some(self.old_logprobs), len);
         match self.advantages {
             Some(Advantages::PerSegment(array)) => length(checks, "advantages", Some(array), segments),
@@ -348,7 +355,8 @@ impl<M: Memory> Output<'_, M> {
                 "and what else a Metropolis chain writes needs the weight Metropolis of segments".into()
             })
             .require(
-                matches!(config.weight, Weight::SelfNormalised { leave_one_out: true, .. }) || self.advantages.is_none(),
+                matches!(config.weight, Weight::SelfNormalised { leave_one_out: true, .. })
+                    || self.advantages.is_none(),
                 Kind::Config,
                 "advantages",
                 || "are written for SelfNormalised with leave_one_out alone".into(),
@@ -412,9 +420,11 @@ pub(crate) fn check<B: Backend>(
     output.check(&mut checks, config, sizes, workspace_bytes(plans));
     let mut extents = [batch.extents(), output.extents()].concat();
     if let Some(phases) = phases {
-        checks
-            .shape("sums", &[phases.sums.len()], &[config.planes().len() * sizes.pieces])
-            .shape("decisions", &[phases.decisions.len()], &[sizes.pieces]);
+        checks.shape("sums", &[phases.sums.len()], &[config.planes().len() * sizes.pieces]).shape(
+            "decisions",
+            &[phases.decisions.len()],
+            &[sizes.pieces],
+        );
         extents.push(Some(phases.sums.extent("sums")));
         extents.push(Some(phases.decisions.extent("decisions")));
     }
@@ -431,7 +441,11 @@ fn check_plans<B: Backend>(checks: &mut Checks, config: &Config, plans: &Plans<'
         .require(!config.needs_groups() || plans.groups.is_some(), Kind::MissingInput, "groups", || {
             format!("are needed for {:?}", config.weight)
         });
+    let tests_tokens = matches!(config.weight, Weight::Metropolis { level: Level::Token, .. });
     if let Some(turns) = plans.turns {
+        checks.require(!tests_tokens, Kind::Config, "turns", || {
+            "do not go with the Metropolis test of tokens, whose numbers count from the segment's start".into()
+        });
         checks.require(turns.segments() == segments, Kind::Segments, "turns", || {
             "divide other segments than those of the plan".into()
         });

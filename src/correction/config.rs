@@ -205,10 +205,7 @@ impl Rejection {
 
     /// True where tokens are kept or rejected one by one.
     pub fn is_of_tokens(&self) -> bool {
-        matches!(
-            self,
-            Rejection::Band { level: Level::Token, .. } | Rejection::Divergence { over: Over::Token, .. }
-        )
+        matches!(self, Rejection::Band { level: Level::Token, .. } | Rejection::Divergence { over: Over::Token, .. })
     }
 
     pub(crate) fn is_of_turns(&self) -> bool {
@@ -422,9 +419,9 @@ impl Config {
     pub(crate) fn weight_bounds(&self) -> (f64, f64) {
         match self.weight {
             Weight::Truncated { max, .. } => (0.0, max),
-            Weight::Clamped { low, high, .. } | Weight::Band { low, high, .. } | Weight::SequenceMasked { low, high } => {
-                (low, high)
-            }
+            Weight::Clamped { low, high, .. }
+            | Weight::Band { low, high, .. }
+            | Weight::SequenceMasked { low, high } => (low, high),
             _ => (0.0, f64::INFINITY),
         }
     }
@@ -489,10 +486,6 @@ impl Config {
             Weight::Metropolis { level, .. } => {
                 checks.require(*level != Level::Turn, Kind::Config, "level", || {
                     "is Turn, but the Metropolis test is of tokens or segments".into()
-                });
-                let needs_turns = self.rejections.iter().any(Rejection::is_of_turns);
-                checks.require(*level != Level::Token || !needs_turns, Kind::Config, "rejections", || {
-                    "of turns do not go with the Metropolis test of tokens, whose numbers count from the segment's start".into()
                 });
             }
             Weight::MultipleImportance { proportions } => {

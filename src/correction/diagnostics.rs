@@ -148,8 +148,7 @@ impl Diagnostics {
         let used_squared =
             token(MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED) + segment(MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED);
         let ess = over(used * used, used_squared);
-        let (weights, weights_squared) =
-            (segment(MOERL_CORRECTION_WEIGHTS), segment(MOERL_CORRECTION_WEIGHTS_SQUARED));
+        let (weights, weights_squared) = (segment(MOERL_CORRECTION_WEIGHTS), segment(MOERL_CORRECTION_WEIGHTS_SQUARED));
         let deviation = |mean: f64, square: f64| (square - mean * mean).max(0.0).sqrt();
         let kept_k3 = segment(MOERL_CORRECTION_SUM_KEPT_K3);
         let kept = segment(MOERL_CORRECTION_KEPT_TOKENS);
@@ -208,7 +207,8 @@ impl Diagnostics {
                 }
             }),
             weight_seq: sequence_weights,
-            weight_seq_max_abs_dev: sequence_weights.map(|spread| (spread.max - 1.0).abs().max((spread.min - 1.0).abs())),
+            weight_seq_max_abs_dev: sequence_weights
+                .map(|spread| (spread.max - 1.0).abs().max((spread.min - 1.0).abs())),
             acceptance_rate: over(segment(MOERL_CORRECTION_ACCEPTED), counted),
         })
     }
@@ -217,10 +217,8 @@ impl Diagnostics {
 fn sequence_spread(segment: &impl Fn(u32) -> f64, segments: f64, empty: f64) -> Option<WeightSpread> {
     let (sum, squares) =
         (segment(MOERL_CORRECTION_SEQUENCE_WEIGHTS), segment(MOERL_CORRECTION_SEQUENCE_WEIGHTS_SQUARED));
-    let (max, min) = (
-        segment(MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT),
-        -segment(MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT),
-    );
+    let (max, min) =
+        (segment(MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT), -segment(MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT));
     (segments > 0.0).then(|| {
         let mean = sum / segments;
         let variance = (squares - segments * mean * mean) / (segments - 1.0);

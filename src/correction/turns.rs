@@ -1,5 +1,7 @@
 //! The turns of a segment.
 
+use std::fmt;
+
 use crate::advantage::GroupPlan;
 use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
@@ -31,13 +33,18 @@ pub fn turns_from_mask(segments: &Segments, loss_mask: &[u8]) -> Result<Vec<i64>
 }
 
 /// The division of a batch's segments into turns, where a backend's kernels can read it.
-#[derive(Debug)]
 pub struct TurnPlan<B: Backend> {
     pub(crate) pieces: Plan<B>,
     /// `[S + 1]`: the first turn of every segment.
     pub(crate) first: B::Buffer<u32>,
     pub(crate) first_on_host: Vec<u32>,
     segments: Segments,
+}
+
+impl<B: Backend> fmt::Debug for TurnPlan<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TurnPlan {{ {} turns in {} segments }}", self.turns().len(), self.segments.len())
+    }
 }
 
 impl<B: Backend> TurnPlan<B> {
@@ -85,7 +92,6 @@ impl<B: Backend> TurnPlan<B> {
 }
 
 /// How a batch is divided: its segments, and what the configuration may need beside them.
-#[derive(Debug)]
 pub struct Plans<'p, B: Backend> {
     /// The segments.
     pub segments: &'p Plan<B>,
@@ -94,6 +100,18 @@ pub struct Plans<'p, B: Backend> {
     /// Groups of segments that together are all of them: for [`Weight::SelfNormalised`](super::Weight::SelfNormalised) and
     /// [`Weight::Metropolis`](super::Weight::Metropolis).
     pub groups: Option<&'p GroupPlan<B>>,
+}
+
+impl<B: Backend> fmt::Debug for Plans<'_, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups = self.groups.map(|groups| groups.groups().len());
+        write!(
+            f,
+            "Plans {{ {} segments, turns: {:?}, groups: {groups:?} }}",
+            self.segments.segments().len(),
+            self.turns
+        )
+    }
 }
 
 impl<B: Backend> Clone for Plans<'_, B> {

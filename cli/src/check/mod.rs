@@ -10,6 +10,7 @@
 //! | UNSUPPORTED | a producer, function, option or feature that this version does not know |
 //! | FAIL | a quantity outside its tolerance, a missing tensor, or an error of the operation |
 
+mod correction;
 mod gate;
 mod logprob;
 mod objective;

@@ -13,7 +13,7 @@
 // 1. Sums have the tree of the objective: a function of the position in the piece. Those of tiles travel as 16 words, a lane each.
 // 2. Everything of a segment's size is f64: bounds are compared as logarithms, and exp is taken once of what was bounded.
 // 3. Counts of what the rejections of tokens reject share words: a tile has at most 1024 tokens.
-// 4. A Metropolis chain is serial, but its 32 next members, their X and ln U are loaded at once; the walk itself is shuffles.
+// 4. A Metropolis chain is serial, but the X and ln U of its 32 next members are made at once; one lane walks over them in shared memory.
 // 5. An unsound token is flagged with its piece; only then does an apply that needs the mask alone read the tokens again.
 #include "correction/apply.cuh"
 #include "correction/groups.cuh"

@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod backend;
 pub mod check;
 pub mod clock;
+pub mod correction;
 pub mod devices;
 pub mod failure;
 pub mod findings;

@@ -98,45 +98,56 @@ MOERL_DEVICE double log_uniform_of(const MoerlCorrection& p, uint32_t segment) {
 
 constexpr uint32_t NO_MEMBER = 0xffffffffu;
 
-// One chain, members in order. The lanes bring 32 members at a time; what follows is the same in every lane. The multiplicities are left
-// in the workspace: 0 where a member was rejected.
+// A member on its way into the chain. X is NaN for one that takes no part.
+struct ChainStep {
+    double x, log_uniform;
+    uint32_t member;
+};
+
+// What a chain was left in.
+struct ChainState {
+    double x;
+    uint32_t member, spent;  // and how many rejections were spent on it, itself counted
+};
+
+MOERL_DEVICE void leave_state(const MoerlCorrection& p, uint64_t group, const ChainState& state) {
+    if (state.member != NO_MEMBER) store(p.multiplicities + state.member, state.spent);
+    else if (p.carry_multiplicity != nullptr) store(p.carry_multiplicity + group, state.spent);
+}
+
+MOERL_DEVICE void take_step(const MoerlCorrection& p, uint64_t group, const ChainStep& step, ChainState& state) {
+    // The first state is taken as it comes. A NaN is below nothing.
+    const bool accepts = !is_nan(step.x) && (is_nan(state.x) || step.log_uniform < step.x - state.x);
+    if (!accepts) {
+        state.spent++;
+        store(p.multiplicities + step.member, 0u);
+        return;
+    }
+    leave_state(p, group, state);
+    state = {step.x, step.member, 1};
+}
+
+// One chain, members in order: the lanes bring 32 at a time, one of them walks. The multiplicities are left in the workspace, 0 where a
+// member was rejected.
 MOERL_DEVICE void walk_chain(const MoerlCorrection& p, const Group& group) {
+    MOERL_SHARED(ChainStep, steps, DECIDING_THREADS);
     const uint32_t lane = lane_index();
-    double state = p.carried != nullptr ? load(p.carried + group.index) : nan_f64();
-    uint32_t current = NO_MEMBER, spent = 0;
+    ChainState state = {p.carried != nullptr ? load(p.carried + group.index) : nan_f64(), NO_MEMBER, 0};
     for (uint64_t first = group.begin; first < group.end; first += WARP) {
-        const bool is_there = first + lane < group.end;
-        const uint32_t own = is_there ? load(p.members + first + lane) : NO_MEMBER;
-        double x = nan_f64(), log_uniform = 0.0;
-        if (is_there) {
+        if (first + lane < group.end) {
+            const uint32_t own = load(p.members + first + lane);
             const Judged judged = judge(p, own);
-            if (is_member(judged)) {
-                x = judged.x;
-                log_uniform = log_uniform_of(p, own);
-            }
+            const bool takes_part = is_member(judged);
+            steps[thread_index()] = {takes_part ? judged.x : nan_f64(), takes_part ? log_uniform_of(p, own) : 0.0, own};
         }
-        const uint32_t members = static_cast<uint32_t>(group.end - first < WARP ? group.end - first : WARP);
-        for (uint32_t i = 0; i < members; i++) {
-            const double next = shuffle(x, static_cast<int>(i)), threshold = shuffle(log_uniform, static_cast<int>(i));
-            const uint32_t member = shuffle(own, static_cast<int>(i));
-            // The first state is taken as it comes. A NaN is below nothing.
-            const bool accepts = !is_nan(next) && (is_nan(state) || threshold < next - state);
-            if (!accepts) {
-                spent++;
-                if (lane == 0) store(p.multiplicities + member, 0u);
-                continue;
-            }
-            if (lane == 0 && current != NO_MEMBER) store(p.multiplicities + current, spent);
-            if (lane == 0 && current == NO_MEMBER && p.carry_multiplicity != nullptr) store(p.carry_multiplicity + group.index, spent);
-            state = next;
-            current = member;
-            spent = 1;
-        }
+        sync_warp();
+        const uint64_t left = group.end - first;
+        for (uint32_t i = 0; lane == 0 && i < WARP && i < left; i++) take_step(p, group.index, steps[thread_index() + i], state);
+        sync_warp();
     }
     if (lane == 0) {
-        if (current != NO_MEMBER) store(p.multiplicities + current, spent);
-        else if (p.carry_multiplicity != nullptr) store(p.carry_multiplicity + group.index, spent);
-        if (p.carry_log_weights != nullptr) store(p.carry_log_weights + group.index, state);
+        leave_state(p, group.index, state);
+        if (p.carry_log_weights != nullptr) store(p.carry_log_weights + group.index, state.x);
     }
     sync_warp();  // one lane wrote what all read
 }

@@ -4,15 +4,13 @@
 //! made from what the operation returns a token (δ, weights, `keep`).
 
 use moerl::Backend;
-use moerl::correction::{
-    Batch, Config as Correction, Diagnostics, Divergence, GLOBALS, Level, Output, Over, Plans, REJECTED, Rejection,
-    Weight, diagnostics, workspace_bytes,
-};
-use moerl::objective::{Plan, Segments};
-use moerl::{Buffer, Result as MoerlResult};
+use moerl::correction::{Config as Correction, Diagnostics, Divergence, Level, Over, Rejection, Weight};
+use moerl::objective::Segments;
 use serde_json::Value;
 
 use super::{Case, Compared, Stop, Tolerance, unsupported};
+use crate::clock::Clock;
+use crate::correction::{Inputs, Outcome, run};
 
 /// A weight is exp of an f32 difference: an ulp of the log-probabilities for every token of a sum, 2 ulp of exp.
 const WEIGHT: Tolerance = Tolerance { relative: 1e-5, absolute: 1e-7 };
@@ -37,10 +35,9 @@ struct Criterion {
 struct Meaning {
     correction: Correction,
     options: Vec<Criterion>,
-    /// Truncation or band of the weights.
     has_weights: bool,
+    /// Outside it a weight is 0.
     band: Option<(f64, f64)>,
-    upper: f64,
 }
 
 fn meaning(case: &Case<'_>) -> Result<Meaning, Stop> {
@@ -94,69 +91,13 @@ fn meaning(case: &Case<'_>) -> Result<Meaning, Stop> {
         correction = correction.with_rejection(rejection);
         options.push(Criterion { name: (*name).to_owned(), over, kind, low, high });
     }
-    Ok(Meaning { correction, options, has_weights: level.is_some(), band, upper })
+    Ok(Meaning { correction, options, has_weights: level.is_some(), band })
 }
 
 /// `lo_hi`
 fn bounds_of(text: &str) -> Option<(f64, f64)> {
     let (low, high) = text.split_once('_')?;
     low.parse().ok().zip(high.parse().ok())
-}
-
-/// What the operation returned.
-struct Found {
-    weights: Vec<f32>,
-    keep: Vec<u8>,
-    log_ratio: Vec<f32>,
-    log_weights: Vec<f64>,
-    rejected: Vec<u64>,
-    globals: Vec<f64>,
-    sums: Vec<f64>,
-}
-
-fn run<B: Backend>(
-    backend: &B,
-    config: &Correction,
-    segments: &Segments,
-    old: &[f32],
-    rollout: &[f32],
-    mask: &[u8],
-) -> MoerlResult<Found> {
-    let stream = backend.stream()?;
-    let plan = Plan::new(backend, &stream, segments)?;
-    let plans = Plans::new(&plan);
-    let (old, rollout) = (backend.upload(&stream, old)?, backend.upload(&stream, rollout)?);
-    let mask = backend.upload(&stream, mask)?;
-    let n = segments.tokens();
-    let (mut weights, mut log_ratio) = (backend.allocate(&stream, n)?, backend.allocate(&stream, n)?);
-    let (mut keep, mut log_weights) = (backend.allocate(&stream, n)?, backend.allocate(&stream, segments.len())?);
-    let (mut rejected, mut globals) = (backend.allocate(&stream, REJECTED)?, backend.allocate(&stream, GLOBALS)?);
-    let mut sums = backend.allocate(&stream, diagnostics::LEN)?;
-    let mut workspace = backend.allocate(&stream, workspace_bytes(&plans))?;
-    let mut errors = backend.error_word(&stream)?;
-    let output = Output {
-        weights: Some(weights.view_mut()),
-        keep: Some(keep.view_mut()),
-        log_ratio: Some(log_ratio.view_mut()),
-        segment_log_weights: Some(log_weights.view_mut()),
-        rejected: Some(rejected.view_mut()),
-        globals: Some(globals.view_mut()),
-        diagnostics: Some(sums.view_mut()),
-        errors: Some(errors.view_mut()),
-        ..Output::new(workspace.view_mut())
-    };
-    let batch = Batch { loss_mask: Some(mask.view()), ..Batch::new(old.view(), rollout.view()) };
-    backend.correction(&stream, config, plans, batch, output)?;
-    backend.check(&stream, &mut errors)?;
-    Ok(Found {
-        weights: backend.download(&stream, weights.view())?,
-        keep: backend.download(&stream, keep.view())?,
-        log_ratio: backend.download(&stream, log_ratio.view())?,
-        log_weights: backend.download(&stream, log_weights.view())?,
-        rejected: backend.download(&stream, rejected.view())?,
-        globals: backend.download(&stream, globals.view())?,
-        sums: backend.download(&stream, sums.view())?,
-    })
 }
 
 /// Runs one case.
@@ -169,7 +110,12 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
     let mask = case.values::<u8>(&format!("{batch}/loss_mask"), n)?;
     let old = case.values::<f32>(&format!("{batch}/logp_old"), n)?;
     let rollout = case.values::<f32>(&format!("{batch}/logp_rollout"), n)?;
-    let found = run(backend, &meaning.correction, &segments, &old, &rollout, &mask)?;
+    let inputs =
+        Inputs { segments: &segments, old: &old, rollout: &rollout, mask: &mask, groups: None, advantages: None };
+    let (found, fault) = run(backend, &backend.stream()?, &meaning.correction, &inputs, &mut Clock::default())?;
+    if let Some(fault) = fault {
+        return Err(Stop::Fail(fault.to_string()));
+    }
     let mut compared = Compared::default();
     if meaning.has_weights {
         let expected = case.values::<f32>(&format!("{}/weights", case.id), n)?;
@@ -202,7 +148,7 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
 struct Tokens<'a> {
     segments: &'a Segments,
     mask: &'a [u8],
-    found: &'a Found,
+    found: &'a Outcome,
     meaning: &'a Meaning,
 }
 

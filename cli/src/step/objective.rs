@@ -159,6 +159,7 @@ pub fn objective<B: Backend>(
     plan: &Plan,
     logprobs: &[f32],
     advantages: HostAdvantages<'_>,
+    weights: Option<&[f32]>,
 ) -> Result<Computed> {
     let file = context.file;
     let anchor = match plan.anchor {
@@ -176,7 +177,7 @@ pub fn objective<B: Backend>(
         anchor: anchor.as_deref(),
         advantages,
         mask: &context.mask,
-        weights: None,
+        weights,
         segment_scale: prompt_tokens.as_deref(),
         counts,
     };

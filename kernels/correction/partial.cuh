@@ -87,11 +87,11 @@ template <bool FULL> MOERL_DEVICE void reduce_counts(PieceSums<FULL>& sums) {
     sums.max_negative = greatest_of_warp(sums.max_negative);
 }
 
-// The statistics of tokens that one lane has seen. Weights are near 1, and E[w^2] - E[w]^2 cancels: their moments are taken about 1 in f32, and
-// become those about 0 in f64.
+// The statistics of tokens that one lane has seen. Weights are near 1, and E[w^2] - E[w]^2 cancels: their squares are taken about 1 in f32, and become
+// those about 0 in f64.
 struct CorrectionTally {
     uint32_t tokens, nonfinite, above, below, saturated_high, saturated_low, catastrophic;
-    float weight, weight_squared, chi2, k1, k3, error, jensen_shannon, raw, raw_squared, max, max_negative;
+    float weight, weight_excess, chi2, k1, k3, error, jensen_shannon, raw, raw_excess, max, max_negative;
 };
 
 MOERL_DEVICE CorrectionTally no_correction_tally() {
@@ -108,9 +108,9 @@ MOERL_DEVICE void count_correction(CorrectionTally& tally, const MoerlCorrection
     }
     const float delta = token.delta, x = saturated(p, delta), raw = expf(x);
     if (p.level == MOERL_CORRECTION_TOKEN) {
-        const float excess = token_weight(p, delta) - 1.0f;
-        tally.weight += excess;
-        tally.weight_squared = fmaf(excess, excess, tally.weight_squared);
+        const float weight = token_weight(p, delta);
+        tally.weight += weight;
+        tally.weight_excess = fmaf(weight - 1.0f, weight - 1.0f, tally.weight_excess);
     }
     tally.chi2 = fmaf(raw, raw, tally.chi2);
     tally.k1 -= delta;
@@ -120,8 +120,8 @@ MOERL_DEVICE void count_correction(CorrectionTally& tally, const MoerlCorrection
     const float gap = fabsf(token.old - token.rollout);
     const float below = -log1pf(0.5f * expm1f(-gap));
     tally.jensen_shannon += 0.5f * (divergence_k3(below) + divergence_k3(below - gap));
-    tally.raw += raw - 1.0f;
-    tally.raw_squared = fmaf(raw - 1.0f, raw - 1.0f, tally.raw_squared);
+    tally.raw += raw;
+    tally.raw_excess = fmaf(raw - 1.0f, raw - 1.0f, tally.raw_excess);
     tally.above += x > p.reported_log_high;
     tally.below += x < p.reported_log_low;
     tally.saturated_high += delta > p.saturation;
@@ -134,11 +134,11 @@ MOERL_DEVICE void count_correction(CorrectionTally& tally, const MoerlCorrection
 
 MOERL_DEVICE void put(double& mine, uint32_t place, double value) { mine = lane_index() == place ? value : mine; }
 
-// The warp's sums of `count` weights and of their squares, from those of what they exceed 1 by.
-MOERL_DEVICE void put_moments(double& mine, uint32_t place, uint32_t place_squared, double count, float excess, float excess_squared) {
-    const double first = static_cast<double>(warp_sum(excess)), second = static_cast<double>(warp_sum(excess_squared));
-    put(mine, place, count + first);
-    put(mine, place_squared, count + 2.0 * first + second);
+// The warp's sum of `count` weights and that of their squares: w^2 = 2 w - 1 + (w - 1)^2.
+MOERL_DEVICE void put_moments(double& mine, uint32_t place, uint32_t place_squared, double count, float weights, float excess_squared) {
+    const double sum = static_cast<double>(warp_sum(weights)), second = static_cast<double>(warp_sum(excess_squared));
+    put(mine, place, sum);
+    put(mine, place_squared, 2.0 * sum - count + second);
 }
 
 MOERL_DEVICE double spread_correction(const MoerlCorrection& p, const CorrectionTally& tally) {
@@ -147,14 +147,14 @@ MOERL_DEVICE double spread_correction(const MoerlCorrection& p, const Correction
     const double sound = static_cast<double>(tokens - nonfinite);
     const double weighed = p.level == MOERL_CORRECTION_TOKEN ? sound : 0.0;
     put(mine, MOERL_CORRECTION_TOKENS, tokens);
-    put_moments(mine, MOERL_CORRECTION_TOKEN_WEIGHTS, MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED, weighed, tally.weight, tally.weight_squared);
+    put_moments(mine, MOERL_CORRECTION_TOKEN_WEIGHTS, MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED, weighed, tally.weight, tally.weight_excess);
     put(mine, MOERL_CORRECTION_TOKEN_CHI2, warp_sum(tally.chi2));
     put(mine, MOERL_CORRECTION_TOKENS_NONFINITE, nonfinite);
     put(mine, MOERL_CORRECTION_MISMATCH_K1, warp_sum(tally.k1));
     put(mine, MOERL_CORRECTION_MISMATCH_K3, warp_sum(tally.k3));
     put(mine, MOERL_CORRECTION_PROBABILITY_ERROR, warp_sum(tally.error));
     put(mine, MOERL_CORRECTION_JENSEN_SHANNON, warp_sum(tally.jensen_shannon));
-    put_moments(mine, MOERL_CORRECTION_TOKEN_RAW, MOERL_CORRECTION_TOKEN_RAW_SQUARED, sound, tally.raw, tally.raw_squared);
+    put_moments(mine, MOERL_CORRECTION_TOKEN_RAW, MOERL_CORRECTION_TOKEN_RAW_SQUARED, sound, tally.raw, tally.raw_excess);
     put(mine, MOERL_CORRECTION_TOKENS_ABOVE, reduce_add_u32(tally.above));
     put(mine, MOERL_CORRECTION_TOKENS_BELOW, reduce_add_u32(tally.below));
     put(mine, MOERL_CORRECTION_TOKENS_SATURATED_HIGH, reduce_add_u32(tally.saturated_high));

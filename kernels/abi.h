@@ -52,6 +52,8 @@ enum MoerlFault {
     MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
     MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
+    // correction
+    MOERL_FAULT_SEGMENT_INPUT = 96,    // of a segment: its log-probabilities make no weight
 };
 
 // ---- objective ------------------------------------------------------------------------------------------------------
@@ -202,6 +204,239 @@ struct MoerlObjective {
     uint8_t keep_totals;  // loss and diagnostics do
     uint8_t count_empty;
     uint8_t reserved[6];
+};
+
+// ---- correction -----------------------------------------------------------------------------------------------------
+
+#define MOERL_CORRECTION_OPTIONS 8        // most rejections of a configuration
+#define MOERL_CORRECTION_TOKEN_OPTIONS 4  // of which so many may look at tokens
+#define MOERL_CORRECTION_PROPOSALS 16     // most proposal policies of multiple importance sampling
+#define MOERL_CORRECTION_REPEATS 16       // most repetitions of the old log-probabilities
+#define MOERL_CORRECTION_GLOBALS 16       // the first places of the tally of segments, then of that of tokens
+#define MOERL_TALLY_PLACES 32             // of either tally, one a lane
+
+// What a plane holds: one f64 per piece. A piece is a segment, or a turn of one.
+enum MoerlCorrectionPlane {
+    MOERL_CORRECTION_LOG_RATIO = 0,   // sum m delta
+    MOERL_CORRECTION_COUNT = 1,
+    MOERL_CORRECTION_NONFINITE = 2,
+    MOERL_CORRECTION_KEPT = 3,        // tokens that no rejection of tokens rejects
+    MOERL_CORRECTION_REJECTED = 4,    // by the first, second, ... rejection of tokens
+    MOERL_CORRECTION_K1 = 8,          // sum m clamp(delta)
+    MOERL_CORRECTION_K2 = 9,
+    MOERL_CORRECTION_K3 = 10,
+    MOERL_CORRECTION_ADVANTAGE = 11,  // sum m A
+    MOERL_CORRECTION_OLD = 12,        // sum m o
+    MOERL_CORRECTION_ROLLOUT = 13,    // sum m q
+    MOERL_CORRECTION_WEIGHT = 14,     // sum m w, where w is a token's own
+    MOERL_CORRECTION_RAW_WEIGHT = 15,
+    MOERL_CORRECTION_KEPT_K3 = 16,
+    MOERL_CORRECTION_MAX = 17,        // of delta, by maximum
+    MOERL_CORRECTION_MAX_NEGATIVE = 18,
+    MOERL_CORRECTION_PLANES = 19,
+};
+
+enum MoerlCorrectionLevel {
+    MOERL_CORRECTION_TOKEN = 0,
+    MOERL_CORRECTION_TURN = 1,
+    MOERL_CORRECTION_SEQUENCE = 2,
+    MOERL_CORRECTION_GEOMETRIC = 3,
+};
+
+enum MoerlCorrectionWeight {
+    MOERL_CORRECTION_ONE = 0,
+    MOERL_CORRECTION_CLAMP = 1,          // into [low, high]
+    MOERL_CORRECTION_BAND = 2,           // 0 outside
+    MOERL_CORRECTION_SEQUENCE_MASK = 3,  // of tokens, unbounded; 0 where the segment's mean is outside
+    MOERL_CORRECTION_SELF_NORMALISED = 4,
+    MOERL_CORRECTION_METROPOLIS_MASK = 5,
+    MOERL_CORRECTION_METROPOLIS_MULTIPLICITY = 6,
+    MOERL_CORRECTION_MULTIPLE = 7,
+};
+
+// What a rejection looks at; the first four are of tokens.
+enum MoerlCorrectionStatistic {
+    MOERL_CORRECTION_OF_TOKEN = 0,  // delta
+    MOERL_CORRECTION_OF_TOKEN_K1 = 1,
+    MOERL_CORRECTION_OF_TOKEN_K2 = 2,
+    MOERL_CORRECTION_OF_TOKEN_K3 = 3,
+    MOERL_CORRECTION_OF_TURN = 4,
+    MOERL_CORRECTION_OF_SUM = 5,
+    MOERL_CORRECTION_OF_MEAN = 6,
+    MOERL_CORRECTION_OF_SUM_K1 = 7,
+    MOERL_CORRECTION_OF_SUM_K2 = 8,
+    MOERL_CORRECTION_OF_SUM_K3 = 9,
+    MOERL_CORRECTION_OF_MEAN_K1 = 10,
+    MOERL_CORRECTION_OF_MEAN_K2 = 11,
+    MOERL_CORRECTION_OF_MEAN_K3 = 12,
+    MOERL_CORRECTION_OF_MAX_K2 = 13,
+    MOERL_CORRECTION_OF_MAX_K3 = 14,
+    MOERL_CORRECTION_OF_EXTREMES = 15,    // the smallest and the largest delta
+    MOERL_CORRECTION_OF_BAD_ANSWER = 16,  // mean of q - l, where A < 0
+};
+
+// Places of the tally of tokens. Sums, then maxima.
+enum MoerlCorrectionTokenSum {
+    MOERL_CORRECTION_TOKENS = 0,
+    MOERL_CORRECTION_TOKEN_WEIGHTS = 1,
+    MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED = 2,
+    MOERL_CORRECTION_TOKEN_CHI2 = 3,  // sum e^{2 delta}
+    MOERL_CORRECTION_TOKENS_NONFINITE = 8,
+    MOERL_CORRECTION_MISMATCH_K1 = 9,
+    MOERL_CORRECTION_MISMATCH_K3 = 10,
+    MOERL_CORRECTION_PROBABILITY_ERROR = 11,
+    MOERL_CORRECTION_JENSEN_SHANNON = 12,
+    MOERL_CORRECTION_TOKEN_RAW = 13,
+    MOERL_CORRECTION_TOKEN_RAW_SQUARED = 14,
+    MOERL_CORRECTION_TOKENS_ABOVE = 15,
+    MOERL_CORRECTION_TOKENS_BELOW = 16,
+    MOERL_CORRECTION_TOKENS_SATURATED_HIGH = 17,
+    MOERL_CORRECTION_TOKENS_SATURATED_LOW = 18,
+    MOERL_CORRECTION_TOKENS_CATASTROPHIC = 19,
+    MOERL_CORRECTION_MAX_LOG_RATIO = 28,
+    MOERL_CORRECTION_MAX_NEGATIVE_LOG_RATIO = 29,
+};
+
+// Places of the tally of segments; the diagnostics hold it behind the other.
+enum MoerlCorrectionSegmentSum {
+    MOERL_CORRECTION_KEPT_TOKENS = 0,
+    MOERL_CORRECTION_KEPT_SEGMENTS = 1,
+    MOERL_CORRECTION_KEPT_GROUPS = 2,
+    MOERL_CORRECTION_WEIGHED = 4,  // segments with a weight; tokens for the weights of turns
+    MOERL_CORRECTION_WEIGHTS = 5,
+    MOERL_CORRECTION_WEIGHTS_SQUARED = 6,
+    MOERL_CORRECTION_SEQUENCE_CHI2 = 7,
+    MOERL_CORRECTION_SEGMENTS = 8,
+    MOERL_CORRECTION_EMPTY_SEGMENTS = 9,
+    MOERL_CORRECTION_DROPPED_SEGMENTS = 10,
+    MOERL_CORRECTION_PPL_OLD = 11,
+    MOERL_CORRECTION_PPL_ROLLOUT = 12,
+    MOERL_CORRECTION_LOG_PPL_ROLLOUT = 13,
+    MOERL_CORRECTION_LOG_PPL_DIFF = 14,
+    MOERL_CORRECTION_LOG_PPL_ABS_DIFF = 15,
+    MOERL_CORRECTION_PPL_RATIO = 16,
+    MOERL_CORRECTION_GEOMETRIC_CHI2 = 17,
+    MOERL_CORRECTION_SPREAD_WEIGHTS = 18,  // of segments and turns, a token each
+    MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED = 19,
+    MOERL_CORRECTION_SEQUENCE_WEIGHTS = 20,  // the mean over each segment's tokens
+    MOERL_CORRECTION_SEQUENCE_WEIGHTS_SQUARED = 21,
+    MOERL_CORRECTION_SEQUENCES_ABOVE = 22,
+    MOERL_CORRECTION_SEQUENCES_BELOW = 23,
+    MOERL_CORRECTION_SEGMENTS_CATASTROPHIC = 24,
+    MOERL_CORRECTION_ACCEPTED = 25,
+    MOERL_CORRECTION_SUM_KEPT_K3 = 26,
+    MOERL_CORRECTION_GROUP_ESS = 27,
+    MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT = 28,
+    MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT = 29,
+    MOERL_CORRECTION_MAX_LOG_PPL_DIFF = 30,
+    MOERL_CORRECTION_MAX_NEGATIVE_LOG_PPL_DIFF = 31,
+};
+
+enum MoerlDecisionFlag {
+    MOERL_DECISION_KEPT = 1,
+    MOERL_DECISION_NONFINITE = 2,
+    MOERL_DECISION_DROPPED = 4,
+};
+
+// What `apply` needs to know of a piece.
+struct MoerlDecision {
+    float weight;
+    uint32_t flags;
+};
+
+// Keeps what is in [low, high].
+struct MoerlCorrectionOption {
+    double low;
+    double high;
+    float token_low;
+    float token_high;
+    uint32_t statistic;
+    uint32_t rejected;  // for those of tokens: their plane behind MOERL_CORRECTION_REJECTED
+};
+
+struct MoerlCorrection {
+    // [N]; null: not read in this phase
+    const float* old_logprobs;  // [R][N]
+    const float* rollout_logprobs;
+    const float* kept_log_mass;
+    const float* router_shift;
+    const float* advantages;    // [N] or [S]
+    const uint8_t* loss_mask;
+    const float* uniforms;      // [S], or [N] for tokens
+    const int64_t* offsets;     // [pieces + 1]
+    const struct MoerlUnit* units;
+    const uint32_t* first_piece;  // [S + 1]; null: a segment is a piece
+    const uint32_t* group_ptr;    // [G + 1]
+    const uint32_t* members;
+    const uint64_t* segment_ids;     // [S]
+    const double* current_log_ratio; // [S]: sum m (l - o)
+    const float* rewards;            // [S]
+    const double* target_logprobs;   // [S]
+    const double* proposal_logprobs; // [S][M]
+    const double* carried;           // [G]
+    double* planes;
+    struct MoerlDecision* decisions;  // [pieces]; null: `apply` runs alone
+    float* weights;                   // [N]
+    uint8_t* keep;                    // [N]
+    float* log_ratio;                 // [N]
+    float* segment_weights;           // [S]
+    double* segment_log_weights;      // [S]
+    uint32_t* kept;                   // [S]
+    uint8_t* accepted;                // [S]
+    uint32_t* multiplicity;           // [S]
+    uint32_t* carry_multiplicity;     // [G]
+    double* carry_log_weights;        // [G]
+    float* baseline_advantages;       // [S]
+    uint64_t* rejected;               // [options][2]: tokens, segments; added to
+    double* globals;
+    double* diagnostics;
+    uint64_t* errors;
+    // workspace
+    uint32_t* tickets;
+    uint32_t* group_tickets;
+    uint32_t* tile_tickets;
+    double* tallies;
+    uint32_t* tile_records;   // [units][16]
+    double* group_records;    // [units][MOERL_CORRECTION_PLANES]
+    uint32_t* multiplicities; // [S]: as `multiplicity`, whether asked for or not
+    uint64_t segment_count;
+    uint64_t piece_count;
+    uint64_t unit_count;
+    uint64_t group_count;
+    uint64_t token_count;
+    uint64_t seed;
+    // bounds of the logarithm of the weight, and of the weight
+    double log_low;
+    double log_high;
+    double catastrophic_low;
+    double catastrophic_high;
+    double log_proportions[MOERL_CORRECTION_PROPOSALS];
+    struct MoerlCorrectionOption options[MOERL_CORRECTION_OPTIONS];
+    float low;
+    float high;
+    float token_log_low;
+    float token_log_high;
+    // beyond which a raw weight of a token, or of a segment, is reported
+    float reported_log_low;
+    float reported_log_high;
+    float saturation;
+    uint32_t option_count;
+    uint32_t repeats;
+    uint32_t proposals;
+    uint32_t level;
+    uint32_t weight;
+    uint32_t nonfinite_policy;
+    uint32_t tag;
+    uint8_t place[MOERL_CORRECTION_PLANES];  // where among the planes each one lies; 255: nowhere
+    uint8_t mean_of_repeats;
+    uint8_t advantage_per_token;
+    uint8_t batch_normalise;
+    uint8_t reads_tokens;   // `apply` reads more than the mask
+    uint8_t aligned;
+    uint8_t accumulate;
+    uint8_t keep_totals;
+    uint8_t has_token_options;
+    uint8_t reserved[5];
 };
 
 // ---- advantage ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 pub const ABI_DIGEST: u64 = 0x8a84b8e296a4d35a;
 pub const ABI_DIGEST: u64 = 0x0cac9a223565d140;
 pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
+pub const ABI_DIGEST: u64 = 0x0eca2043439654f9;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -20,6 +21,12 @@ pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_PANEL: u32 = 256;
+pub const MOERL_CORRECTION_OPTIONS: u32 = 8;
+pub const MOERL_CORRECTION_TOKEN_OPTIONS: u32 = 4;
+pub const MOERL_CORRECTION_PROPOSALS: u32 = 16;
+pub const MOERL_CORRECTION_REPEATS: u32 = 16;
+pub const MOERL_CORRECTION_GLOBALS: u32 = 16;
+pub const MOERL_TALLY_PLACES: u32 = 32;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -48,6 +55,7 @@ pub const MOERL_FAULT_NONFINITE_INPUT: MoerlFault = 64;
 pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
 pub const MOERL_FAULT_ZERO_DENOMINATOR: MoerlFault = 67;
+pub const MOERL_FAULT_SEGMENT_INPUT: MoerlFault = 96;
 pub type MoerlFault = ::core::ffi::c_uint;
 pub const MOERL_PPO_CLIP: MoerlVariant = 0;
 pub const MOERL_GSPO: MoerlVariant = 1;
@@ -324,6 +332,345 @@ const _: () = {
     ["Offset of field: MoerlGroupScale::factor"][::core::mem::offset_of!(MoerlGroupScale, factor) - 16usize];
     ["Offset of field: MoerlGroupScale::count"][::core::mem::offset_of!(MoerlGroupScale, count) - 24usize];
     ["Offset of field: MoerlGroupScale::is_flat"][::core::mem::offset_of!(MoerlGroupScale, is_flat) - 28usize];
+pub const MOERL_CORRECTION_LOG_RATIO: MoerlCorrectionPlane = 0;
+pub const MOERL_CORRECTION_COUNT: MoerlCorrectionPlane = 1;
+pub const MOERL_CORRECTION_NONFINITE: MoerlCorrectionPlane = 2;
+pub const MOERL_CORRECTION_KEPT: MoerlCorrectionPlane = 3;
+pub const MOERL_CORRECTION_REJECTED: MoerlCorrectionPlane = 4;
+pub const MOERL_CORRECTION_K1: MoerlCorrectionPlane = 8;
+pub const MOERL_CORRECTION_K2: MoerlCorrectionPlane = 9;
+pub const MOERL_CORRECTION_K3: MoerlCorrectionPlane = 10;
+pub const MOERL_CORRECTION_ADVANTAGE: MoerlCorrectionPlane = 11;
+pub const MOERL_CORRECTION_OLD: MoerlCorrectionPlane = 12;
+pub const MOERL_CORRECTION_ROLLOUT: MoerlCorrectionPlane = 13;
+pub const MOERL_CORRECTION_WEIGHT: MoerlCorrectionPlane = 14;
+pub const MOERL_CORRECTION_RAW_WEIGHT: MoerlCorrectionPlane = 15;
+pub const MOERL_CORRECTION_KEPT_K3: MoerlCorrectionPlane = 16;
+pub const MOERL_CORRECTION_MAX: MoerlCorrectionPlane = 17;
+pub const MOERL_CORRECTION_MAX_NEGATIVE: MoerlCorrectionPlane = 18;
+pub const MOERL_CORRECTION_PLANES: MoerlCorrectionPlane = 19;
+pub type MoerlCorrectionPlane = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_TOKEN: MoerlCorrectionLevel = 0;
+pub const MOERL_CORRECTION_TURN: MoerlCorrectionLevel = 1;
+pub const MOERL_CORRECTION_SEQUENCE: MoerlCorrectionLevel = 2;
+pub const MOERL_CORRECTION_GEOMETRIC: MoerlCorrectionLevel = 3;
+pub type MoerlCorrectionLevel = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_ONE: MoerlCorrectionWeight = 0;
+pub const MOERL_CORRECTION_CLAMP: MoerlCorrectionWeight = 1;
+pub const MOERL_CORRECTION_BAND: MoerlCorrectionWeight = 2;
+pub const MOERL_CORRECTION_SEQUENCE_MASK: MoerlCorrectionWeight = 3;
+pub const MOERL_CORRECTION_SELF_NORMALISED: MoerlCorrectionWeight = 4;
+pub const MOERL_CORRECTION_METROPOLIS_MASK: MoerlCorrectionWeight = 5;
+pub const MOERL_CORRECTION_METROPOLIS_MULTIPLICITY: MoerlCorrectionWeight = 6;
+pub const MOERL_CORRECTION_MULTIPLE: MoerlCorrectionWeight = 7;
+pub type MoerlCorrectionWeight = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_OF_TOKEN: MoerlCorrectionStatistic = 0;
+pub const MOERL_CORRECTION_OF_TOKEN_K1: MoerlCorrectionStatistic = 1;
+pub const MOERL_CORRECTION_OF_TOKEN_K2: MoerlCorrectionStatistic = 2;
+pub const MOERL_CORRECTION_OF_TOKEN_K3: MoerlCorrectionStatistic = 3;
+pub const MOERL_CORRECTION_OF_TURN: MoerlCorrectionStatistic = 4;
+pub const MOERL_CORRECTION_OF_SUM: MoerlCorrectionStatistic = 5;
+pub const MOERL_CORRECTION_OF_MEAN: MoerlCorrectionStatistic = 6;
+pub const MOERL_CORRECTION_OF_SUM_K1: MoerlCorrectionStatistic = 7;
+pub const MOERL_CORRECTION_OF_SUM_K2: MoerlCorrectionStatistic = 8;
+pub const MOERL_CORRECTION_OF_SUM_K3: MoerlCorrectionStatistic = 9;
+pub const MOERL_CORRECTION_OF_MEAN_K1: MoerlCorrectionStatistic = 10;
+pub const MOERL_CORRECTION_OF_MEAN_K2: MoerlCorrectionStatistic = 11;
+pub const MOERL_CORRECTION_OF_MEAN_K3: MoerlCorrectionStatistic = 12;
+pub const MOERL_CORRECTION_OF_MAX_K2: MoerlCorrectionStatistic = 13;
+pub const MOERL_CORRECTION_OF_MAX_K3: MoerlCorrectionStatistic = 14;
+pub const MOERL_CORRECTION_OF_EXTREMES: MoerlCorrectionStatistic = 15;
+pub const MOERL_CORRECTION_OF_BAD_ANSWER: MoerlCorrectionStatistic = 16;
+pub type MoerlCorrectionStatistic = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_TOKENS: MoerlCorrectionTokenSum = 0;
+pub const MOERL_CORRECTION_TOKEN_WEIGHTS: MoerlCorrectionTokenSum = 1;
+pub const MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED: MoerlCorrectionTokenSum = 2;
+pub const MOERL_CORRECTION_TOKEN_CHI2: MoerlCorrectionTokenSum = 3;
+pub const MOERL_CORRECTION_TOKENS_NONFINITE: MoerlCorrectionTokenSum = 8;
+pub const MOERL_CORRECTION_MISMATCH_K1: MoerlCorrectionTokenSum = 9;
+pub const MOERL_CORRECTION_MISMATCH_K3: MoerlCorrectionTokenSum = 10;
+pub const MOERL_CORRECTION_PROBABILITY_ERROR: MoerlCorrectionTokenSum = 11;
+pub const MOERL_CORRECTION_JENSEN_SHANNON: MoerlCorrectionTokenSum = 12;
+pub const MOERL_CORRECTION_TOKEN_RAW: MoerlCorrectionTokenSum = 13;
+pub const MOERL_CORRECTION_TOKEN_RAW_SQUARED: MoerlCorrectionTokenSum = 14;
+pub const MOERL_CORRECTION_TOKENS_ABOVE: MoerlCorrectionTokenSum = 15;
+pub const MOERL_CORRECTION_TOKENS_BELOW: MoerlCorrectionTokenSum = 16;
+pub const MOERL_CORRECTION_TOKENS_SATURATED_HIGH: MoerlCorrectionTokenSum = 17;
+pub const MOERL_CORRECTION_TOKENS_SATURATED_LOW: MoerlCorrectionTokenSum = 18;
+pub const MOERL_CORRECTION_TOKENS_CATASTROPHIC: MoerlCorrectionTokenSum = 19;
+pub const MOERL_CORRECTION_MAX_LOG_RATIO: MoerlCorrectionTokenSum = 28;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_LOG_RATIO: MoerlCorrectionTokenSum = 29;
+pub type MoerlCorrectionTokenSum = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_KEPT_TOKENS: MoerlCorrectionSegmentSum = 0;
+pub const MOERL_CORRECTION_KEPT_SEGMENTS: MoerlCorrectionSegmentSum = 1;
+pub const MOERL_CORRECTION_KEPT_GROUPS: MoerlCorrectionSegmentSum = 2;
+pub const MOERL_CORRECTION_WEIGHED: MoerlCorrectionSegmentSum = 4;
+pub const MOERL_CORRECTION_WEIGHTS: MoerlCorrectionSegmentSum = 5;
+pub const MOERL_CORRECTION_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 6;
+pub const MOERL_CORRECTION_SEQUENCE_CHI2: MoerlCorrectionSegmentSum = 7;
+pub const MOERL_CORRECTION_SEGMENTS: MoerlCorrectionSegmentSum = 8;
+pub const MOERL_CORRECTION_EMPTY_SEGMENTS: MoerlCorrectionSegmentSum = 9;
+pub const MOERL_CORRECTION_DROPPED_SEGMENTS: MoerlCorrectionSegmentSum = 10;
+pub const MOERL_CORRECTION_PPL_OLD: MoerlCorrectionSegmentSum = 11;
+pub const MOERL_CORRECTION_PPL_ROLLOUT: MoerlCorrectionSegmentSum = 12;
+pub const MOERL_CORRECTION_LOG_PPL_ROLLOUT: MoerlCorrectionSegmentSum = 13;
+pub const MOERL_CORRECTION_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 14;
+pub const MOERL_CORRECTION_LOG_PPL_ABS_DIFF: MoerlCorrectionSegmentSum = 15;
+pub const MOERL_CORRECTION_PPL_RATIO: MoerlCorrectionSegmentSum = 16;
+pub const MOERL_CORRECTION_GEOMETRIC_CHI2: MoerlCorrectionSegmentSum = 17;
+pub const MOERL_CORRECTION_SPREAD_WEIGHTS: MoerlCorrectionSegmentSum = 18;
+pub const MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 19;
+pub const MOERL_CORRECTION_SEQUENCE_WEIGHTS: MoerlCorrectionSegmentSum = 20;
+pub const MOERL_CORRECTION_SEQUENCE_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 21;
+pub const MOERL_CORRECTION_SEQUENCES_ABOVE: MoerlCorrectionSegmentSum = 22;
+pub const MOERL_CORRECTION_SEQUENCES_BELOW: MoerlCorrectionSegmentSum = 23;
+pub const MOERL_CORRECTION_SEGMENTS_CATASTROPHIC: MoerlCorrectionSegmentSum = 24;
+pub const MOERL_CORRECTION_ACCEPTED: MoerlCorrectionSegmentSum = 25;
+pub const MOERL_CORRECTION_SUM_KEPT_K3: MoerlCorrectionSegmentSum = 26;
+pub const MOERL_CORRECTION_GROUP_ESS: MoerlCorrectionSegmentSum = 27;
+pub const MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT: MoerlCorrectionSegmentSum = 28;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT: MoerlCorrectionSegmentSum = 29;
+pub const MOERL_CORRECTION_MAX_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 30;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 31;
+pub type MoerlCorrectionSegmentSum = ::core::ffi::c_uint;
+pub const MOERL_DECISION_KEPT: MoerlDecisionFlag = 1;
+pub const MOERL_DECISION_NONFINITE: MoerlDecisionFlag = 2;
+pub const MOERL_DECISION_DROPPED: MoerlDecisionFlag = 4;
+pub type MoerlDecisionFlag = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlDecision {
+    pub weight: f32,
+    pub flags: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlDecision"][::core::mem::size_of::<MoerlDecision>() - 8usize];
+    ["Alignment of MoerlDecision"][::core::mem::align_of::<MoerlDecision>() - 4usize];
+    ["Offset of field: MoerlDecision::weight"][::core::mem::offset_of!(MoerlDecision, weight) - 0usize];
+    ["Offset of field: MoerlDecision::flags"][::core::mem::offset_of!(MoerlDecision, flags) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCorrectionOption {
+    pub low: f64,
+    pub high: f64,
+    pub token_low: f32,
+    pub token_high: f32,
+    pub statistic: u32,
+    pub rejected: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCorrectionOption"][::core::mem::size_of::<MoerlCorrectionOption>() - 32usize];
+    ["Alignment of MoerlCorrectionOption"][::core::mem::align_of::<MoerlCorrectionOption>() - 8usize];
+    ["Offset of field: MoerlCorrectionOption::low"][::core::mem::offset_of!(MoerlCorrectionOption, low) - 0usize];
+    ["Offset of field: MoerlCorrectionOption::high"][::core::mem::offset_of!(MoerlCorrectionOption, high) - 8usize];
+    ["Offset of field: MoerlCorrectionOption::token_low"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, token_low) - 16usize];
+    ["Offset of field: MoerlCorrectionOption::token_high"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, token_high) - 20usize];
+    ["Offset of field: MoerlCorrectionOption::statistic"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, statistic) - 24usize];
+    ["Offset of field: MoerlCorrectionOption::rejected"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, rejected) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCorrection {
+    pub old_logprobs: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub kept_log_mass: *const f32,
+    pub router_shift: *const f32,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub uniforms: *const f32,
+    pub offsets: *const i64,
+    pub units: *const MoerlUnit,
+    pub first_piece: *const u32,
+    pub group_ptr: *const u32,
+    pub members: *const u32,
+    pub segment_ids: *const u64,
+    pub current_log_ratio: *const f64,
+    pub rewards: *const f32,
+    pub target_logprobs: *const f64,
+    pub proposal_logprobs: *const f64,
+    pub carried: *const f64,
+    pub planes: *mut f64,
+    pub decisions: *mut MoerlDecision,
+    pub weights: *mut f32,
+    pub keep: *mut u8,
+    pub log_ratio: *mut f32,
+    pub segment_weights: *mut f32,
+    pub segment_log_weights: *mut f64,
+    pub kept: *mut u32,
+    pub accepted: *mut u8,
+    pub multiplicity: *mut u32,
+    pub carry_multiplicity: *mut u32,
+    pub carry_log_weights: *mut f64,
+    pub baseline_advantages: *mut f32,
+    pub rejected: *mut u64,
+    pub globals: *mut f64,
+    pub diagnostics: *mut f64,
+    pub errors: *mut u64,
+    pub tickets: *mut u32,
+    pub group_tickets: *mut u32,
+    pub tile_tickets: *mut u32,
+    pub tallies: *mut f64,
+    pub tile_records: *mut u32,
+    pub group_records: *mut f64,
+    pub multiplicities: *mut u32,
+    pub segment_count: u64,
+    pub piece_count: u64,
+    pub unit_count: u64,
+    pub group_count: u64,
+    pub token_count: u64,
+    pub seed: u64,
+    pub log_low: f64,
+    pub log_high: f64,
+    pub catastrophic_low: f64,
+    pub catastrophic_high: f64,
+    pub log_proportions: [f64; 16usize],
+    pub options: [MoerlCorrectionOption; 8usize],
+    pub low: f32,
+    pub high: f32,
+    pub token_log_low: f32,
+    pub token_log_high: f32,
+    pub reported_log_low: f32,
+    pub reported_log_high: f32,
+    pub saturation: f32,
+    pub option_count: u32,
+    pub repeats: u32,
+    pub proposals: u32,
+    pub level: u32,
+    pub weight: u32,
+    pub nonfinite_policy: u32,
+    pub tag: u32,
+    pub place: [u8; 19usize],
+    pub mean_of_repeats: u8,
+    pub advantage_per_token: u8,
+    pub batch_normalise: u8,
+    pub reads_tokens: u8,
+    pub aligned: u8,
+    pub accumulate: u8,
+    pub keep_totals: u8,
+    pub has_token_options: u8,
+    pub reserved: [u8; 5usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 888usize];
+    ["Alignment of MoerlCorrection"][::core::mem::align_of::<MoerlCorrection>() - 8usize];
+    ["Offset of field: MoerlCorrection::old_logprobs"][::core::mem::offset_of!(MoerlCorrection, old_logprobs) - 0usize];
+    ["Offset of field: MoerlCorrection::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, rollout_logprobs) - 8usize];
+    ["Offset of field: MoerlCorrection::kept_log_mass"]
+        [::core::mem::offset_of!(MoerlCorrection, kept_log_mass) - 16usize];
+    ["Offset of field: MoerlCorrection::router_shift"]
+        [::core::mem::offset_of!(MoerlCorrection, router_shift) - 24usize];
+    ["Offset of field: MoerlCorrection::advantages"][::core::mem::offset_of!(MoerlCorrection, advantages) - 32usize];
+    ["Offset of field: MoerlCorrection::loss_mask"][::core::mem::offset_of!(MoerlCorrection, loss_mask) - 40usize];
+    ["Offset of field: MoerlCorrection::uniforms"][::core::mem::offset_of!(MoerlCorrection, uniforms) - 48usize];
+    ["Offset of field: MoerlCorrection::offsets"][::core::mem::offset_of!(MoerlCorrection, offsets) - 56usize];
+    ["Offset of field: MoerlCorrection::units"][::core::mem::offset_of!(MoerlCorrection, units) - 64usize];
+    ["Offset of field: MoerlCorrection::first_piece"][::core::mem::offset_of!(MoerlCorrection, first_piece) - 72usize];
+    ["Offset of field: MoerlCorrection::group_ptr"][::core::mem::offset_of!(MoerlCorrection, group_ptr) - 80usize];
+    ["Offset of field: MoerlCorrection::members"][::core::mem::offset_of!(MoerlCorrection, members) - 88usize];
+    ["Offset of field: MoerlCorrection::segment_ids"][::core::mem::offset_of!(MoerlCorrection, segment_ids) - 96usize];
+    ["Offset of field: MoerlCorrection::current_log_ratio"]
+        [::core::mem::offset_of!(MoerlCorrection, current_log_ratio) - 104usize];
+    ["Offset of field: MoerlCorrection::rewards"][::core::mem::offset_of!(MoerlCorrection, rewards) - 112usize];
+    ["Offset of field: MoerlCorrection::target_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, target_logprobs) - 120usize];
+    ["Offset of field: MoerlCorrection::proposal_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, proposal_logprobs) - 128usize];
+    ["Offset of field: MoerlCorrection::carried"][::core::mem::offset_of!(MoerlCorrection, carried) - 136usize];
+    ["Offset of field: MoerlCorrection::planes"][::core::mem::offset_of!(MoerlCorrection, planes) - 144usize];
+    ["Offset of field: MoerlCorrection::decisions"][::core::mem::offset_of!(MoerlCorrection, decisions) - 152usize];
+    ["Offset of field: MoerlCorrection::weights"][::core::mem::offset_of!(MoerlCorrection, weights) - 160usize];
+    ["Offset of field: MoerlCorrection::keep"][::core::mem::offset_of!(MoerlCorrection, keep) - 168usize];
+    ["Offset of field: MoerlCorrection::log_ratio"][::core::mem::offset_of!(MoerlCorrection, log_ratio) - 176usize];
+    ["Offset of field: MoerlCorrection::segment_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_weights) - 184usize];
+    ["Offset of field: MoerlCorrection::segment_log_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_log_weights) - 192usize];
+    ["Offset of field: MoerlCorrection::kept"][::core::mem::offset_of!(MoerlCorrection, kept) - 200usize];
+    ["Offset of field: MoerlCorrection::accepted"][::core::mem::offset_of!(MoerlCorrection, accepted) - 208usize];
+    ["Offset of field: MoerlCorrection::multiplicity"]
+        [::core::mem::offset_of!(MoerlCorrection, multiplicity) - 216usize];
+    ["Offset of field: MoerlCorrection::carry_multiplicity"]
+        [::core::mem::offset_of!(MoerlCorrection, carry_multiplicity) - 224usize];
+    ["Offset of field: MoerlCorrection::carry_log_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, carry_log_weights) - 232usize];
+    ["Offset of field: MoerlCorrection::baseline_advantages"]
+        [::core::mem::offset_of!(MoerlCorrection, baseline_advantages) - 240usize];
+    ["Offset of field: MoerlCorrection::rejected"][::core::mem::offset_of!(MoerlCorrection, rejected) - 248usize];
+    ["Offset of field: MoerlCorrection::globals"][::core::mem::offset_of!(MoerlCorrection, globals) - 256usize];
+    ["Offset of field: MoerlCorrection::diagnostics"][::core::mem::offset_of!(MoerlCorrection, diagnostics) - 264usize];
+    ["Offset of field: MoerlCorrection::errors"][::core::mem::offset_of!(MoerlCorrection, errors) - 272usize];
+    ["Offset of field: MoerlCorrection::tickets"][::core::mem::offset_of!(MoerlCorrection, tickets) - 280usize];
+    ["Offset of field: MoerlCorrection::group_tickets"]
+        [::core::mem::offset_of!(MoerlCorrection, group_tickets) - 288usize];
+    ["Offset of field: MoerlCorrection::tile_tickets"]
+        [::core::mem::offset_of!(MoerlCorrection, tile_tickets) - 296usize];
+    ["Offset of field: MoerlCorrection::tallies"][::core::mem::offset_of!(MoerlCorrection, tallies) - 304usize];
+    ["Offset of field: MoerlCorrection::tile_records"]
+        [::core::mem::offset_of!(MoerlCorrection, tile_records) - 312usize];
+    ["Offset of field: MoerlCorrection::group_records"]
+        [::core::mem::offset_of!(MoerlCorrection, group_records) - 320usize];
+    ["Offset of field: MoerlCorrection::multiplicities"]
+        [::core::mem::offset_of!(MoerlCorrection, multiplicities) - 328usize];
+    ["Offset of field: MoerlCorrection::segment_count"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_count) - 336usize];
+    ["Offset of field: MoerlCorrection::piece_count"][::core::mem::offset_of!(MoerlCorrection, piece_count) - 344usize];
+    ["Offset of field: MoerlCorrection::unit_count"][::core::mem::offset_of!(MoerlCorrection, unit_count) - 352usize];
+    ["Offset of field: MoerlCorrection::group_count"][::core::mem::offset_of!(MoerlCorrection, group_count) - 360usize];
+    ["Offset of field: MoerlCorrection::token_count"][::core::mem::offset_of!(MoerlCorrection, token_count) - 368usize];
+    ["Offset of field: MoerlCorrection::seed"][::core::mem::offset_of!(MoerlCorrection, seed) - 376usize];
+    ["Offset of field: MoerlCorrection::log_low"][::core::mem::offset_of!(MoerlCorrection, log_low) - 384usize];
+    ["Offset of field: MoerlCorrection::log_high"][::core::mem::offset_of!(MoerlCorrection, log_high) - 392usize];
+    ["Offset of field: MoerlCorrection::catastrophic_low"]
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_low) - 400usize];
+    ["Offset of field: MoerlCorrection::catastrophic_high"]
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_high) - 408usize];
+    ["Offset of field: MoerlCorrection::log_proportions"]
+        [::core::mem::offset_of!(MoerlCorrection, log_proportions) - 416usize];
+    ["Offset of field: MoerlCorrection::options"][::core::mem::offset_of!(MoerlCorrection, options) - 544usize];
+    ["Offset of field: MoerlCorrection::low"][::core::mem::offset_of!(MoerlCorrection, low) - 800usize];
+    ["Offset of field: MoerlCorrection::high"][::core::mem::offset_of!(MoerlCorrection, high) - 804usize];
+    ["Offset of field: MoerlCorrection::token_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_low) - 808usize];
+    ["Offset of field: MoerlCorrection::token_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_high) - 812usize];
+    ["Offset of field: MoerlCorrection::reported_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_low) - 816usize];
+    ["Offset of field: MoerlCorrection::reported_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_high) - 820usize];
+    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 824usize];
+    ["Offset of field: MoerlCorrection::option_count"]
+        [::core::mem::offset_of!(MoerlCorrection, option_count) - 828usize];
+    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 832usize];
+    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 836usize];
+    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 840usize];
+    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 844usize];
+    ["Offset of field: MoerlCorrection::nonfinite_policy"]
+        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 848usize];
+    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 852usize];
+    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 856usize];
+    ["Offset of field: MoerlCorrection::mean_of_repeats"]
+        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 875usize];
+    ["Offset of field: MoerlCorrection::advantage_per_token"]
+        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 876usize];
+    ["Offset of field: MoerlCorrection::batch_normalise"]
+        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 877usize];
+    ["Offset of field: MoerlCorrection::reads_tokens"]
+        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 878usize];
+    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 879usize];
+    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 880usize];
+    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 881usize];
+    ["Offset of field: MoerlCorrection::has_token_options"]
+        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 882usize];
+    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 883usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -4,6 +4,7 @@ use bytemuck::Pod;
 
 use crate::advantage;
 use crate::ema;
+use crate::correction;
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
@@ -237,6 +238,73 @@ pub trait Backend {
         batch: objective::Batch<'_, Self::Memory>,
         phases: objective::Phases<'_, Self::Memory>,
         output: objective::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    /// Weights, rejections and their statistics for a batch of whole segments: see [`correction`](mod@correction).
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Config`, `Shape`, `Alignment`, `Overlap`, `MissingInput`, `Segments`, `Workspace`. What only the device can
+    /// see goes to the call's error word.
+    fn correction(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The first phase: sums of every piece. Of `output` it uses `globals`, `diagnostics`, `workspace`, `errors`, `tag` and `accumulate`.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The second phase: what segments, turns and groups decide. Adds to `globals`, `diagnostics` and `rejected`; writes what has an element a
+    /// segment or group.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_finish(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The third phase: what tokens have. Writes `weights`, `keep` and `log_ratio`, and, where the batch normalises them, `segment_weights`.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_apply(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
     ) -> Result<()>
     where
         Self: Sized;

@@ -217,6 +217,8 @@ fault_codes! {
     Mask = MOERL_FAULT_MASK, "a mask value is neither 0 nor 1";
     /// A denominator of 0 although a token counts.
     ZeroDenominator = MOERL_FAULT_ZERO_DENOMINATOR, "a denominator is 0 although a token counts";
+    /// The sums of a segment's log-probabilities make no weight; the row is the segment.
+    SegmentInput = MOERL_FAULT_SEGMENT_INPUT, "the sums of the segment's log-probabilities make no weight";
 }
 
 /// Collects every fault of a call's arguments before anything is queued.

@@ -10,6 +10,7 @@
 //! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
 //! | [`ema`] | moving averages of parameters |
+//! | [`correction`] | weights and rejections for rollouts that another engine sampled |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -25,6 +26,7 @@ struct Readme;
 pub(crate) mod abi;
 pub mod advantage;
 mod backend;
+pub mod correction;
 pub mod device;
 pub mod diagnostics;
 pub mod element;

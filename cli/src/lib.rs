@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod check;
 pub mod clock;
+pub mod correction;
 pub mod devices;
 pub mod failure;
 pub mod findings;

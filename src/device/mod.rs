@@ -2,6 +2,7 @@
 
 mod advantage;
 pub mod bandwidth;
+mod correction;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
@@ -173,6 +174,52 @@ impl<E: Executor> Backend for E {
         output: Output<'_, E::Memory>,
     ) -> Result<()> {
         objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::one_call(self, stream, config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::partial(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::finish(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::apply(self, stream, config, plans, batch, phases, output)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 //! How much scratch memory a call needs, and what lies where in it.
 
-use crate::abi::{MOERL_MOMENTS_TILE, MOERL_TALLY};
+use crate::abi::{MOERL_CORRECTION_PLANES, MOERL_MOMENTS_TILE, MOERL_TALLY, MOERL_TALLY_PLACES};
+use crate::backend::Backend;
+use crate::correction::Plans;
 use crate::memory::{Memory, ViewMut};
 
 /// The parts of the workspace of [`objective`](crate::objective), as byte offsets from a multiple of 16.
@@ -241,6 +243,89 @@ impl BaselineWorkspace {
         self.end() + ALIGNMENT
     }
 
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`correction`](mod@crate::correction), as byte offsets from a multiple of 16.
+///
+/// Tickets are cleared in stream order before a launch counts on them; nothing goes from one launch to the next but planes and decisions
+/// within a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CorrectionWorkspace {
+    segments: usize,
+    pieces: usize,
+    units: usize,
+    /// Blocks of `finish`.
+    deciding: usize,
+}
+
+/// Segments of a block of `finish`; groups of one where groups decide.
+pub(crate) const DECIDING_SEGMENTS: usize = 128;
+pub(crate) const DECIDING_GROUPS: usize = 4;
+
+impl CorrectionWorkspace {
+    pub(crate) fn of<B: Backend>(plans: &Plans<'_, B>) -> CorrectionWorkspace {
+        let segments = plans.segments.segments().len();
+        let groups = plans.groups.map_or(0, |groups| groups.groups().len());
+        CorrectionWorkspace {
+            segments,
+            pieces: plans.pieces().len(),
+            units: plans.pieces_plan().unit_count,
+            deciding: segments.div_ceil(DECIDING_SEGMENTS).max(groups.div_ceil(DECIDING_GROUPS)),
+        }
+    }
+
+    fn leaves(&self) -> usize {
+        self.units.max(self.deciding)
+    }
+
+    /// u32 per node of the trees of totals.
+    pub(crate) fn tickets(&self) -> usize {
+        0
+    }
+    /// u32 per unit: for the groups of a long piece's tiles.
+    pub(crate) fn group_tickets(&self) -> usize {
+        nodes(self.leaves()) * 4
+    }
+    /// u32 per unit: for a long piece's groups.
+    pub(crate) fn tile_tickets(&self) -> usize {
+        self.group_tickets() + self.units * 4
+    }
+    /// 8 bytes per piece.
+    pub(crate) fn decisions(&self) -> usize {
+        (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// One f64 per piece and plane.
+    pub(crate) fn planes(&self) -> usize {
+        self.decisions() + self.pieces * 8
+    }
+    /// u32 per segment.
+    pub(crate) fn multiplicities(&self) -> usize {
+        self.planes() + self.pieces * MOERL_CORRECTION_PLANES as usize * 8
+    }
+    /// 64 bytes per unit: what a tile sums to.
+    pub(crate) fn tile_records(&self) -> usize {
+        (self.multiplicities() + self.segments * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// An f64 per unit and plane: what a group of tiles sums to, where its first tile is.
+    pub(crate) fn group_records(&self) -> usize {
+        self.tile_records() + self.units * 64
+    }
+    /// A tally of f64 per leaf and node.
+    pub(crate) fn tallies(&self) -> usize {
+        self.group_records() + self.units * MOERL_CORRECTION_PLANES as usize * 8
+    }
+    fn end(&self) -> usize {
+        self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY_PLACES as usize * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
     pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
         aligned(workspace, self.end())
     }

@@ -2,6 +2,7 @@
 
 mod advantage;
 mod ema;
+mod correction;
 mod gate;
 mod logprob;
 mod objective;
@@ -170,6 +171,52 @@ impl Backend for Reference {
         output: Output<'_, Host>,
     ) -> Result<()> {
         objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::one_call(config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::partial(config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::finish(config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::apply(config, plans, batch, phases, output)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

@@ -189,3 +189,17 @@ fn bits_are_counted_as_cuda_counts_them() {
     let lowest = |x: &u32| if *x == 0 { u32::MAX } else { x.trailing_zeros() };
     assert_eq!(unary(7, &words), words.iter().map(lowest).collect::<Vec<_>>());
 }
+
+/// The vectors that its authors publish (Random123, `kat_vectors`).
+#[test]
+fn philox_gives_its_authors_known_answers() {
+    let ones = u32::MAX;
+    let input = [[0; 6], [ones; 6], [0xa409_3822, 0x299f_31d0, 0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]];
+    let expected = [
+        [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+        [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+        [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+    ];
+    let run = Run { threads: 32, input: input.as_flattened(), output: 12, count: 3, ..Run::new("philox") };
+    assert_eq!(run.ok(&emulator()).output, expected.as_flattened());
+}

@@ -3,6 +3,7 @@
 #include "block.cuh"
 #include "call.h"
 #include "pack.cuh"
+#include "philox.cuh"
 
 MOERL_DEVICE uint32_t global_index() { return block_index() * block_size() + thread_index(); }
 
@@ -254,6 +255,16 @@ MOERL_KERNEL(binary, TestCall, 1024) {
                 break;
         }
         store(p.output + i, y);
+    }
+}
+
+// Of each six input words, key and counter.
+MOERL_KERNEL(philox, TestCall, 1024) {
+    for (uint64_t i = global_index(); i < p.count; i += grid_size() * block_size()) {
+        const uint32_t* const words = p.input + 6 * i;
+        const uint64_t key = static_cast<uint64_t>(load(words + 1)) << 32 | load(words);
+        const Words4 block = philox4x32_10(key, {{load(words + 2), load(words + 3), load(words + 4), load(words + 5)}});
+        for (uint32_t w = 0; w < 4; w++) store(p.output + 4 * i + w, block.w[w]);
     }
 }
 

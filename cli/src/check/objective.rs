@@ -7,7 +7,7 @@
 use moerl::Backend;
 use moerl::objective::{Aggregation, Cap, Clip, Config as Objective, Saturation, Segments, Variant};
 
-use super::{Case, Compared, Config, Stop, Tolerance, unsupported};
+use super::{Case, Compared, Config, Stop, Tolerance, correction, unsupported};
 use crate::clock::Clock;
 use crate::objective::{Counts, HostAdvantages, Inputs, run};
 
@@ -18,6 +18,7 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
         ("verl", "policy_loss") => loss(backend, case, verl),
         ("trl" | "liger-kernel", "grpo_loss") => loss(backend, case, trl),
         ("paper", "gspo_paper") => loss(backend, case, paper),
+        ("verl", "rollout_correction") => correction::check(backend, case),
         ("verl" | "trl" | "liger-kernel" | "paper", _) => unsupported(format!("{kind} of {}", case.producer_name())),
         (producer, _) => unsupported(format!("producer {producer}, whose conventions are not known")),
     }

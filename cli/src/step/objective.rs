@@ -161,6 +161,7 @@ pub fn objective<B: Backend>(
     plan: &Plan,
     logprobs: &[f32],
     advantages: HostAdvantages<'_>,
+    weights: Option<&[f32]>,
 ) -> Result<Computed> {
     let file = context.file;
     let anchor = match plan.anchor {
@@ -178,7 +179,7 @@ pub fn objective<B: Backend>(
         anchor: anchor.as_deref(),
         advantages,
         mask: &context.mask,
-        weights: None,
+        weights,
         segment_scale: prompt_tokens.as_deref(),
         counts,
     };

@@ -44,15 +44,25 @@ template <class T> MOERL_DEVICE void put_other_labels(const Panel<T>& panel, con
     }
 }
 
-// The columns of the panel that precede each id.
+// The columns of the panel that precede each id: a lane brings an id and its logit.
 template <class T, class Cursor> MOERL_DEVICE void count_ranks(const Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor, int64_t start, int columns) {
-    for (uint32_t k = 0; k < p.ids; k++) {
-        const uint64_t at = cursor.row() * p.ids + k;
-        const int64_t token = load_token(p, cursor.row(), k);
-        if (token == p.ignore_index || token < 0 || token >= p.vocab_total) continue;
-        const T logit = from_f32<T>(p.label_logits != nullptr ? load(p.label_logits + at) : cursor.template raw_label<T>(k, token));
-        const uint32_t count = count_preceding(panel, columns, logit, token - p.vocab_start - start);
-        if (lane_index() == 0 && count > 0) atomic_add(p.rank + at, count);
+    const uint64_t row = cursor.row();
+    for (uint32_t first = 0; first < p.ids; first += WARP) {
+        const uint32_t k = first + lane_index();
+        int64_t at = 0;
+        float logit = 0.0f;
+        bool valid = false;
+        if (k < p.ids) {
+            const int64_t token = load_token(p, row, k);
+            valid = token != p.ignore_index && token >= 0 && token < p.vocab_total;
+            at = token - p.vocab_start - start;
+            if (valid) logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
+        }
+        for (uint32_t left = ballot(valid, FULL_WARP); left != 0; left &= left - 1) {
+            const int lane = lowest_set(left);
+            const uint32_t count = count_preceding(panel, columns, from_f32<T>(shuffle(logit, lane)), shuffle(at, lane));
+            if (lane_index() == 0 && count > 0) atomic_add(p.rank + row * p.ids + first + static_cast<uint32_t>(lane), count);
+        }
     }
 }
 

@@ -79,7 +79,7 @@ MOERL_KERNEL(shared_atomics, TestCall, 1024) {
     sync_block();
     if (thread_index() != 0) return;
     uint32_t* counters = p.counters + 6 * block_index();
-    for (int i = 0; i < 3; i++) store(counters + i, narrow[i]);
+    for (int i = 0; i < 4; i++) store(counters + i, narrow[i]);
     store(reinterpret_cast<uint64_t*>(counters + 4), wide[0]);
 }
 

@@ -130,7 +130,10 @@ impl Config {
         if let Some(c) = self.softcap {
             let valid = is_positive(c) && is_positive(self.cap_scale());
             checks.require(valid, Kind::Softcap, "softcap", || {
-                format!("is {c}, needs a positive finite number that logit_scale {} can be divided by", self.logit_scale)
+                format!(
+                    "is {c}, needs a positive finite number that logit_scale {} can be divided by",
+                    self.logit_scale
+                )
             });
         }
         checks.require(is_positive(self.logit_scale), Kind::Softcap, "logit_scale", || {

@@ -9,6 +9,8 @@ mod backward;
 #[cfg(feature = "emulate")]
 #[path = "logprob/emulated.rs"]
 mod emulated;
+#[path = "logprob/formulas.rs"]
+mod formulas;
 #[path = "logprob/forward.rs"]
 mod forward;
 #[path = "logprob/invariance.rs"]

@@ -389,10 +389,8 @@ pub(super) fn backward<E: Executor>(
     let warps = threads as usize / WARP;
     let shares = (most / groups).clamp(1, panels.div_ceil(warps));
 
-    let is_general = sizes.ids > 1
-        || config.softcap.is_some()
-        || sizes.vocab_total != sizes.vocabulary
-        || call.has_kept_upstream();
+    let is_general =
+        sizes.ids > 1 || config.softcap.is_some() || sizes.vocab_total != sizes.vocabulary || call.has_kept_upstream();
     let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element(), is_general);
     let mut arguments = Arguments::new::<E>();
     let (tokens, tokens_stride, tokens_element) = tokens_of(&mut arguments, &call.tokens);

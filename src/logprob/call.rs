@@ -102,9 +102,12 @@ impl<'a, M: Memory> Forward<'a, M> {
         let Sizes { rows, ids, .. } = sizes;
         let mut checks = Checks::new();
         sizes.check(&mut checks, &self.logits);
-        checks.require(config.vocab_start == 0 && sizes.vocab_total == sizes.vocabulary, Kind::Config, "vocab_start", || {
-            "or vocab_total says that the logits are a shard, whose call is logprob_partial".into()
-        });
+        checks.require(
+            config.vocab_start == 0 && sizes.vocab_total == sizes.vocabulary,
+            Kind::Config,
+            "vocab_start",
+            || "or vocab_total says that the logits are a shard, whose call is logprob_partial".into(),
+        );
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
         self.check_tokens(&mut checks);
         for (name, output) in self.float_outputs() {
@@ -311,9 +314,12 @@ impl<'a, M: Memory> Backward<'a, M> {
                 "are given, but there are no tokens".into()
             });
         }
-        checks.require(self.upstream().iter().any(|(_, array)| array.is_some()), Kind::MissingInput, "d_logprobs", || {
-            "or another upstream gradient is needed".into()
-        });
+        checks.require(
+            self.upstream().iter().any(|(_, array)| array.is_some()),
+            Kind::MissingInput,
+            "d_logprobs",
+            || "or another upstream gradient is needed".into(),
+        );
         for (name, array) in self.upstream() {
             check_row_array(&mut checks, name, array, rows * if name == "d_logprobs" { ids } else { 1 });
         }

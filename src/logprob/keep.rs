@@ -45,7 +45,8 @@ pub fn sort_keep_sets(ids: &mut [i32], offsets: &[i64]) -> Result<()> {
     for (row, &end) in offsets.iter().enumerate() {
         let end = usize::try_from(end).ok().filter(|&end| (start..=ids.len()).contains(&end) && (row > 0 || end == 0));
         let Some(end) = end else {
-            let message = format!("offset {row} is {}, needs {start} to {}", offsets[row], if row == 0 { 0 } else { ids.len() });
+            let message =
+                format!("offset {row} is {}, needs {start} to {}", offsets[row], if row == 0 { 0 } else { ids.len() });
             return Err(Error::invalid(Kind::Shape, "kept_offsets", message));
         };
         let set = &mut ids[start..end];

@@ -85,7 +85,9 @@ impl<'a, M: Memory> PartialCall<'a, M> {
         } else {
             (1, self.records_per_row == 1)
         };
-        checks.require(is_enough, Kind::Shape, "records_per_row", || format!("is {}, needs {needed}", self.records_per_row));
+        checks.require(is_enough, Kind::Shape, "records_per_row", || {
+            format!("is {}, needs {needed}", self.records_per_row)
+        });
         let records = rows.saturating_mul(self.records_per_row);
         check_row_array(&mut checks, "records", Some(self.records.as_view()), records);
         check_row_array(&mut checks, "sum_sq", self.sum_sq.as_ref().map(ViewMut::as_view), records);
@@ -255,9 +257,12 @@ impl<'a, M: Memory> Combine<'a, M> {
         let (rows, ids, shards) = (self.rows(), self.ids(), self.counts.len());
         let mut checks = Checks::new();
         let total = config.vocab_total.or(config.vocabulary);
-        checks.require(total.is_some_and(|total| (1..=i32::MAX as usize).contains(&total)), Kind::Shape, "vocab_total", || {
-            format!("of all shards must be given, 1 to {}", i32::MAX)
-        });
+        checks.require(
+            total.is_some_and(|total| (1..=i32::MAX as usize).contains(&total)),
+            Kind::Shape,
+            "vocab_total",
+            || format!("of all shards must be given, 1 to {}", i32::MAX),
+        );
         checks.require((1..=MOERL_MAX_SHARDS as usize).contains(&shards), Kind::Shape, "counts", || {
             format!("are of {shards} shards, needs 1 to {MOERL_MAX_SHARDS}")
         });
@@ -272,7 +277,12 @@ impl<'a, M: Memory> Combine<'a, M> {
         let records = shards * rows * self.records_per_row;
         check_row_array(&mut checks, "records", Some(self.records), records);
         check_row_array(&mut checks, "shard_sum_sq", self.shard_sum_sq, records);
-        check_row_array(&mut checks, "shard_other_labels", self.shard_other_labels, shards * rows * ids.saturating_sub(1));
+        check_row_array(
+            &mut checks,
+            "shard_other_labels",
+            self.shard_other_labels,
+            shards * rows * ids.saturating_sub(1),
+        );
         check_row_array(&mut checks, "shard_best", self.shard_best, shards * rows);
         check_row_array(&mut checks, "kept_records", self.kept_records, shards * rows);
         for (name, output) in self.float_outputs() {

@@ -321,7 +321,8 @@ struct Upstream {
 impl Upstream {
     /// The gradient of an ignored token is absent.
     fn read(call: &Backward<'_, Host>, r: usize, row: &Row) -> Upstream {
-        let at = |array: Option<View<'_, f32, Host>>, i: usize| array.map_or(0.0, |array| f64::from(array.as_slice()[i]));
+        let at =
+            |array: Option<View<'_, f32, Host>>, i: usize| array.map_or(0.0, |array| f64::from(array.as_slice()[i]));
         let of_id = |(k, id): (usize, &Id)| match id {
             Id::Ignored => 0.0,
             _ => at(call.d_logprobs, r * row.ids.len() + k),
@@ -355,7 +356,15 @@ impl Upstream {
 
 /// Adds what a distribution with these sums puts into the gradient of the logits at `columns`. `own` is the upstream of the tokens at a column, `id`
 /// that of all tokens.
-fn add_share(gradient: &mut [f64], logits: &[f64], columns: &[usize], sums: &Sums, row: &Row, up: [f64; 3], own: impl Fn(usize) -> f64) {
+fn add_share(
+    gradient: &mut [f64],
+    logits: &[f64],
+    columns: &[usize],
+    sums: &Sums,
+    row: &Row,
+    up: [f64; 3],
+    own: impl Fn(usize) -> f64,
+) {
     let [id, entropy, lse] = up;
     let mean = sums.a / sums.s;
     for &j in columns {
@@ -366,7 +375,14 @@ fn add_share(gradient: &mut [f64], logits: &[f64], columns: &[usize], sums: &Sum
 }
 
 /// The gradient of a row's counted logits. `all` are the sums of all shards, `kept` those of the keep-set.
-fn row_gradient(config: &Config, row: &Row, raw: &[f64], up: &Upstream, all: impl Fn(&[f64]) -> Sums, keep: Option<(KeepSet, Option<Sums>)>) -> Vec<f32> {
+fn row_gradient(
+    config: &Config,
+    row: &Row,
+    raw: &[f64],
+    up: &Upstream,
+    all: impl Fn(&[f64]) -> Sums,
+    keep: Option<(KeepSet, Option<Sums>)>,
+) -> Vec<f32> {
     if row.absent || !(up.has_rows() || up.has_kept()) {
         return vec![0.0; raw.len()];
     }
@@ -389,7 +405,9 @@ fn row_gradient(config: &Config, row: &Row, raw: &[f64], up: &Upstream, all: imp
     if let Some((set, kept)) = keep
         && up.has_kept()
     {
-        let Some(sums) = kept.or_else(|| set.sums(row, &logits, config)).filter(|sums| sums.max.is_finite()) else { return nan };
+        let Some(sums) = kept.or_else(|| set.sums(row, &logits, config)).filter(|sums| sums.max.is_finite()) else {
+            return nan;
+        };
         let columns = set.columns(row, config);
         let own = |j: usize| if row.ids[0] == Id::Column(j) { up.kept_logprob } else { 0.0 };
         add_share(&mut gradient, &logits, &columns, &sums, row, [up.kept_logprob, up.kept_entropy, 0.0], own);

@@ -106,7 +106,8 @@ fn a_tree_by_the_address_shows_in_the_bits_of_another_alignment() {
 fn a_negative_zero_shows_in_the_saved_maximum() {
     let maximum = |variant: Variant| {
         let logits = [-0.0_f32, -1.0, -0.0];
-        let (_, _, saved) = forward(&emulator(), &variant.config(), Matrix::new(&logits[..], 1, 3).unwrap(), &[1]).unwrap();
+        let (_, _, saved) =
+            forward(&emulator(), &variant.config(), Matrix::new(&logits[..], 1, 3).unwrap(), &[1]).unwrap();
         saved[0].max_logit.to_bits()
     };
     assert_eq!(maximum(Healthy), 0);
@@ -117,7 +118,8 @@ fn a_negative_zero_shows_in_the_saved_maximum() {
 fn a_minimum_before_the_clamp_shows_in_the_record_of_masked_columns() {
     let logits = [f32::NEG_INFINITY; 2048];
     let sum = |variant: Variant| {
-        let (_, _, saved) = forward(&emulator(), &variant.config(), Matrix::new(&logits[..], 1, 2048).unwrap(), &[1]).unwrap();
+        let (_, _, saved) =
+            forward(&emulator(), &variant.config(), Matrix::new(&logits[..], 1, 2048).unwrap(), &[1]).unwrap();
         saved[0].sum
     };
     assert_eq!(sum(Healthy), 0.0);
@@ -149,7 +151,9 @@ fn a_narrow_offset_shows_beyond_two_to_the_31_elements() {
     let run = |backend: &Emulator, variant: Variant| {
         forward(backend, &variant.config(), Matrix::strided(view, rows, columns, stride).unwrap(), &[1, 2, 3])
     };
-    let expected = forward(&Reference, &Config::default(), Matrix::strided(view, rows, columns, stride).unwrap(), &[1, 2, 3]).unwrap();
+    let expected =
+        forward(&Reference, &Config::default(), Matrix::strided(view, rows, columns, stride).unwrap(), &[1, 2, 3])
+            .unwrap();
     let close = |found: &Found| found.0.iter().zip(&expected.0).all(|(x, y)| (x - y).abs() < 1e-5);
     // The shipped kernels, and those of this test.
     assert!(close(&run(&Emulator::new(), Healthy).unwrap()));
@@ -160,15 +164,19 @@ fn a_narrow_offset_shows_beyond_two_to_the_31_elements() {
 }
 
 /// The gradient in place of a row with upstreams a and b.
-fn gradient<B: Backend<Memory = moerl::memory::Host, Stream = ()>>(backend: &B, variant: Variant, a: f32, b: f32) -> Vec<f32> {
+fn gradient<B: Backend<Memory = moerl::memory::Host, Stream = ()>>(
+    backend: &B,
+    variant: Variant,
+    a: f32,
+    b: f32,
+) -> Vec<f32> {
     let columns = 3000;
     let mut logits = normal_like(9, columns);
     let tokens = [17];
     let (_, _, saved) =
         forward(&Reference, &Config::default(), Matrix::new(&logits, 1, columns).unwrap(), &tokens).unwrap();
     let (a, b) = ([a], [b]);
-    let mut call =
-        Backward::new(Gradient::InPlace(MatrixMut::new(&mut logits, 1, columns).unwrap()), (&saved).into());
+    let mut call = Backward::new(Gradient::InPlace(MatrixMut::new(&mut logits, 1, columns).unwrap()), (&saved).into());
     call.tokens = Some(Matrix::new(&tokens[..], 1, 1).unwrap());
     call.d_logprobs = Some((&a[..]).into());
     call.d_entropy = Some((&b[..]).into());

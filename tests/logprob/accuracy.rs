@@ -75,12 +75,7 @@ fn see_row<B: Backend>(backend: &B, table: &mut Table, (name, logits): &Named, t
     let oracle = 4.0 * f64::EPSILON * whole.lse.abs();
     table.see("kept_mass", found.kept_mass[0], mass, (4e-6 + oracle) * mass, &what);
 
-    let up = Upstream {
-        logprobs: Some(vec![0.7]),
-        entropy: Some(vec![-0.4]),
-        lse: Some(vec![0.2]),
-        kept: None,
-    };
+    let up = Upstream { logprobs: Some(vec![0.7]), entropy: Some(vec![-0.4]), lse: Some(vec![0.2]), kept: None };
     let gradient: Vec<f32> = backward(backend, &inputs, &found.saved, &up, Target::Apart);
     let (expected, scale) = exact_gradient(&row, f64::from(temperature), Some(inputs.token(0)), up.of(0));
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);

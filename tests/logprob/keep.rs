@@ -125,7 +125,10 @@ fn kept_columns_are_summed_as_a_row_of_their_own<B: Backend>(backend: &B) {
             ..Inputs::new(1, logits.len(), logits)
         };
         let alone = forward(backend, &packed, EVERYTHING);
-        assert_eq!(canonical(&[found.kept_logprobs[r], found.kept_entropy[r]]).collect::<Vec<_>>(), alone.row_bits(0)[..2]);
+        assert_eq!(
+            canonical(&[found.kept_logprobs[r], found.kept_entropy[r]]).collect::<Vec<_>>(),
+            alone.row_bits(0)[..2]
+        );
         assert_eq!(found.kept_saved[r], alone.saved[0], "row {r}");
     }
 }
@@ -213,7 +216,8 @@ fn masked_columns_may_be_kept<B: Backend>(backend: &B) {
         inputs.logits[2 * columns + id as usize] = -INF;
     }
     let found = forward(backend, &inputs, KEPT);
-    let good = Inputs { keep: Some(Keep::of(&[keep.set(0).to_vec(), keep.set(1).to_vec()])), ..inputs.rows_of(&[0, 1]) };
+    let good =
+        Inputs { keep: Some(Keep::of(&[keep.set(0).to_vec(), keep.set(1).to_vec()])), ..inputs.rows_of(&[0, 1]) };
     assert_kept(&good, &forward(backend, &good, KEPT), "masked columns");
     assert!(found.kept_logprobs[2].is_nan() && found.kept_entropy[2].is_nan());
     assert_eq!(found.kept_mass[2], 0.0);
@@ -255,7 +259,10 @@ fn faulty_sets_spoil_the_kept_outputs_alone<B: Backend>(backend: &B) {
         let found = forward(backend, &inputs, KEPT);
         let what = format!("{:?}…", &set[..set.len().min(4)]);
         assert_eq!(found.fault.map(|f| (f.row, f.code)), Some((1, FaultCode::Keep)), "{what}");
-        assert!([found.kept_logprobs[1], found.kept_entropy[1], found.kept_mass[1]].iter().all(|x| x.is_nan()), "{what}");
+        assert!(
+            [found.kept_logprobs[1], found.kept_entropy[1], found.kept_mass[1]].iter().all(|x| x.is_nan()),
+            "{what}"
+        );
         assert_eq!(found.bits(), forward(backend, &inputs, EVERYTHING).bits(), "{what}: full outputs are unaffected");
         inputs.keep = Some(Keep::of(&[vec![1, 2, 3], vec![], vec![4000, 4001]]));
         let good = forward(backend, &inputs, KEPT);
@@ -330,7 +337,8 @@ fn gradients_of_kept_outputs_agree_with_f64<B: Backend>(backend: &B) {
             inputs.config = Config { softcap, strict_keep, ..Config::default() };
             let mut rng = seeded(14);
             let found = forward(backend, &inputs, KEPT);
-            let full = Upstream { kept: Some(kept_upstream(&mut rng, &found)), ..Upstream::random(&mut rng, sizes.len()) };
+            let full =
+                Upstream { kept: Some(kept_upstream(&mut rng, &found)), ..Upstream::random(&mut rng, sizes.len()) };
             let kept_alone = Upstream { kept: full.kept.clone(), ..Upstream::default() };
             for up in [&full, &kept_alone] {
                 let apart: Vec<T> = backward(backend, &inputs, &found.saved, up, Target::Apart);

@@ -57,7 +57,12 @@ fn label_logits<T: Float>(inputs: &Inputs<T>) -> Vec<f32> {
     (0..inputs.rows).flat_map(|r| inputs.tokens_of(r).iter().map(move |&t| of(r, t))).collect()
 }
 
-fn partial<B: Backend, T: Float>(backend: &B, shard: &Inputs<T>, labels: &[f32], records_per_row: Option<usize>) -> Left {
+fn partial<B: Backend, T: Float>(
+    backend: &B,
+    shard: &Inputs<T>,
+    labels: &[f32],
+    records_per_row: Option<usize>,
+) -> Left {
     let stream = backend.stream().unwrap();
     let (rows, ids) = (shard.rows, shard.ids);
     let width = records_per_row.unwrap_or(1);
@@ -74,7 +79,10 @@ fn partial<B: Backend, T: Float>(backend: &B, shard: &Inputs<T>, labels: &[f32],
     let mut rank = backend.allocate::<i32>(&stream, rows * ids).unwrap();
     let mut kept = backend.upload(&stream, &vec![empty; rows]).unwrap();
     let mut label_added = backend.allocate::<u64>(&stream, 1).unwrap();
-    let keep = shard.keep.as_ref().map(|k| (backend.upload(&stream, &k.ids).unwrap(), backend.upload(&stream, &k.offsets).unwrap()));
+    let keep = shard
+        .keep
+        .as_ref()
+        .map(|k| (backend.upload(&stream, &k.ids).unwrap(), backend.upload(&stream, &k.offsets).unwrap()));
     let mut scratch = backend.allocate::<u8>(&stream, moerl::logprob::workspace_bytes(rows, shard.columns)).unwrap();
     let call = PartialCall {
         tokens: Some(Matrix::new(tokens.view(), rows, ids).unwrap()),
@@ -124,7 +132,13 @@ fn over_shards<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, widths: &[
     combine(backend, inputs, &panels, per_row, &left)
 }
 
-fn combine<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, counts: &[usize], per_row: usize, left: &[Left]) -> Outputs {
+fn combine<B: Backend, T: Float>(
+    backend: &B,
+    inputs: &Inputs<T>,
+    counts: &[usize],
+    per_row: usize,
+    left: &[Left],
+) -> Outputs {
     let stream = backend.stream().unwrap();
     let (rows, ids) = (inputs.rows, inputs.ids);
     fn all<V: Copy>(left: &[Left], of: impl Fn(&Left) -> &Vec<V>) -> Vec<V> {
@@ -140,12 +154,17 @@ fn combine<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, counts: &[usiz
     let tokens = backend.upload(&stream, inputs.tokens.as_ref().unwrap()).unwrap();
     let temperature = inputs.temperature.as_ref().map(|t| backend.upload(&stream, t).unwrap());
     let loss_mask = inputs.loss_mask.as_ref().map(|m| backend.upload(&stream, m).unwrap());
-    let keep = inputs.keep.as_ref().map(|k| (backend.upload(&stream, &k.ids).unwrap(), backend.upload(&stream, &k.offsets).unwrap()));
+    let keep = inputs
+        .keep
+        .as_ref()
+        .map(|k| (backend.upload(&stream, &k.ids).unwrap(), backend.upload(&stream, &k.offsets).unwrap()));
     let mut outputs: Vec<B::Buffer<f32>> = [ids, 1, 1, 1, 1, 1, 1, 1, 1, 1]
         .iter()
         .map(|&width| backend.upload(&stream, &vec![UNTOUCHED; rows * width]).unwrap())
         .collect();
-    let [logprobs, entropy, max, log_sum, lse, sum_p2, sum_sq_out, kept_logprobs, kept_entropy, kept_mass] = &mut outputs[..] else {
+    let [logprobs, entropy, max, log_sum, lse, sum_p2, sum_sq_out, kept_logprobs, kept_entropy, kept_mass] =
+        &mut outputs[..]
+    else {
         unreachable!()
     };
     let mut argmax = backend.allocate::<i32>(&stream, rows).unwrap();
@@ -444,7 +463,11 @@ fn calls_that_do_not_fit_are_refused() {
     }
 
     let error = moerl::Reference
-        .logprob_forward(&(), &Config { vocab_total: Some(9), ..Config::default() }, moerl::logprob::Forward::new(matrix()))
+        .logprob_forward(
+            &(),
+            &Config { vocab_total: Some(9), ..Config::default() },
+            moerl::logprob::Forward::new(matrix()),
+        )
         .expect_err("refused");
     assert!(error.is(Kind::Config) && error.to_string().contains("logprob_partial"), "{error}");
 
@@ -456,7 +479,9 @@ fn calls_that_do_not_fit_are_refused() {
     call.entropy = Some((&mut entropy[..]).into());
     call.argmax = Some((&mut argmax[..]).into());
     let error = moerl::Reference.logprob_combine(&(), &Config::default(), call).expect_err("refused").to_string();
-    for part in ["vocab_total: of all shards must be given", "counts: must be 1 to the 1 records", "argmax: needs shard_best"] {
+    for part in
+        ["vocab_total: of all shards must be given", "counts: must be 1 to the 1 records", "argmax: needs shard_best"]
+    {
         assert!(error.contains(part), "{part} in {error}");
     }
 }

@@ -100,17 +100,16 @@ fn a_scale_without_a_softcap_divides_the_temperature<B: Backend>(backend: &B) {
     assert!(gradients[0] == gradients[1]);
     let array = Inputs { temperature: Some(vec![1.5; 8]), ..scaled };
     assert_eq!(forward(backend, &array, EVERYTHING).bits(), same.bits());
-    worst_of(backend, &with(Config { logit_scale: 0.37, ..Config::at_temperature(0.9) })).assert_within_goals("a scale");
+    worst_of(backend, &with(Config { logit_scale: 0.37, ..Config::at_temperature(0.9) }))
+        .assert_within_goals("a scale");
 }
 
 fn gradients_of_capped_rows_agree_with_f64<B: Backend>(backend: &B) {
     fn run<B: Backend, T: Float>(backend: &B, columns: usize, spread: f32) {
         let rows = 6;
         let mut rng = seeded(3);
-        let inputs = Inputs {
-            config: capped_config(30.0, 2.0, 0.9),
-            ..Inputs::<T>::random(&mut rng, rows, columns, spread)
-        };
+        let inputs =
+            Inputs { config: capped_config(30.0, 2.0, 0.9), ..Inputs::<T>::random(&mut rng, rows, columns, spread) };
         let up = Upstream::random(&mut rng, rows);
         let saved = forward(backend, &inputs, EVERYTHING).saved;
         for target in [Target::Apart, Target::InPlace] {
@@ -181,7 +180,12 @@ fn capped_rows_are_the_same_however_they_lie<B: Backend>(backend: &B) {
     for _ in 0..5 {
         let moved = inputs.laid_out(rng.random_range(0..9), columns + rng.random_range(0..5));
         let found = forward(backend, &moved, WITH_ORDER);
-        assert!((0..5).all(|r| found.long_row_bits(r) == plain.long_row_bits(r)), "at {} by {}", moved.offset, moved.stride);
+        assert!(
+            (0..5).all(|r| found.long_row_bits(r) == plain.long_row_bits(r)),
+            "at {} by {}",
+            moved.offset,
+            moved.stride
+        );
         let memory: Vec<bf16> = backward(backend, &moved, &plain.saved, &up, Target::InPlace);
         assert!(gradient_rows(&moved, &memory) == gradient_rows(&inputs, &gradient));
     }
@@ -203,10 +207,9 @@ fn the_order_is_that_of_the_raw_logits<B: Backend>(backend: &B) {
 #[test]
 fn limits_that_are_not_positive_are_refused() {
     for bad in [0.0, -1.0, f32::NAN, INF] {
-        for config in [
-            Config { softcap: Some(bad), ..Config::default() },
-            Config { logit_scale: bad, ..Config::default() },
-        ] {
+        for config in
+            [Config { softcap: Some(bad), ..Config::default() }, Config { logit_scale: bad, ..Config::default() }]
+        {
             let error = config.validate().expect_err("invalid");
             assert!(error.is(Kind::Softcap), "{error}");
             let inputs = Inputs { config, temperature: Some(vec![1.0]), ..Inputs::new(1, 3, vec![0.0_f32; 3]) };

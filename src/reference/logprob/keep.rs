@@ -119,9 +119,9 @@ impl Outputs {
             let has_mass = is_empty && full_max.is_some_and(f64::is_finite);
             return if has_mass { Outputs { mass: 0.0, ..nan } } else { nan };
         }
-        let mass = full.filter(|full| full.max.is_finite()).map_or(f64::NAN, |full| {
-            (((sums.max - full.max) / row.temperature).exp() * sums.s / full.s).min(1.0)
-        });
+        let mass = full
+            .filter(|full| full.max.is_finite())
+            .map_or(f64::NAN, |full| (((sums.max - full.max) / row.temperature).exp() * sums.s / full.s).min(1.0));
         Outputs { logprob: sums.logprob(label, row.temperature), entropy: sums.entropy(), mass, saved, fault: target }
     }
 }

@@ -121,7 +121,8 @@ pub(in crate::reference) fn combine(config: &Config, mut call: Combine<'_, Host>
             let of_shard = |shard: usize| f64::from(array.as_slice()[(shard * rows + r) * (ids - 1) + k - 1]);
             Some((0..shards).map(of_shard).fold(f64::NEG_INFINITY, largest))
         };
-        let labels: Vec<f64> = (0..row.ids.len()).map(|k| if k == 0 { full.label } else { other(k).unwrap_or(f64::NAN) }).collect();
+        let labels: Vec<f64> =
+            (0..row.ids.len()).map(|k| if k == 0 { full.label } else { other(k).unwrap_or(f64::NAN) }).collect();
         let outputs = Outputs::of(&row, || (full, labels));
         for (k, id) in row.ids.iter().enumerate() {
             put(&mut call.logprobs, r * ids + k, outputs.logprobs[k] as f32);
@@ -129,7 +130,9 @@ pub(in crate::reference) fn combine(config: &Config, mut call: Combine<'_, Host>
                 put(&mut call.rank, r * ids + k, -1);
             }
         }
-        let best = call.shard_best.map(|best| (0..shards).map(|shard| best.as_slice()[shard * rows + r]).fold(u64::MAX, u64::min));
+        let best = call
+            .shard_best
+            .map(|best| (0..shards).map(|shard| best.as_slice()[shard * rows + r]).fold(u64::MAX, u64::min));
         put(&mut call.argmax, r, best.filter(|_| outputs.is_ranked).map_or(-1, |best| best as u32 as i32));
         put(&mut call.entropy, r, outputs.entropy as f32);
         put(&mut call.max, r, outputs.max as f32);

@@ -47,6 +47,9 @@ enum MoerlFault {
     MOERL_FAULT_TEMPERATURE = 33,  // a row's temperature is not a positive number that f32 can scale by
     MOERL_FAULT_EMPTY_ROW = 34,    // a whole row of -inf
     MOERL_FAULT_NONFINITE_LOGIT = 35,  // +inf or NaN in a counted column
+    MOERL_FAULT_KEEP = 36,         // a keep-set's ids are not strictly ascending, or outside the vocabulary
+    MOERL_FAULT_KEEP_OFFSETS = 37, // a keep-set's offsets descend, or leave the ids
+    MOERL_FAULT_EMPTY_KEEP = 38,   // a whole keep-set of -inf
     // objective
     MOERL_FAULT_NONFINITE_INPUT = 64,  // NaN or infinity at a token that counts
     MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
@@ -872,31 +875,50 @@ struct MoerlPartial {
     float label;
 };
 
+enum MoerlLogprobResult {
+    MOERL_RESULT_WHOLE = 0,
+    MOERL_RESULT_ROWS = 1,    // of a shard: records of rows, counts
+    MOERL_RESULT_PANELS = 2,  // of a shard: records of panels, with the label's logit in its place
+};
+
 struct MoerlLogprobForward {
     const void* logits;
     const void* tokens;
     const float* temperature;    // null: uniform_temperature
     const uint8_t* loss_mask;
-    float* logprobs;
+    const float* label_logits;   // [rows, ids]: where the ids' logits may lie in other shards, for rank
+    float* logprobs;             // [rows, ids]
     float* entropy;
     float* max;
     float* log_sum;
     float* lse;
     float* sum_p2;
+    float* other_labels;         // [rows, ids - 1]
+    uint32_t* rank;              // [rows, ids]; all ones: none
+    int32_t* argmax;
     struct MoerlPartial* saved;
-    float* sum_sq;
-    struct MoerlPartial* records;  // [rows, panels]: where several blocks share a row
+    float* sum_sq;                 // [rows]; [rows, record_stride] where panels' records are the result
+    struct MoerlPartial* records;  // [rows, record_stride]: where several blocks share a row, or panels' records are the result
     float* labels;                 // [rows]: likewise
+    uint64_t* best;              // [rows]: the largest logit and its column as one number, the smaller the better; all ones: none
     uint64_t* errors;
     uint64_t rows;
     uint64_t groups;             // group g holds the rows g, g + groups, g + 2 * groups, ...
     int64_t logits_stride;
     int64_t tokens_stride;
     int64_t ignore_index;
+    int64_t vocab_start;         // of this shard
+    int64_t vocab_total;         // of all shards
+    uint64_t record_stride;      // records of a row
+    double logit_fold;           // multiplies the logits by dividing the temperature
     uint32_t tokens_element;
-    uint32_t vocabulary;
+    uint32_t vocabulary;         // of this shard
+    uint32_t ids;                // of a row
     uint32_t tag;
     float uniform_temperature;
+    float softcap;               // 0: none
+    float cap_scale;             // logit_scale / softcap
+    uint32_t result;             // MoerlLogprobResult
 };
 
 struct MoerlLogprobBackward {
@@ -906,21 +928,94 @@ struct MoerlLogprobBackward {
     const float* temperature;    // null: uniform_temperature
     const uint8_t* loss_mask;
     const struct MoerlPartial* saved;
-    const float* d_logprobs;
+    const float* d_logprobs;     // [rows, ids]
     const float* d_entropy;
     const float* d_lse;
+    const int32_t* kept_ids;
+    const int64_t* kept_offsets; // [rows + 1]
+    const struct MoerlPartial* kept_saved;
+    const float* d_kept_logprobs;
+    const float* d_kept_entropy;
     uint64_t rows;
     uint64_t groups;             // as in the forward
+    uint64_t kept;               // ids in all
     int64_t logits_stride;
     int64_t d_logits_stride;
     int64_t tokens_stride;
     int64_t ignore_index;
+    int64_t vocab_start;
+    int64_t vocab_total;
+    double logit_fold;
     uint32_t tokens_element;
     uint32_t vocabulary;
+    uint32_t ids;
     uint32_t columns;
     uint32_t panels;             // that cover the columns
     uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
     float uniform_temperature;
+    float softcap;
+    float cap_scale;
+    float logit_scale;           // of the softcap
+    uint32_t strict_keep;
+    uint32_t reserved;
+};
+
+struct MoerlLogprobKeep {
+    const void* logits;
+    const void* tokens;
+    const float* temperature;
+    const uint8_t* loss_mask;
+    const int32_t* kept_ids;
+    const int64_t* kept_offsets;       // [rows + 1]
+    const struct MoerlPartial* full;   // [rows]: the records of the whole rows; null where nothing needs them
+    float* kept_logprobs;
+    float* kept_entropy;
+    float* kept_mass;
+    struct MoerlPartial* kept_saved;
+    uint64_t* label_added;       // added to
+    uint64_t* errors;
+    uint64_t rows;
+    uint64_t groups;
+    uint64_t kept;               // ids in all
+    int64_t logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    int64_t vocab_start;
+    int64_t vocab_total;
+    double logit_fold;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t ids;
+    uint32_t tag;
+    float uniform_temperature;
+    float softcap;
+    float cap_scale;
+    uint32_t strict_keep;
+    uint32_t is_shard;           // some ids may lie elsewhere
+    uint32_t reserved;
+};
+
+#define MOERL_MAX_SHARDS 64
+
+// Shard after shard: for each, `records_per_row` records of every row, the first `counts[shard]` of them valid.
+struct MoerlLogprobCombine {
+    struct MoerlLogprobForward outputs;
+    const struct MoerlPartial* records;       // [shards, rows, records_per_row]
+    const float* sum_sq;                      // [shards, rows, records_per_row]; null: no squares
+    const float* other_labels;                // [shards, rows, ids - 1]
+    const uint64_t* best;                     // [shards, rows]
+    const struct MoerlPartial* kept_records;  // [shards, rows]
+    const int64_t* kept_offsets;              // [rows + 1]
+    float* kept_logprobs;
+    float* kept_entropy;
+    float* kept_mass;
+    struct MoerlPartial* kept_saved;
+    uint64_t kept;                            // ids in all
+    uint32_t shards;
+    uint32_t records_per_row;
+    uint32_t positions;                       // valid records of a row, of all shards
+    uint32_t reserved;
+    uint32_t counts[MOERL_MAX_SHARDS];
 };
 
 #endif

@@ -5,6 +5,7 @@
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x8a84b8e296a4d35a;
 pub const ABI_DIGEST: u64 = 0x0cac9a223565d140;
+pub const ABI_DIGEST: u64 = 0x5fdbef476688e431;
 pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
 pub const ABI_DIGEST: u64 = 0x0eca2043439654f9;
 
@@ -27,6 +28,7 @@ pub const MOERL_CORRECTION_PROPOSALS: u32 = 16;
 pub const MOERL_CORRECTION_REPEATS: u32 = 16;
 pub const MOERL_CORRECTION_GLOBALS: u32 = 16;
 pub const MOERL_TALLY_PLACES: u32 = 32;
+pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -51,6 +53,9 @@ pub const MOERL_FAULT_TARGET: MoerlFault = 32;
 pub const MOERL_FAULT_TEMPERATURE: MoerlFault = 33;
 pub const MOERL_FAULT_EMPTY_ROW: MoerlFault = 34;
 pub const MOERL_FAULT_NONFINITE_LOGIT: MoerlFault = 35;
+pub const MOERL_FAULT_KEEP: MoerlFault = 36;
+pub const MOERL_FAULT_KEEP_OFFSETS: MoerlFault = 37;
+pub const MOERL_FAULT_EMPTY_KEEP: MoerlFault = 38;
 pub const MOERL_FAULT_NONFINITE_INPUT: MoerlFault = 64;
 pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
@@ -1514,6 +1519,10 @@ const _: () = {
     ["Offset of field: MoerlPartial::weighted"][::core::mem::offset_of!(MoerlPartial, weighted) - 8usize];
     ["Offset of field: MoerlPartial::label"][::core::mem::offset_of!(MoerlPartial, label) - 12usize];
 };
+pub const MOERL_RESULT_WHOLE: MoerlLogprobResult = 0;
+pub const MOERL_RESULT_ROWS: MoerlLogprobResult = 1;
+pub const MOERL_RESULT_PANELS: MoerlLogprobResult = 2;
+pub type MoerlLogprobResult = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MoerlLogprobForward {
@@ -1521,30 +1530,43 @@ pub struct MoerlLogprobForward {
     pub tokens: *const ::core::ffi::c_void,
     pub temperature: *const f32,
     pub loss_mask: *const u8,
+    pub label_logits: *const f32,
     pub logprobs: *mut f32,
     pub entropy: *mut f32,
     pub max: *mut f32,
     pub log_sum: *mut f32,
     pub lse: *mut f32,
     pub sum_p2: *mut f32,
+    pub other_labels: *mut f32,
+    pub rank: *mut u32,
+    pub argmax: *mut i32,
     pub saved: *mut MoerlPartial,
     pub sum_sq: *mut f32,
     pub records: *mut MoerlPartial,
     pub labels: *mut f32,
+    pub best: *mut u64,
     pub errors: *mut u64,
     pub rows: u64,
     pub groups: u64,
     pub logits_stride: i64,
     pub tokens_stride: i64,
     pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub record_stride: u64,
+    pub logit_fold: f64,
     pub tokens_element: u32,
     pub vocabulary: u32,
+    pub ids: u32,
     pub tag: u32,
     pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub result: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 176usize];
+    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 264usize];
     ["Alignment of MoerlLogprobForward"][::core::mem::align_of::<MoerlLogprobForward>() - 8usize];
     ["Offset of field: MoerlLogprobForward::logits"][::core::mem::offset_of!(MoerlLogprobForward, logits) - 0usize];
     ["Offset of field: MoerlLogprobForward::tokens"][::core::mem::offset_of!(MoerlLogprobForward, tokens) - 8usize];
@@ -1552,33 +1574,53 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobForward, temperature) - 16usize];
     ["Offset of field: MoerlLogprobForward::loss_mask"]
         [::core::mem::offset_of!(MoerlLogprobForward, loss_mask) - 24usize];
+    ["Offset of field: MoerlLogprobForward::label_logits"]
+        [::core::mem::offset_of!(MoerlLogprobForward, label_logits) - 32usize];
     ["Offset of field: MoerlLogprobForward::logprobs"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logprobs) - 32usize];
-    ["Offset of field: MoerlLogprobForward::entropy"][::core::mem::offset_of!(MoerlLogprobForward, entropy) - 40usize];
-    ["Offset of field: MoerlLogprobForward::max"][::core::mem::offset_of!(MoerlLogprobForward, max) - 48usize];
-    ["Offset of field: MoerlLogprobForward::log_sum"][::core::mem::offset_of!(MoerlLogprobForward, log_sum) - 56usize];
-    ["Offset of field: MoerlLogprobForward::lse"][::core::mem::offset_of!(MoerlLogprobForward, lse) - 64usize];
-    ["Offset of field: MoerlLogprobForward::sum_p2"][::core::mem::offset_of!(MoerlLogprobForward, sum_p2) - 72usize];
-    ["Offset of field: MoerlLogprobForward::saved"][::core::mem::offset_of!(MoerlLogprobForward, saved) - 80usize];
-    ["Offset of field: MoerlLogprobForward::sum_sq"][::core::mem::offset_of!(MoerlLogprobForward, sum_sq) - 88usize];
-    ["Offset of field: MoerlLogprobForward::records"][::core::mem::offset_of!(MoerlLogprobForward, records) - 96usize];
-    ["Offset of field: MoerlLogprobForward::labels"][::core::mem::offset_of!(MoerlLogprobForward, labels) - 104usize];
-    ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 112usize];
-    ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 120usize];
-    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 128usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logprobs) - 40usize];
+    ["Offset of field: MoerlLogprobForward::entropy"][::core::mem::offset_of!(MoerlLogprobForward, entropy) - 48usize];
+    ["Offset of field: MoerlLogprobForward::max"][::core::mem::offset_of!(MoerlLogprobForward, max) - 56usize];
+    ["Offset of field: MoerlLogprobForward::log_sum"][::core::mem::offset_of!(MoerlLogprobForward, log_sum) - 64usize];
+    ["Offset of field: MoerlLogprobForward::lse"][::core::mem::offset_of!(MoerlLogprobForward, lse) - 72usize];
+    ["Offset of field: MoerlLogprobForward::sum_p2"][::core::mem::offset_of!(MoerlLogprobForward, sum_p2) - 80usize];
+    ["Offset of field: MoerlLogprobForward::other_labels"]
+        [::core::mem::offset_of!(MoerlLogprobForward, other_labels) - 88usize];
+    ["Offset of field: MoerlLogprobForward::rank"][::core::mem::offset_of!(MoerlLogprobForward, rank) - 96usize];
+    ["Offset of field: MoerlLogprobForward::argmax"][::core::mem::offset_of!(MoerlLogprobForward, argmax) - 104usize];
+    ["Offset of field: MoerlLogprobForward::saved"][::core::mem::offset_of!(MoerlLogprobForward, saved) - 112usize];
+    ["Offset of field: MoerlLogprobForward::sum_sq"][::core::mem::offset_of!(MoerlLogprobForward, sum_sq) - 120usize];
+    ["Offset of field: MoerlLogprobForward::records"][::core::mem::offset_of!(MoerlLogprobForward, records) - 128usize];
+    ["Offset of field: MoerlLogprobForward::labels"][::core::mem::offset_of!(MoerlLogprobForward, labels) - 136usize];
+    ["Offset of field: MoerlLogprobForward::best"][::core::mem::offset_of!(MoerlLogprobForward, best) - 144usize];
+    ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 152usize];
+    ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 160usize];
+    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 168usize];
     ["Offset of field: MoerlLogprobForward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 176usize];
     ["Offset of field: MoerlLogprobForward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 144usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 184usize];
     ["Offset of field: MoerlLogprobForward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 152usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 192usize];
+    ["Offset of field: MoerlLogprobForward::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_start) - 200usize];
+    ["Offset of field: MoerlLogprobForward::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_total) - 208usize];
+    ["Offset of field: MoerlLogprobForward::record_stride"]
+        [::core::mem::offset_of!(MoerlLogprobForward, record_stride) - 216usize];
+    ["Offset of field: MoerlLogprobForward::logit_fold"]
+        [::core::mem::offset_of!(MoerlLogprobForward, logit_fold) - 224usize];
     ["Offset of field: MoerlLogprobForward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 160usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 232usize];
     ["Offset of field: MoerlLogprobForward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 164usize];
-    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 168usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 236usize];
+    ["Offset of field: MoerlLogprobForward::ids"][::core::mem::offset_of!(MoerlLogprobForward, ids) - 240usize];
+    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 244usize];
     ["Offset of field: MoerlLogprobForward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 172usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 248usize];
+    ["Offset of field: MoerlLogprobForward::softcap"][::core::mem::offset_of!(MoerlLogprobForward, softcap) - 252usize];
+    ["Offset of field: MoerlLogprobForward::cap_scale"]
+        [::core::mem::offset_of!(MoerlLogprobForward, cap_scale) - 256usize];
+    ["Offset of field: MoerlLogprobForward::result"][::core::mem::offset_of!(MoerlLogprobForward, result) - 260usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1592,22 +1634,37 @@ pub struct MoerlLogprobBackward {
     pub d_logprobs: *const f32,
     pub d_entropy: *const f32,
     pub d_lse: *const f32,
+    pub kept_ids: *const i32,
+    pub kept_offsets: *const i64,
+    pub kept_saved: *const MoerlPartial,
+    pub d_kept_logprobs: *const f32,
+    pub d_kept_entropy: *const f32,
     pub rows: u64,
     pub groups: u64,
+    pub kept: u64,
     pub logits_stride: i64,
     pub d_logits_stride: i64,
     pub tokens_stride: i64,
     pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub logit_fold: f64,
     pub tokens_element: u32,
     pub vocabulary: u32,
+    pub ids: u32,
     pub columns: u32,
     pub panels: u32,
     pub shares: u32,
     pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub logit_scale: f32,
+    pub strict_keep: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 144usize];
+    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 240usize];
     ["Alignment of MoerlLogprobBackward"][::core::mem::align_of::<MoerlLogprobBackward>() - 8usize];
     ["Offset of field: MoerlLogprobBackward::logits"][::core::mem::offset_of!(MoerlLogprobBackward, logits) - 0usize];
     ["Offset of field: MoerlLogprobBackward::d_logits"]
@@ -1623,24 +1680,191 @@ const _: () = {
     ["Offset of field: MoerlLogprobBackward::d_entropy"]
         [::core::mem::offset_of!(MoerlLogprobBackward, d_entropy) - 56usize];
     ["Offset of field: MoerlLogprobBackward::d_lse"][::core::mem::offset_of!(MoerlLogprobBackward, d_lse) - 64usize];
-    ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 72usize];
-    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 80usize];
+    ["Offset of field: MoerlLogprobBackward::kept_ids"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_ids) - 72usize];
+    ["Offset of field: MoerlLogprobBackward::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_offsets) - 80usize];
+    ["Offset of field: MoerlLogprobBackward::kept_saved"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_saved) - 88usize];
+    ["Offset of field: MoerlLogprobBackward::d_kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_kept_logprobs) - 96usize];
+    ["Offset of field: MoerlLogprobBackward::d_kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_kept_entropy) - 104usize];
+    ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 112usize];
+    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 120usize];
+    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 128usize];
     ["Offset of field: MoerlLogprobBackward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 88usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 136usize];
     ["Offset of field: MoerlLogprobBackward::d_logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 96usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 144usize];
     ["Offset of field: MoerlLogprobBackward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 104usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 152usize];
     ["Offset of field: MoerlLogprobBackward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 112usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 160usize];
+    ["Offset of field: MoerlLogprobBackward::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 168usize];
+    ["Offset of field: MoerlLogprobBackward::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 176usize];
+    ["Offset of field: MoerlLogprobBackward::logit_fold"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 184usize];
     ["Offset of field: MoerlLogprobBackward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 120usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 192usize];
     ["Offset of field: MoerlLogprobBackward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 124usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 196usize];
+    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 200usize];
     ["Offset of field: MoerlLogprobBackward::columns"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 128usize];
-    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 132usize];
-    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 204usize];
+    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 208usize];
+    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 212usize];
     ["Offset of field: MoerlLogprobBackward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 140usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 216usize];
+    ["Offset of field: MoerlLogprobBackward::softcap"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 220usize];
+    ["Offset of field: MoerlLogprobBackward::cap_scale"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 224usize];
+    ["Offset of field: MoerlLogprobBackward::logit_scale"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 228usize];
+    ["Offset of field: MoerlLogprobBackward::strict_keep"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 232usize];
+    ["Offset of field: MoerlLogprobBackward::reserved"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, reserved) - 236usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobKeep {
+    pub logits: *const ::core::ffi::c_void,
+    pub tokens: *const ::core::ffi::c_void,
+    pub temperature: *const f32,
+    pub loss_mask: *const u8,
+    pub kept_ids: *const i32,
+    pub kept_offsets: *const i64,
+    pub full: *const MoerlPartial,
+    pub kept_logprobs: *mut f32,
+    pub kept_entropy: *mut f32,
+    pub kept_mass: *mut f32,
+    pub kept_saved: *mut MoerlPartial,
+    pub label_added: *mut u64,
+    pub errors: *mut u64,
+    pub rows: u64,
+    pub groups: u64,
+    pub kept: u64,
+    pub logits_stride: i64,
+    pub tokens_stride: i64,
+    pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub logit_fold: f64,
+    pub tokens_element: u32,
+    pub vocabulary: u32,
+    pub ids: u32,
+    pub tag: u32,
+    pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub strict_keep: u32,
+    pub is_shard: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobKeep"][::core::mem::size_of::<MoerlLogprobKeep>() - 216usize];
+    ["Alignment of MoerlLogprobKeep"][::core::mem::align_of::<MoerlLogprobKeep>() - 8usize];
+    ["Offset of field: MoerlLogprobKeep::logits"][::core::mem::offset_of!(MoerlLogprobKeep, logits) - 0usize];
+    ["Offset of field: MoerlLogprobKeep::tokens"][::core::mem::offset_of!(MoerlLogprobKeep, tokens) - 8usize];
+    ["Offset of field: MoerlLogprobKeep::temperature"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, temperature) - 16usize];
+    ["Offset of field: MoerlLogprobKeep::loss_mask"][::core::mem::offset_of!(MoerlLogprobKeep, loss_mask) - 24usize];
+    ["Offset of field: MoerlLogprobKeep::kept_ids"][::core::mem::offset_of!(MoerlLogprobKeep, kept_ids) - 32usize];
+    ["Offset of field: MoerlLogprobKeep::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_offsets) - 40usize];
+    ["Offset of field: MoerlLogprobKeep::full"][::core::mem::offset_of!(MoerlLogprobKeep, full) - 48usize];
+    ["Offset of field: MoerlLogprobKeep::kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_logprobs) - 56usize];
+    ["Offset of field: MoerlLogprobKeep::kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_entropy) - 64usize];
+    ["Offset of field: MoerlLogprobKeep::kept_mass"][::core::mem::offset_of!(MoerlLogprobKeep, kept_mass) - 72usize];
+    ["Offset of field: MoerlLogprobKeep::kept_saved"][::core::mem::offset_of!(MoerlLogprobKeep, kept_saved) - 80usize];
+    ["Offset of field: MoerlLogprobKeep::label_added"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, label_added) - 88usize];
+    ["Offset of field: MoerlLogprobKeep::errors"][::core::mem::offset_of!(MoerlLogprobKeep, errors) - 96usize];
+    ["Offset of field: MoerlLogprobKeep::rows"][::core::mem::offset_of!(MoerlLogprobKeep, rows) - 104usize];
+    ["Offset of field: MoerlLogprobKeep::groups"][::core::mem::offset_of!(MoerlLogprobKeep, groups) - 112usize];
+    ["Offset of field: MoerlLogprobKeep::kept"][::core::mem::offset_of!(MoerlLogprobKeep, kept) - 120usize];
+    ["Offset of field: MoerlLogprobKeep::logits_stride"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, logits_stride) - 128usize];
+    ["Offset of field: MoerlLogprobKeep::tokens_stride"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_stride) - 136usize];
+    ["Offset of field: MoerlLogprobKeep::ignore_index"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, ignore_index) - 144usize];
+    ["Offset of field: MoerlLogprobKeep::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_start) - 152usize];
+    ["Offset of field: MoerlLogprobKeep::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_total) - 160usize];
+    ["Offset of field: MoerlLogprobKeep::logit_fold"][::core::mem::offset_of!(MoerlLogprobKeep, logit_fold) - 168usize];
+    ["Offset of field: MoerlLogprobKeep::tokens_element"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_element) - 176usize];
+    ["Offset of field: MoerlLogprobKeep::vocabulary"][::core::mem::offset_of!(MoerlLogprobKeep, vocabulary) - 180usize];
+    ["Offset of field: MoerlLogprobKeep::ids"][::core::mem::offset_of!(MoerlLogprobKeep, ids) - 184usize];
+    ["Offset of field: MoerlLogprobKeep::tag"][::core::mem::offset_of!(MoerlLogprobKeep, tag) - 188usize];
+    ["Offset of field: MoerlLogprobKeep::uniform_temperature"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, uniform_temperature) - 192usize];
+    ["Offset of field: MoerlLogprobKeep::softcap"][::core::mem::offset_of!(MoerlLogprobKeep, softcap) - 196usize];
+    ["Offset of field: MoerlLogprobKeep::cap_scale"][::core::mem::offset_of!(MoerlLogprobKeep, cap_scale) - 200usize];
+    ["Offset of field: MoerlLogprobKeep::strict_keep"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, strict_keep) - 204usize];
+    ["Offset of field: MoerlLogprobKeep::is_shard"][::core::mem::offset_of!(MoerlLogprobKeep, is_shard) - 208usize];
+    ["Offset of field: MoerlLogprobKeep::reserved"][::core::mem::offset_of!(MoerlLogprobKeep, reserved) - 212usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobCombine {
+    pub outputs: MoerlLogprobForward,
+    pub records: *const MoerlPartial,
+    pub sum_sq: *const f32,
+    pub other_labels: *const f32,
+    pub best: *const u64,
+    pub kept_records: *const MoerlPartial,
+    pub kept_offsets: *const i64,
+    pub kept_logprobs: *mut f32,
+    pub kept_entropy: *mut f32,
+    pub kept_mass: *mut f32,
+    pub kept_saved: *mut MoerlPartial,
+    pub kept: u64,
+    pub shards: u32,
+    pub records_per_row: u32,
+    pub positions: u32,
+    pub reserved: u32,
+    pub counts: [u32; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobCombine"][::core::mem::size_of::<MoerlLogprobCombine>() - 624usize];
+    ["Alignment of MoerlLogprobCombine"][::core::mem::align_of::<MoerlLogprobCombine>() - 8usize];
+    ["Offset of field: MoerlLogprobCombine::outputs"][::core::mem::offset_of!(MoerlLogprobCombine, outputs) - 0usize];
+    ["Offset of field: MoerlLogprobCombine::records"][::core::mem::offset_of!(MoerlLogprobCombine, records) - 264usize];
+    ["Offset of field: MoerlLogprobCombine::sum_sq"][::core::mem::offset_of!(MoerlLogprobCombine, sum_sq) - 272usize];
+    ["Offset of field: MoerlLogprobCombine::other_labels"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, other_labels) - 280usize];
+    ["Offset of field: MoerlLogprobCombine::best"][::core::mem::offset_of!(MoerlLogprobCombine, best) - 288usize];
+    ["Offset of field: MoerlLogprobCombine::kept_records"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_records) - 296usize];
+    ["Offset of field: MoerlLogprobCombine::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_offsets) - 304usize];
+    ["Offset of field: MoerlLogprobCombine::kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_logprobs) - 312usize];
+    ["Offset of field: MoerlLogprobCombine::kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_entropy) - 320usize];
+    ["Offset of field: MoerlLogprobCombine::kept_mass"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_mass) - 328usize];
+    ["Offset of field: MoerlLogprobCombine::kept_saved"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_saved) - 336usize];
+    ["Offset of field: MoerlLogprobCombine::kept"][::core::mem::offset_of!(MoerlLogprobCombine, kept) - 344usize];
+    ["Offset of field: MoerlLogprobCombine::shards"][::core::mem::offset_of!(MoerlLogprobCombine, shards) - 352usize];
+    ["Offset of field: MoerlLogprobCombine::records_per_row"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, records_per_row) - 356usize];
+    ["Offset of field: MoerlLogprobCombine::positions"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, positions) - 360usize];
+    ["Offset of field: MoerlLogprobCombine::reserved"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, reserved) - 364usize];
+    ["Offset of field: MoerlLogprobCombine::counts"][::core::mem::offset_of!(MoerlLogprobCombine, counts) - 368usize];
 };

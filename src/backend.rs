@@ -174,6 +174,28 @@ pub trait Backend {
         call: logprob::Backward<'_, Self::Memory>,
     ) -> Result<()>;
 
+    /// One shard's part of [`logprob_forward`](Backend::logprob_forward), where each device has some columns of the vocabulary.
+    ///
+    /// # Errors
+    /// [`PartialCall::validate`](logprob::PartialCall::validate)'s.
+    fn logprob_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::PartialCall<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The outputs from what [`logprob_partial`](Backend::logprob_partial) left on all shards.
+    ///
+    /// # Errors
+    /// [`Combine::validate`](logprob::Combine::validate)'s; what only the device can see goes to the call's error word.
+    fn logprob_combine(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Combine<'_, Self::Memory>,
+    ) -> Result<()>;
+
     // ---- objective --------------------------------------------------------------------------------------------------
 
     /// Loss, gradient and statistics of a batch of whole segments: see [`objective`].

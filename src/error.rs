@@ -91,6 +91,10 @@ pub enum Kind {
     Workspace,
     /// A softmax temperature that is not a positive, finite number f32 can scale by.
     Temperature,
+    /// A softcap, or a scale of logits, that is not positive and finite.
+    Softcap,
+    /// Keep-sets in a call with several tokens per row.
+    KeepSetWithManyIds,
     /// A denominator of zero although tokens count.
     ZeroDenominator,
     /// Log-probabilities in 16 bits where their rounding would drown the ratio.
@@ -209,6 +213,12 @@ fault_codes! {
     EmptyRow = MOERL_FAULT_EMPTY_ROW, "every logit of the row is -inf";
     /// +∞ or NaN among the logits.
     NonfiniteLogit = MOERL_FAULT_NONFINITE_LOGIT, "a logit of the row is NaN or +inf";
+    /// Kept ids that do not strictly ascend, or that are outside the vocabulary.
+    Keep = MOERL_FAULT_KEEP, "the kept ids must be strictly ascending token ids of the vocabulary";
+    /// Offsets of kept ids that descend, or leave the ids.
+    KeepOffsets = MOERL_FAULT_KEEP_OFFSETS, "the offsets of the kept ids must lead from 0 to their number without descending";
+    /// A keep-set of −∞ alone.
+    EmptyKeep = MOERL_FAULT_EMPTY_KEEP, "every kept logit of the row is -inf";
     /// NaN or infinity at a token that counts.
     NonfiniteInput = MOERL_FAULT_NONFINITE_INPUT, "an input of a counted token is NaN or infinite";
     /// A log-probability above 1e-3.

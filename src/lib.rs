@@ -5,6 +5,7 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`router_loss`] | load balance, z-loss, entropy bonus and divergence of a router, and the update of a selection bias |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
+//! | [`logprob`] | log-probability of the chosen tokens, entropy, log-sum-exp, Σp², rank and argmax, in one read of the logits; keep-sets; vocabulary shards |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
 //! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |

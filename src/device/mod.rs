@@ -72,6 +72,22 @@ impl<E: Executor> Backend for E {
     ) -> Result<()> {
         logprob::backward(self, stream, config, call)
     }
+    fn logprob_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::partial(self, stream, config, call)
+    }
+    fn logprob_combine(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::combine(self, stream, config, call)
+    }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
 

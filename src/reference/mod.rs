@@ -78,6 +78,22 @@ impl Backend for Reference {
     ) -> Result<()> {
         logprob::backward(config, call)
     }
+    fn logprob_partial(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, Host>,
+    ) -> Result<()> {
+        logprob::partial(config, call)
+    }
+    fn logprob_combine(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, Host>,
+    ) -> Result<()> {
+        logprob::combine(config, call)
+    }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
 

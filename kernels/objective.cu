@@ -23,20 +23,26 @@
 #include "objective/partial.cuh"
 
 MOERL_ALL_REGISTERS(objective_partial, MoerlObjective, 128)
-MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false>(p); }
+MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false, false>(p); }
 MOERL_ALL_REGISTERS(objective_partial_tally, MoerlObjective, 128)
-MOERL_KERNEL(objective_partial_tally, MoerlObjective, 128) { partial_phase<true>(p); }
+MOERL_KERNEL(objective_partial_tally, MoerlObjective, 128) { partial_phase<false, true>(p); }
+MOERL_ALL_REGISTERS(objective_partial_wide, MoerlObjective, 128)
+MOERL_KERNEL(objective_partial_wide, MoerlObjective, 128) { partial_phase<true, false>(p); }
+MOERL_ALL_REGISTERS(objective_partial_wide_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_partial_wide_tally, MoerlObjective, 128) { partial_phase<true, true>(p); }
 
-MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p, false); }
-MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p, false); }
-MOERL_KERNEL(objective_finish_gspo, MoerlObjective, 256) { finish_phase<false>(p, true); }
-MOERL_KERNEL(objective_finish_gspo_tally, MoerlObjective, 256) { finish_phase<true>(p, true); }
+MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p); }
+MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p); }
 
 MOERL_ALL_REGISTERS(objective_apply_ppo, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_ppo, MoerlObjective, 128) { apply_phase<MOERL_PPO_CLIP, false>(p); }
+MOERL_KERNEL(objective_apply_ppo, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_ppo_tally, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_ppo_tally, MoerlObjective, 128) { apply_phase<MOERL_PPO_CLIP, true>(p); }
+MOERL_KERNEL(objective_apply_ppo_tally, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, true>(p); }
 MOERL_ALL_REGISTERS(objective_apply_gspo, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_gspo, MoerlObjective, 128) { apply_phase<MOERL_GSPO, false>(p); }
+MOERL_KERNEL(objective_apply_gspo, MoerlObjective, 128) { apply_phase<SHARED_GRADIENT, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_gspo_token, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_gspo_token, MoerlObjective, 128) { apply_phase<MOERL_GSPO_TOKEN, false>(p); }
+MOERL_KERNEL(objective_apply_gspo_token, MoerlObjective, 128) { apply_phase<SEGMENT_RATIO, false>(p); }
+MOERL_ALL_REGISTERS(objective_apply_any, MoerlObjective, 128)
+MOERL_KERNEL(objective_apply_any, MoerlObjective, 128) { apply_phase<ANY, false>(p); }
+MOERL_ALL_REGISTERS(objective_apply_any_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_apply_any_tally, MoerlObjective, 128) { apply_phase<ANY, true>(p); }

@@ -93,6 +93,8 @@ pub enum Kind {
     Temperature,
     /// A denominator of zero although tokens count.
     ZeroDenominator,
+    /// Weights against the rollout where the ratio is taken against it too.
+    DoubleCorrection,
     /// Log-probabilities in 16 bits where their rounding would drown the ratio.
     LowPrecision,
     /// Packed offsets that do not describe segments of the tokens given.
@@ -213,6 +215,8 @@ fault_codes! {
     Mask = MOERL_FAULT_MASK, "a mask value is neither 0 nor 1";
     /// A denominator of 0 although a token counts.
     ZeroDenominator = MOERL_FAULT_ZERO_DENOMINATOR, "a denominator is 0 although a token counts";
+    /// A segment's weight that is NaN or infinite.
+    SegmentWeight = MOERL_FAULT_SEGMENT_WEIGHT, "the segment's weight is NaN or infinite";
 }
 
 /// Collects every fault of a call's arguments before anything is queued.

@@ -81,11 +81,15 @@ mod call;
 mod config;
 mod lint;
 mod preset;
+mod terms;
+mod variant;
 
 pub use crate::segments::{Groups, Plan, Segments, TILE, TILE_GROUP};
-pub(crate) use bounds::Bounds;
+pub(crate) use bounds::{Bounds, Rates};
 pub(crate) use call::check;
 pub use call::{Advantages, Batch, Coefficient, Denominators, Output, Phases, Sizes, workspace_bytes};
-pub use config::{Aggregation, Cap, Clip, Config, NonFinite, Plane, Saturation, Variant};
+pub use config::{Aggregation, Config, NonFinite, Plane, Saturation};
 pub use lint::Warning;
 pub use preset::{Algorithm, Preset};
+pub use terms::{Anchor, DenominatorBasis, Kl, KlForm, RejectionScope};
+pub use variant::{Cap, Cispo, CispoCap, Clip, Divergence, Dppo, RatioLevel, Sapo, Variant, Vespo, Window};

@@ -14,16 +14,26 @@ mod emulated;
 mod invariance;
 #[path = "objective/table.rs"]
 mod table;
+#[path = "objective/variants.rs"]
+mod variants;
 
 use agreement::*;
 use bad_input::*;
 use invariance::*;
 use table::*;
+use variants::*;
 
 on_every_backend!(
     two_tokens_give_the_values_of_the_table,
+    every_variant_gives_the_values_of_the_table,
+    weights_of_a_geometric_mean_are_part_of_it,
+    divergences_give_the_values_of_the_table,
     bounds_pass_the_gradient_and_the_next_number_does_not,
     results_agree_with_the_reference_for_every_variant_and_length,
+    every_objective_agrees_with_the_reference,
+    ratios_may_be_taken_against_the_rollout,
+    rejected_tokens_lose_their_terms,
+    a_log_ratio_of_200_saturates,
     results_agree_for_every_aggregation,
     results_agree_for_every_saturation_and_cap,
     absent_old_logprobs_make_every_ratio_one,

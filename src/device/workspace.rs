@@ -48,25 +48,25 @@ impl ObjectiveWorkspace {
     pub(crate) fn tile_tickets(&self) -> usize {
         self.group_tickets() + self.units * 4
     }
-    /// 16 bytes per segment.
+    /// 32 bytes per segment.
     pub(crate) fn coefficients(&self) -> usize {
         (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
     }
-    /// Five planes of one f64 per segment.
+    /// Eight planes of one f64 per segment.
     pub(crate) fn sums(&self) -> usize {
-        self.coefficients() + self.segments * 16
+        self.coefficients() + self.segments * 32
     }
-    /// 16 bytes per unit: what a tile sums to.
+    /// 32 bytes per unit: what a tile sums to.
     pub(crate) fn tile_records(&self) -> usize {
-        (self.sums() + self.segments * 5 * 8).next_multiple_of(ALIGNMENT)
+        (self.sums() + self.segments * 8 * 8).next_multiple_of(ALIGNMENT)
     }
-    /// Five f64 per unit: what a group of tiles sums to, where its first tile is.
+    /// Eight f64 per unit: what a group of tiles sums to, where its first tile is.
     pub(crate) fn group_records(&self) -> usize {
-        self.tile_records() + self.units * 16
+        self.tile_records() + self.units * 32
     }
     /// A tally of f64 per leaf and node.
     pub(crate) fn tallies(&self) -> usize {
-        (self.group_records() + self.units * 5 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_records() + self.units * 8 * 8).next_multiple_of(ALIGNMENT)
     }
     fn end(&self) -> usize {
         self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY as usize * 8

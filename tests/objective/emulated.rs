@@ -4,19 +4,15 @@ use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
 use moerl::objective::Config;
 
-use crate::case::{Case, run, run_plain};
+use crate::case::{Case, objectives, run, run_plain};
 use crate::common::bits;
-
-fn variants() -> [Config; 3] {
-    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
-}
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
     // Units of several segments, of one, and of tiles; more than 32 units, so that the trees have two levels.
     let lengths: Vec<usize> = [vec![5, 40, 3, 700, 500, 2500, 33], vec![600; 30]].concat();
-    let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3);
-    for config in variants() {
+    let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3).with_terms(3);
+    for config in objectives() {
         let first = run(&Emulator::new(), &config, &case);
         for seed in 0..24 {
             let schedule =
@@ -65,7 +61,7 @@ fn every_array_is_read_once_per_phase_and_the_gradient_written_once() {
         let rich = case.clone().with_token_advantages(3).with_weights(3);
         let mask = ["loss_mask"];
         let all = ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"];
-        let [ppo, gspo, token] = variants();
+        let [ppo, gspo, token] = [0, 1, 2].map(|which| objectives()[which].clone());
         for (config, case, partial, apply) in [
             (&ppo, &rich, &mask[..], &all[..]),
             (&gspo, &rich, &all[..], &mask[..]),

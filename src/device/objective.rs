@@ -317,7 +317,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| !finish)),
             weights: arguments.read_optional("weights", batch.weights.filter(|_| reads_tokens)),
             keep: arguments.read_optional("keep", batch.keep.filter(|_| reads_keep)),
-            chosen: arguments.read_optional("chosen", batch.chosen.filter(|_| apply)),
+            chosen: arguments.read_optional("chosen", batch.chosen.filter(|_| apply && matches!(config.variant, Variant::KlCov { .. }))),
             router_shift: arguments.read_optional("router_shift", batch.router_shift.filter(|_| reads_tokens)),
             rollout_logprobs: arguments.read_optional("rollout_logprobs", rollout),
             ref_logprobs: arguments.read_optional("ref_logprobs", batch.ref_logprobs.filter(|_| reads_ref)),

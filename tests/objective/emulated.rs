@@ -2,10 +2,11 @@
 
 use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
-use moerl::objective::Config;
+use moerl::objective::{Config, Kl, KlForm, Variant};
 
 use crate::case::{Case, objectives, run, run_plain};
 use crate::common::bits;
+use crate::variants::named;
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
@@ -36,7 +37,19 @@ fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {
 
 /// Asserts that a launch reads each byte of these arrays once, of no other token array any, within 5 %.
 fn assert_reads(launch: &LaunchTraffic, arrays: &[&str], case: &str) {
-    for name in ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"] {
+    for name in [
+        "logprobs",
+        "old_logprobs",
+        "advantages",
+        "loss_mask",
+        "weights",
+        "rollout_logprobs",
+        "ref_logprobs",
+        "entropy",
+        "keep",
+        "chosen",
+        "router_shift",
+    ] {
         let Some(buffer) = launch.buffer(name) else { continue };
         let expected = if arrays.contains(&name) { buffer.bytes } else { 0 };
         let sectors = buffer.loads.sectors * 32;
@@ -85,4 +98,75 @@ fn every_array_is_read_once_per_phase_and_the_gradient_written_once() {
         assert_eq!(of(&launches[2], &["logprobs", "old_logprobs", "loss_mask", "d_logprobs"]), 5 * tokens, "{which}");
         assert_eq!(launches[0].buffer("logprobs").unwrap().loads.most, 1, "{which}");
     }
+}
+
+/// What an objective has to know of every token, in `partial` and in `apply`. Letters: l, o, A, w, q, r, H, c(hosen), k(ept); the mask always.
+fn needed(name: &str) -> (&'static str, &'static str) {
+    match name {
+        "gspo" | "sapo sequence" => ("loAw", ""),
+        "gspo_token" => ("loAw", "Aw"),
+        "cispo sequence" | "cispo sequence unified" => ("loAw", "lAw"),
+        "gmpo" => ("loAw", "loA"),
+        "vespo" => ("loAw", "lA"),
+        "reinforce_is" | "gpg" => ("", "lAw"),
+        "minirl" => ("", "loAwq"),
+        "kl_cov" => ("", "loAwc"),
+        _ => ("", "loAw"),
+    }
+}
+
+fn arrays(letters: &str) -> Vec<&'static str> {
+    let array = |letter| match letter {
+        'l' => "logprobs",
+        'o' => "old_logprobs",
+        'A' => "advantages",
+        'w' => "weights",
+        'q' => "rollout_logprobs",
+        'r' => "ref_logprobs",
+        'H' => "entropy",
+        'c' => "chosen",
+        _ => "keep",
+    };
+    letters.chars().map(array).chain(["loss_mask"]).collect()
+}
+
+#[test]
+fn every_objective_reads_what_it_needs_once() {
+    let plain = Case::random(&[1000, 24, 17, 17, 2048, 500, 33], 3)
+        .with_mask(3)
+        .with_token_advantages(3)
+        .with_weights(3)
+        .with_terms(3);
+    let kept = Case { keep: Some(vec![1; plain.tokens()]), ..plain.clone() };
+    for (name, variant) in named() {
+        let (partial, apply) = needed(name);
+        let joined = |letters: &str, more: &str| {
+            let more: String = more.chars().filter(|&c| !letters.contains(c)).collect();
+            arrays(&format!("{letters}{more}"))
+        };
+        let kl = |form| Some(Kl::new(0.1, form));
+        let bonus = |config| Config { mismatch_penalty: 0.1, entropy_bonus: 0.1, ..config };
+        for (what, case, config, more_partial, more_apply) in [
+            ("bare", &plain, Config::new(variant), "", ""),
+            ("k3", &plain, Config { kl: kl(KlForm::K3), ..Config::new(variant) }, "", "lr"),
+            ("k3, s", &plain, Config { kl: kl(KlForm::K3IsSequence), ..Config::new(variant) }, "loAwr", "lr"),
+            ("terms", &plain, bonus(Config::new(variant)), "", "lqH"),
+            ("kept", &kept, Config::new(variant), if partial.is_empty() { "" } else { "k" }, "k"),
+        ] {
+            let name = format!("{name}, {what}");
+            // Where a segment's tokens share a gradient, which of them were kept is known by then.
+            let more_apply = if variant_shares(&variant) && what == "kept" { "" } else { more_apply };
+            let launches = traffic(&config, case);
+            assert_eq!(launches.len(), 3, "{name}");
+            assert_reads(&launches[0], &joined(partial, more_partial), &name);
+            assert_reads(&launches[1], &[], &name);
+            assert_reads(&launches[2], &joined(apply, more_apply), &name);
+            let written = launches[2].buffer("d_logprobs").unwrap();
+            assert_eq!((written.stores.bytes, written.stores.once), (written.bytes, written.bytes), "{name}");
+        }
+    }
+}
+
+fn variant_shares(variant: &Variant) -> bool {
+    matches!(variant, Variant::Gspo(_)) || matches!(variant, Variant::Sapo(_)) && variant.is_sequence_level()
 }

@@ -57,11 +57,11 @@ pub fn two_tokens_give_the_values_of_the_table<B: Backend>(backend: &B) {
     }
 }
 
-/// Loss and gradients to the six digits of the table, so 1e-6 of each beside what f32 rounds.
+/// Loss and gradients to the six digits of the table: 5e-7 for each of two tokens, beside what f32 rounds.
 fn assert_values<B: Backend>(backend: &B, name: &str, config: &Config, case: &Case, loss: Option<f64>, g: [f64; 2]) {
     let found = run(backend, config, case);
     if let Some(loss) = loss {
-        assert!((found.loss - loss).abs() < 2e-6 * loss.abs().max(0.1), "{name}: loss {} not {loss}", found.loss);
+        assert!((found.loss - loss).abs() < 2e-6 * loss.abs().max(0.6), "{name}: loss {} not {loss}", found.loss);
     }
     for (found, expected) in found.d_logprobs.iter().zip(g) {
         let error = (f64::from(*found) - expected).abs();

@@ -125,7 +125,7 @@ fn batch(inputs: Inputs) -> (Segments, Tokens) {
         segment_weights: inputs.corrected.then(|| (0..segments.len()).map(|i| 0.6 + 0.3 * i as f64).collect()),
         keep: inputs.corrected.then(|| (0..n).map(|u| u8::from(u % 4 != 1)).collect()),
         chosen: Some((0..n).map(|u| u8::from(u % 3 == 0)).collect()),
-        router_shift: inputs.corrected.then(|| by_token(&|u| -0.025 * u)),
+        router_shift: inputs.corrected.then(|| by_token(&|u| -0.005 - 0.028 * u)),
         rollout_logprobs: Some(old.iter().enumerate().map(|(u, o)| o + 0.017 * (u as f64 - 4.3)).collect()),
         ref_logprobs: Some(logprobs.iter().enumerate().map(|(u, l)| l + 0.9 * (u as f64 * 2.3 + 0.4).sin()).collect()),
         entropy: Some(by_token(&|u| 1.0 + 0.2 * u)),

@@ -295,6 +295,50 @@ struct MoerlObjective {
     uint8_t reserved[3];
 };
 
+// ---- covariance -----------------------------------------------------------------------------------------------------
+
+enum MoerlCovarianceRule {
+    MOERL_COVARIANCE_RANDOM = 0,     // of those between the bounds, the ones with the smallest random keys
+    MOERL_COVARIANCE_BERNOULLI = 1,  // of those between the bounds, each by its own coin
+    MOERL_COVARIANCE_LARGEST = 2,    // those with the largest covariance
+};
+
+// What the launches of a call hand on.
+struct MoerlCovarianceState {
+    double mean_advantage;
+    double mean_logprob;
+    uint64_t prefix;  // the digits of the last chosen key that are known
+    uint64_t wanted;  // keys still to be chosen among those that begin with them
+};
+
+struct MoerlCovariance {
+    // [N]
+    const float* logprobs;
+    const float* advantages;
+    const uint8_t* loss_mask;
+    const uint8_t* excluded;
+    const uint32_t* token_ids;
+    uint8_t* chosen;
+    uint8_t* keep;
+    // workspace
+    struct MoerlCovarianceState* state;
+    uint32_t* ticket;
+    uint32_t* histogram;  // [256]
+    double* sums;         // [blocks][3]
+    uint64_t tokens;
+    uint64_t seed;
+    uint64_t threshold;   // of a coin, of 2^32
+    double fraction;
+    double mean_advantage;
+    double mean_logprob;
+    double lower;
+    double upper;
+    uint32_t rule;
+    uint32_t shift;       // of the digit that this pass counts
+    uint32_t has_means;
+    uint32_t reserved;
+};
+
 // ---- advantage ------------------------------------------------------------------------------------------------------
 
 struct MoerlGroupAdvantages {

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use crate::advantage;
+use crate::{advantage, covariance};
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
@@ -189,6 +189,19 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    /// Which tokens Clip-Cov and KL-Cov single out: see [`covariance`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](covariance::Call::validate)'s.
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &covariance::Config,
+        call: covariance::Call<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- advantage --------------------------------------------------------------------------------------------------
 

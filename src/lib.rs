@@ -5,6 +5,7 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
 //! | [`advantage`] | rewards normalised within their group |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
@@ -20,6 +21,7 @@ struct Readme;
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code)]
 pub(crate) mod abi;
 pub mod advantage;
+pub mod covariance;
 mod backend;
 pub mod device;
 pub mod diagnostics;

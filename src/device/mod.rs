@@ -1,6 +1,7 @@
 //! The road from a validated call to a kernel: grids, workspaces, parameter structures, and who runs them.
 
 mod advantage;
+mod covariance;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
@@ -132,6 +133,17 @@ impl<E: Executor> Backend for E {
         output: Output<'_, E::Memory>,
     ) -> Result<()> {
         objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, E::Memory>,
+    ) -> Result<()> {
+        covariance::covariance(self, stream, config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

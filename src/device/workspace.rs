@@ -78,7 +78,50 @@ impl ObjectiveWorkspace {
 
     /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
     pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
-        let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
-        workspace.slice(skipped..skipped + self.end())
+        aligned(workspace, self.end())
     }
+}
+
+/// Tokens of a block of `kernels/covariance.cu`.
+pub(crate) const COVARIANCE_BLOCK: usize = 1024;
+
+/// The parts of the workspace of [`covariance`](crate::covariance): the state, a ticket, a histogram, then sums of every block. All but the sums
+/// are cleared in stream order before a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CovarianceWorkspace {
+    blocks: usize,
+}
+
+impl CovarianceWorkspace {
+    pub(crate) fn of(tokens: usize) -> CovarianceWorkspace {
+        CovarianceWorkspace { blocks: tokens.div_ceil(COVARIANCE_BLOCK) }
+    }
+    /// u32, behind the state of 32 bytes.
+    pub(crate) fn ticket(&self) -> usize {
+        size_of::<crate::abi::MoerlCovarianceState>()
+    }
+    /// u32 for each of 256 digits.
+    pub(crate) fn histogram(&self) -> usize {
+        self.ticket() + ALIGNMENT
+    }
+    /// Three f64 per block.
+    pub(crate) fn sums(&self) -> usize {
+        self.histogram() + 256 * 4
+    }
+    fn end(&self) -> usize {
+        self.sums() + self.blocks * 3 * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, bytes: usize) -> ViewMut<'_, u8, M> {
+    let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
+    workspace.slice(skipped..skipped + bytes)
 }

@@ -1,6 +1,7 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod covariance;
 mod gate;
 mod logprob;
 mod objective;
@@ -134,6 +135,17 @@ impl Backend for Reference {
         output: Output<'_, Host>,
     ) -> Result<()> {
         objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        _stream: &(),
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, Host>,
+    ) -> Result<()> {
+        covariance::covariance(config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

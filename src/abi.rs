@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x1cad0cb94a2cdea4;
+pub const ABI_DIGEST: u64 = 0xed7f06aeeb3bbb37;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -393,6 +393,86 @@ const _: () = {
         [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 523usize];
     ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
     ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 525usize];
+};
+pub const MOERL_COVARIANCE_RANDOM: MoerlCovarianceRule = 0;
+pub const MOERL_COVARIANCE_BERNOULLI: MoerlCovarianceRule = 1;
+pub const MOERL_COVARIANCE_LARGEST: MoerlCovarianceRule = 2;
+pub type MoerlCovarianceRule = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCovarianceState {
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub prefix: u64,
+    pub wanted: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCovarianceState"][::core::mem::size_of::<MoerlCovarianceState>() - 32usize];
+    ["Alignment of MoerlCovarianceState"][::core::mem::align_of::<MoerlCovarianceState>() - 8usize];
+    ["Offset of field: MoerlCovarianceState::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_advantage) - 0usize];
+    ["Offset of field: MoerlCovarianceState::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_logprob) - 8usize];
+    ["Offset of field: MoerlCovarianceState::prefix"][::core::mem::offset_of!(MoerlCovarianceState, prefix) - 16usize];
+    ["Offset of field: MoerlCovarianceState::wanted"][::core::mem::offset_of!(MoerlCovarianceState, wanted) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCovariance {
+    pub logprobs: *const f32,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub excluded: *const u8,
+    pub token_ids: *const u32,
+    pub chosen: *mut u8,
+    pub keep: *mut u8,
+    pub state: *mut MoerlCovarianceState,
+    pub ticket: *mut u32,
+    pub histogram: *mut u32,
+    pub sums: *mut f64,
+    pub tokens: u64,
+    pub seed: u64,
+    pub threshold: u64,
+    pub fraction: f64,
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub lower: f64,
+    pub upper: f64,
+    pub rule: u32,
+    pub shift: u32,
+    pub has_means: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCovariance"][::core::mem::size_of::<MoerlCovariance>() - 168usize];
+    ["Alignment of MoerlCovariance"][::core::mem::align_of::<MoerlCovariance>() - 8usize];
+    ["Offset of field: MoerlCovariance::logprobs"][::core::mem::offset_of!(MoerlCovariance, logprobs) - 0usize];
+    ["Offset of field: MoerlCovariance::advantages"][::core::mem::offset_of!(MoerlCovariance, advantages) - 8usize];
+    ["Offset of field: MoerlCovariance::loss_mask"][::core::mem::offset_of!(MoerlCovariance, loss_mask) - 16usize];
+    ["Offset of field: MoerlCovariance::excluded"][::core::mem::offset_of!(MoerlCovariance, excluded) - 24usize];
+    ["Offset of field: MoerlCovariance::token_ids"][::core::mem::offset_of!(MoerlCovariance, token_ids) - 32usize];
+    ["Offset of field: MoerlCovariance::chosen"][::core::mem::offset_of!(MoerlCovariance, chosen) - 40usize];
+    ["Offset of field: MoerlCovariance::keep"][::core::mem::offset_of!(MoerlCovariance, keep) - 48usize];
+    ["Offset of field: MoerlCovariance::state"][::core::mem::offset_of!(MoerlCovariance, state) - 56usize];
+    ["Offset of field: MoerlCovariance::ticket"][::core::mem::offset_of!(MoerlCovariance, ticket) - 64usize];
+    ["Offset of field: MoerlCovariance::histogram"][::core::mem::offset_of!(MoerlCovariance, histogram) - 72usize];
+    ["Offset of field: MoerlCovariance::sums"][::core::mem::offset_of!(MoerlCovariance, sums) - 80usize];
+    ["Offset of field: MoerlCovariance::tokens"][::core::mem::offset_of!(MoerlCovariance, tokens) - 88usize];
+    ["Offset of field: MoerlCovariance::seed"][::core::mem::offset_of!(MoerlCovariance, seed) - 96usize];
+    ["Offset of field: MoerlCovariance::threshold"][::core::mem::offset_of!(MoerlCovariance, threshold) - 104usize];
+    ["Offset of field: MoerlCovariance::fraction"][::core::mem::offset_of!(MoerlCovariance, fraction) - 112usize];
+    ["Offset of field: MoerlCovariance::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_advantage) - 120usize];
+    ["Offset of field: MoerlCovariance::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_logprob) - 128usize];
+    ["Offset of field: MoerlCovariance::lower"][::core::mem::offset_of!(MoerlCovariance, lower) - 136usize];
+    ["Offset of field: MoerlCovariance::upper"][::core::mem::offset_of!(MoerlCovariance, upper) - 144usize];
+    ["Offset of field: MoerlCovariance::rule"][::core::mem::offset_of!(MoerlCovariance, rule) - 152usize];
+    ["Offset of field: MoerlCovariance::shift"][::core::mem::offset_of!(MoerlCovariance, shift) - 156usize];
+    ["Offset of field: MoerlCovariance::has_means"][::core::mem::offset_of!(MoerlCovariance, has_means) - 160usize];
+    ["Offset of field: MoerlCovariance::reserved"][::core::mem::offset_of!(MoerlCovariance, reserved) - 164usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -7,6 +7,8 @@ mod bad_input;
 #[path = "objective/case.rs"]
 mod case;
 mod common;
+#[path = "objective/conventions.rs"]
+mod conventions;
 #[cfg(feature = "emulate")]
 #[path = "objective/emulated.rs"]
 mod emulated;
@@ -19,6 +21,7 @@ mod variants;
 
 use agreement::*;
 use bad_input::*;
+use conventions::*;
 use invariance::*;
 use table::*;
 use variants::*;
@@ -34,6 +37,11 @@ on_every_backend!(
     ratios_may_be_taken_against_the_rollout,
     rejected_tokens_lose_their_terms,
     a_log_ratio_of_200_saturates,
+    a_term_without_its_input_is_refused,
+    correcting_for_the_rollout_twice_is_refused,
+    a_bad_segment_weight_is_reported,
+    the_parts_of_a_loss_add_up,
+    rounded_log_probabilities_are_noticed,
     results_agree_for_every_aggregation,
     results_agree_for_every_saturation_and_cap,
     absent_old_logprobs_make_every_ratio_one,

@@ -152,7 +152,8 @@ pub fn divergences_give_the_values_of_the_table<B: Backend>(backend: &B) {
         let case = two_tokens(0.0);
         assert_values(backend, name, &config, &case, Some(values[0] + values[1]), gradient);
         for (found, expected) in run(backend, &config, &case).kl.iter().zip(values) {
-            assert!((f64::from(*found) - expected).abs() < 1e-6 * expected.abs().max(0.1), "{name}: {found}");
+            // Half a unit of the sixth digit, and what f32 rounds.
+            assert!((f64::from(*found) - expected).abs() < 7e-7, "{name}: {found}");
         }
     }
     let config = Config::ppo_clip(0.2, 0.2).with_kl(Kl::new(1.0, KlForm::K3IsSequence));

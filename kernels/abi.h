@@ -218,7 +218,7 @@ struct MoerlObjective {
     const struct MoerlUnit* units;
     // planes [S]
     double* log_ratio;
-    double* count;
+    double* count;  // null: not known, for nothing needs it
     double* positive;
     double* negative;
     double* kept;
@@ -292,7 +292,8 @@ struct MoerlObjective {
     uint8_t after_rejection;  // denominators count what was kept
     uint8_t value_in_finish;  // the policy's loss is known by then
     uint8_t has_rollout;
-    uint8_t reserved[3];
+    uint8_t opens_totals;     // this launch is the first to write the loss
+    uint8_t reserved[2];
 };
 
 // ---- covariance -----------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ MOERL_DEVICE void publish_place(const MoerlObjective& p, uint32_t place, double 
 MOERL_DEVICE void publish(const MoerlObjective& p, const Tally& mine, bool replace_diagnostics, bool with_loss) {
     const uint32_t lane = lane_index(), high = lane + WARP;
     const double loss = shuffle(mine.high, LOSS - WARP);
-    if (with_loss && high == LOSS && p.loss != nullptr) store(p.loss, load(p.loss) + loss);
+    if (with_loss && high == LOSS && p.loss != nullptr) store(p.loss, p.opens_totals ? loss : load(p.loss) + loss);
     if (p.diagnostics == nullptr) return;
     publish_place(p, lane, with_loss && lane == MOERL_SUM_LOSS ? loss : mine.low, replace_diagnostics);
     if (high < PLACES) publish_place(p, high, mine.high, replace_diagnostics);

@@ -123,7 +123,7 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t s
 
 MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uint64_t segment) {
     Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false};
-    const double count = load(p.count + segment);
+    const double count = p.count != nullptr ? load(p.count + segment) : 1.0;
     if (!(count > 0.0)) return r;
     r.count = static_cast<uint32_t>(count);
     MoerlCoefficient& c = r.coefficient;

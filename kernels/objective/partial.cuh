@@ -109,6 +109,22 @@ MOERL_DEVICE double recorded(const uint32_t* record, uint32_t place) {
     return static_cast<double>(f32_of(word));
 }
 
+MOERL_DEVICE double if_there(const double* plane, uint64_t segment) { return plane != nullptr ? load(plane + segment) : 0.0; }
+
+// Number `place` of what an earlier call left of a segment.
+MOERL_DEVICE double stored_plane(const MoerlObjective& p, uint32_t place, uint64_t segment) {
+    switch (place) {
+        case 0: return if_there(p.log_ratio, segment);
+        case 1: return if_there(p.positive, segment);
+        case 2: return if_there(p.negative, segment);
+        case 3: return if_there(p.count, segment);
+        case 4: return if_there(p.nonfinite, segment);
+        case 5: return if_there(p.folded, segment);
+        case 6: return if_there(p.divergence, segment);
+        default: return if_there(p.kept, segment);
+    }
+}
+
 MOERL_DEVICE double plus(double a, double b) { return a + b; }
 
 // The last of a group of 32 tiles adds the group up, the last group adds the groups up.
@@ -133,13 +149,7 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
     double total = 0.0;
     if (takes_part) {
         // The fold goes on from what an earlier call left.
-        if (p.accumulate) {
-            double* const planes[8] = {p.log_ratio, p.positive, p.negative, p.count, p.nonfinite, p.folded, p.divergence, p.kept};
-            MOERL_UNROLL
-            for (uint32_t i = 0; i < 8; i++) {
-                if (i == lane && planes[i] != nullptr) total = load(planes[i] + unit.segment);
-            }
-        }
+        if (p.accumulate) total = stored_plane(p, lane, unit.segment);
         const double* const records = p.group_records + 8 * first + lane;
         total = fold_ascending(total, groups, [&](uint64_t g) { return load(records + 8 * g * MOERL_TILE_GROUP); }, plus);
     }

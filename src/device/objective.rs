@@ -1,4 +1,4 @@
-//! Launches `kernels/objective.cu`: three phases of one launch each.
+//! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out.
 
 use crate::abi::*;
 use crate::backend::Buffer;
@@ -185,6 +185,21 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         self.config.nonfinite == NonFinite::DropSegment && (self.config.has_terms() || self.config.uses_rollout())
     }
 
+    /// True where the first phase has nothing to find out: no coefficient needs n, and nobody asks for the counts.
+    fn skips_partial(&self) -> bool {
+        let has_denominator = match self.config.aggregation {
+            Aggregation::TokenSum | Aggregation::Custom => true,
+            Aggregation::TokenMean => matches!(self.batch.denominators, Denominators::Global { tokens: 1.., .. }),
+            _ => false,
+        };
+        has_denominator
+            && self.sizes.segments > 0
+            && self.phases.is_none()
+            && self.output.diagnostics.is_none()
+            && self.planes() == [Plane::Count]
+            && !matches!(self.batch.denominators, Denominators::Local { .. })
+    }
+
     /// Which code `apply` runs. What is asked for has no say in it, so that it cannot change a bit.
     fn family(&self) -> Family {
         let (config, batch) = (self.config, &self.batch);
@@ -271,7 +286,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let rollout =
             batch.rollout_logprobs.filter(|_| config.anchor == Anchor::Old && config.uses_rollout() && reads_terms);
         let reads_keep = apply || (partial && wide);
-        let reads = self.reads();
+        let (reads, skips_partial) = (self.reads(), self.skips_partial());
 
         let layout = ObjectiveWorkspace::of(self.sizes.segments, self.plan.unit_count);
         let workspace = arguments.write("workspace", &mut layout.aligned(self.output.workspace.reborrow()));
@@ -331,7 +346,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             offsets: arguments.read("cu_seqlens", self.plan.offsets()),
             units: arguments.read("units", self.plan.units.view()).cast(),
             log_ratio: plane(Plane::LogRatio),
-            count: plane(Plane::Count),
+            count: if skips_partial { none() } else { plane(Plane::Count) },
             positive: plane(Plane::PositiveAdvantage),
             negative: plane(Plane::NegativeAdvantage),
             kept: plane(Plane::Kept),
@@ -422,7 +437,8 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             after_rejection: u8::from(config.denominator_basis == DenominatorBasis::AfterRejection),
             value_in_finish: u8::from(config.variant.is_valued_by_segment()),
             has_rollout: u8::from(config.uses_rollout()),
-            reserved: [0; 3],
+            opens_totals: u8::from(finish && skips_partial && !output.accumulate),
+            reserved: [0; 2],
         };
         (arguments, params)
     }
@@ -498,7 +514,9 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
-    call.launch(Phase::Partial)?;
+    if !call.skips_partial() {
+        call.launch(Phase::Partial)?;
+    }
     call.launch(Phase::Finish)?;
     call.launch(Phase::Apply)
 }

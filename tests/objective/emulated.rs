@@ -2,7 +2,7 @@
 
 use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
-use moerl::objective::{Config, Kl, KlForm, Variant};
+use moerl::objective::{Aggregation, Config, Kl, KlForm, Variant};
 
 use crate::case::{Case, objectives, run, run_plain};
 use crate::common::bits;
@@ -163,6 +163,24 @@ fn every_objective_reads_what_it_needs_once() {
             assert_reads(&launches[2], &joined(apply, more_apply), &name);
             let written = launches[2].buffer("d_logprobs").unwrap();
             assert_eq!((written.stores.bytes, written.stores.once), (written.bytes, written.bytes), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_mean_over_tokens_takes_two_launches_and_13_bytes_a_token() {
+    for lengths in [vec![17; 100], vec![5000], vec![1000, 24, 2048, 500]] {
+        let case = Case::random(&lengths, 3).with_mask(3);
+        for aggregation in [Aggregation::TokenMean, Aggregation::TokenSum] {
+            let launches = traffic(&Config::ppo_clip(0.2, 0.28).with_aggregation(aggregation), &case);
+            assert_eq!(launches.len(), 2);
+            let names = ["logprobs", "old_logprobs", "loss_mask", "d_logprobs"];
+            let moved: u64 = launches
+                .iter()
+                .flat_map(|launch| names.iter().filter_map(|name| launch.buffer(name)))
+                .map(|buffer| buffer.loads.bytes + buffer.stores.bytes)
+                .sum();
+            assert_eq!(moved, 13 * case.tokens() as u64);
         }
     }
 }

@@ -53,11 +53,11 @@ fn divergences() -> Vec<Option<Kl>> {
     [&[None][..], &plain, &[Some(clamped), Some(straight), Some(sequence), Some(token)]].concat()
 }
 
-/// How much more than one rounding of ρ shows in a gradient: by the slope of the sigmoid, or of φ's exponent, λe^lw ≤ 30 where φ counts.
+/// How much more than one rounding of ρ shows in a gradient: by the slope of the sigmoid, or of the exponent of φ.
 fn condition(variant: &Variant) -> f64 {
     match variant {
-        Variant::Sapo(_) => 8.0,
-        Variant::Vespo(_) => 60.0,
+        Variant::Sapo(_) => 2.0,
+        Variant::Vespo(_) => 2.0,
         _ => 1.0,
     }
 }

@@ -9,7 +9,7 @@ mod paper;
 mod trl;
 mod verl;
 
-use moerl::objective::{Aggregation, Clip, Config as Objective, Kl, KlForm, Segments, Variant};
+use moerl::objective::{Clip, Config as Objective, Kl, KlForm, Segments};
 use moerl::{Backend, Reference};
 
 use super::{Case, Compared, Config, Stop, Tolerance, unsupported};

@@ -106,7 +106,8 @@ static_assert(offsetof(MoerlObjective, rejects_all) == 521, "MoerlObjective.reje
 static_assert(offsetof(MoerlObjective, after_rejection) == 522, "MoerlObjective.after_rejection");
 static_assert(offsetof(MoerlObjective, value_in_finish) == 523, "MoerlObjective.value_in_finish");
 static_assert(offsetof(MoerlObjective, has_rollout) == 524, "MoerlObjective.has_rollout");
-static_assert(offsetof(MoerlObjective, reserved) == 525, "MoerlObjective.reserved");
+static_assert(offsetof(MoerlObjective, opens_totals) == 525, "MoerlObjective.opens_totals");
+static_assert(offsetof(MoerlObjective, reserved) == 526, "MoerlObjective.reserved");
 static_assert(sizeof(MoerlCovarianceState) == 32, "MoerlCovarianceState");
 static_assert(offsetof(MoerlCovarianceState, mean_advantage) == 0, "MoerlCovarianceState.mean_advantage");
 static_assert(offsetof(MoerlCovarianceState, mean_logprob) == 8, "MoerlCovarianceState.mean_logprob");

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xed7f06aeeb3bbb37;
+pub const ABI_DIGEST: u64 = 0x46e501180e307d42;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -271,7 +271,8 @@ pub struct MoerlObjective {
     pub after_rejection: u8,
     pub value_in_finish: u8,
     pub has_rollout: u8,
-    pub reserved: [u8; 3usize],
+    pub opens_totals: u8,
+    pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -392,7 +393,8 @@ const _: () = {
     ["Offset of field: MoerlObjective::value_in_finish"]
         [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 523usize];
     ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 525usize];
+    ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 525usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 526usize];
 };
 pub const MOERL_COVARIANCE_RANDOM: MoerlCovarianceRule = 0;
 pub const MOERL_COVARIANCE_BERNOULLI: MoerlCovarianceRule = 1;

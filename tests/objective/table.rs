@@ -57,7 +57,7 @@ pub fn two_tokens_give_the_values_of_the_table<B: Backend>(backend: &B) {
     }
 }
 
-/// Loss and gradients to the six digits of the table: 5e-7 for each of two tokens, beside what f32 rounds.
+/// Loss and gradients to the six digits of the table: half a unit of the last, for each of two tokens in the loss, beside what f32 rounds.
 fn assert_values<B: Backend>(backend: &B, name: &str, config: &Config, case: &Case, loss: Option<f64>, g: [f64; 2]) {
     let found = run(backend, config, case);
     if let Some(loss) = loss {
@@ -65,7 +65,7 @@ fn assert_values<B: Backend>(backend: &B, name: &str, config: &Config, case: &Ca
     }
     for (found, expected) in found.d_logprobs.iter().zip(g) {
         let error = (f64::from(*found) - expected).abs();
-        assert!(error <= 2e-6 * expected.abs().max(0.1), "{name}: gradient {found} not {expected}");
+        assert!(error <= 7e-7 + 1e-6 * expected.abs(), "{name}: gradient {found} not {expected}");
     }
 }
 

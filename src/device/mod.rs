@@ -2,6 +2,7 @@
 
 mod advantage;
 mod covariance;
+pub mod bandwidth;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]

@@ -296,6 +296,28 @@ struct MoerlObjective {
     uint8_t reserved[2];
 };
 
+// ---- route change ---------------------------------------------------------------------------------------------------
+
+#define MOERL_ROUTE_BINS 16
+#define MOERL_ROUTE_NUMBERS 7  // count, |D|, D^2, d, d^2, clipped, rejected
+
+struct MoerlRouteChange {
+    // [N]
+    const float* logprobs;
+    const float* old_logprobs;
+    const float* rollout_logprobs;
+    const uint8_t* loss_mask;
+    const uint8_t* clipped;
+    const uint8_t* keep;
+    const uint8_t* route_change;
+    double* sums;      // [MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    // workspace
+    uint32_t* ticket;
+    double* records;   // [blocks][MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    uint64_t tokens;
+    uint64_t accumulate;
+};
+
 // ---- covariance -----------------------------------------------------------------------------------------------------
 
 enum MoerlCovarianceRule {

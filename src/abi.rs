@@ -3,8 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x46e501180e307d42;
-pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
+pub const ABI_DIGEST: u64 = 0xe137b395f4dda332;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -12,6 +11,8 @@ pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
 pub const MOERL_TALLY: u32 = 64;
+pub const MOERL_ROUTE_BINS: u32 = 16;
+pub const MOERL_ROUTE_NUMBERS: u32 = 7;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -396,6 +397,42 @@ const _: () = {
     ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
     ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 525usize];
     ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 526usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlRouteChange {
+    pub logprobs: *const f32,
+    pub old_logprobs: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub loss_mask: *const u8,
+    pub clipped: *const u8,
+    pub keep: *const u8,
+    pub route_change: *const u8,
+    pub sums: *mut f64,
+    pub ticket: *mut u32,
+    pub records: *mut f64,
+    pub tokens: u64,
+    pub accumulate: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlRouteChange"][::core::mem::size_of::<MoerlRouteChange>() - 96usize];
+    ["Alignment of MoerlRouteChange"][::core::mem::align_of::<MoerlRouteChange>() - 8usize];
+    ["Offset of field: MoerlRouteChange::logprobs"][::core::mem::offset_of!(MoerlRouteChange, logprobs) - 0usize];
+    ["Offset of field: MoerlRouteChange::old_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, old_logprobs) - 8usize];
+    ["Offset of field: MoerlRouteChange::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, rollout_logprobs) - 16usize];
+    ["Offset of field: MoerlRouteChange::loss_mask"][::core::mem::offset_of!(MoerlRouteChange, loss_mask) - 24usize];
+    ["Offset of field: MoerlRouteChange::clipped"][::core::mem::offset_of!(MoerlRouteChange, clipped) - 32usize];
+    ["Offset of field: MoerlRouteChange::keep"][::core::mem::offset_of!(MoerlRouteChange, keep) - 40usize];
+    ["Offset of field: MoerlRouteChange::route_change"]
+        [::core::mem::offset_of!(MoerlRouteChange, route_change) - 48usize];
+    ["Offset of field: MoerlRouteChange::sums"][::core::mem::offset_of!(MoerlRouteChange, sums) - 56usize];
+    ["Offset of field: MoerlRouteChange::ticket"][::core::mem::offset_of!(MoerlRouteChange, ticket) - 64usize];
+    ["Offset of field: MoerlRouteChange::records"][::core::mem::offset_of!(MoerlRouteChange, records) - 72usize];
+    ["Offset of field: MoerlRouteChange::tokens"][::core::mem::offset_of!(MoerlRouteChange, tokens) - 80usize];
+    ["Offset of field: MoerlRouteChange::accumulate"][::core::mem::offset_of!(MoerlRouteChange, accumulate) - 88usize];
 };
 pub const MOERL_COVARIANCE_RANDOM: MoerlCovarianceRule = 0;
 pub const MOERL_COVARIANCE_BERNOULLI: MoerlCovarianceRule = 1;

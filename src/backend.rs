@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use crate::{advantage, covariance};
+use crate::{advantage, covariance, route_change};
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
@@ -189,6 +189,14 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    /// Statistics of tokens by how many of their experts changed: see [`route_change`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](route_change::Call::validate)'s.
+    fn route_change(&self, stream: &Self::Stream, call: route_change::Call<'_, Self::Memory>) -> Result<()>;
 
     // ---- covariance -------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
 //! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
 //! | [`advantage`] | rewards normalised within their group |
 //!
@@ -32,6 +33,7 @@ pub mod logprob;
 pub mod memory;
 pub mod objective;
 pub mod random;
+pub mod route_change;
 mod reference;
 mod segments;
 

@@ -15,6 +15,7 @@ mod gate;
 pub(crate) mod images;
 mod logprob;
 mod objective;
+mod route_change;
 pub(crate) mod workspace;
 
 use bytemuck::Pod;
@@ -134,6 +135,12 @@ impl<E: Executor> Backend for E {
         output: Output<'_, E::Memory>,
     ) -> Result<()> {
         objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, stream: &Self::Stream, call: crate::route_change::Call<'_, E::Memory>) -> Result<()> {
+        route_change::route_change(self, stream, call)
     }
 
     // ---- covariance -------------------------------------------------------------------------------------------------

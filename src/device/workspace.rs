@@ -125,3 +125,34 @@ fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, bytes: usize) -> ViewMut<'_
     let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
     workspace.slice(skipped..skipped + bytes)
 }
+
+/// The parts of the workspace of [`route_change`](crate::route_change): a ticket, which is cleared in stream order before a call, and the
+/// sums of every block of 1024 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouteChangeWorkspace {
+    blocks: usize,
+}
+
+impl RouteChangeWorkspace {
+    pub(crate) fn of(tokens: usize) -> RouteChangeWorkspace {
+        RouteChangeWorkspace { blocks: tokens.div_ceil(1024).max(1) }
+    }
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+    /// An f64 for every number of every bin, of every block.
+    pub(crate) fn records(&self) -> usize {
+        ALIGNMENT
+    }
+    fn end(&self) -> usize {
+        self.records() + self.blocks * (crate::abi::MOERL_ROUTE_BINS * crate::abi::MOERL_ROUTE_NUMBERS) as usize * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}

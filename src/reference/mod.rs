@@ -5,6 +5,7 @@ mod covariance;
 mod gate;
 mod logprob;
 mod objective;
+mod route_change;
 
 use bytemuck::Pod;
 
@@ -135,6 +136,12 @@ impl Backend for Reference {
         output: Output<'_, Host>,
     ) -> Result<()> {
         objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, (): &(), call: crate::route_change::Call<'_, Host>) -> Result<()> {
+        route_change::route_change(call)
     }
 
     // ---- covariance -------------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 use bytemuck::Pod;
 
-use crate::{advantage, covariance, route_change};
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
+use crate::{advantage, covariance, route_change};
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {

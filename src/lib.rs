@@ -22,8 +22,8 @@ struct Readme;
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code)]
 pub(crate) mod abi;
 pub mod advantage;
-pub mod covariance;
 mod backend;
+pub mod covariance;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
@@ -33,8 +33,8 @@ pub mod logprob;
 pub mod memory;
 pub mod objective;
 pub mod random;
-pub mod route_change;
 mod reference;
+pub mod route_change;
 mod segments;
 
 pub use backend::{Backend, Buffer, ErrorWord};

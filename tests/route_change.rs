@@ -6,11 +6,7 @@ use moerl::route_change::{BINS, Bin, Call, NUMBERS, workspace_bytes};
 use moerl::{Backend, Buffer, Reference};
 use rand::RngExt;
 
-on_every_backend!(
-    sums_agree_with_the_reference,
-    calls_add_up,
-    tokens_that_are_masked_or_not_finite_have_no_part,
-);
+on_every_backend!(sums_agree_with_the_reference, calls_add_up, tokens_that_are_masked_or_not_finite_have_no_part,);
 
 struct Tokens {
     logprobs: Vec<f32>,

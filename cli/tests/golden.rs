@@ -63,7 +63,8 @@ fn objectives_agree(backend: &Chosen) {
     // Losses, divergences and published formulas: all of them. Of advantages those of groups.
     let in_scope = |record: &Record| {
         let name = record.id.split_once('/').map_or("", |(_, name)| name);
-        let losses = ["vanilla", "gspo", "cispo", "dppo", "gpg", "sapo", "geo_mean", "kl"].map(|loss| format!("verl_{loss}_"));
+        let losses =
+            ["vanilla", "gspo", "cispo", "dppo", "gpg", "sapo", "geo_mean", "kl"].map(|loss| format!("verl_{loss}_"));
         losses.iter().any(|prefix| format!("{name}_").starts_with(prefix))
             || ["paper_", "trl_", "liger_"].iter().any(|prefix| name.starts_with(prefix))
             || matches!(name, "verl_adv_grpo" | "verl_adv_grpo_nostd")

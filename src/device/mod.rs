@@ -1,8 +1,8 @@
 //! The road from a validated call to a kernel: grids, workspaces, parameter structures, and who runs them.
 
 mod advantage;
-mod covariance;
 pub mod bandwidth;
+mod covariance;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]

@@ -332,14 +332,15 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| !finish)),
             weights: arguments.read_optional("weights", batch.weights.filter(|_| reads_tokens)),
             keep: arguments.read_optional("keep", batch.keep.filter(|_| reads_keep)),
-            chosen: arguments.read_optional("chosen", batch.chosen.filter(|_| apply && matches!(config.variant, Variant::KlCov { .. }))),
+            chosen: arguments.read_optional(
+                "chosen",
+                batch.chosen.filter(|_| apply && matches!(config.variant, Variant::KlCov { .. })),
+            ),
             router_shift: arguments.read_optional("router_shift", batch.router_shift.filter(|_| reads_tokens)),
             rollout_logprobs: arguments.read_optional("rollout_logprobs", rollout),
             ref_logprobs: arguments.read_optional("ref_logprobs", batch.ref_logprobs.filter(|_| reads_ref)),
-            entropy: arguments.read_optional(
-                "entropy",
-                batch.entropy.filter(|_| reads_terms && config.entropy_bonus != 0.0),
-            ),
+            entropy: arguments
+                .read_optional("entropy", batch.entropy.filter(|_| reads_terms && config.entropy_bonus != 0.0)),
             segment_weights: arguments.read_optional("segment_weights", batch.segment_weights.filter(|_| finish)),
             segment_scale: arguments.read_optional("segment_scale", batch.segment_scale.filter(|_| finish)),
             denominators: arguments.read_optional("denominators", denominators.filter(|_| finish)),
@@ -430,9 +431,10 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             count_empty: u8::from(config.count_empty),
             kl_straight_through: u8::from(config.kl.is_some_and(|kl| kl.straight_through)),
             folds_weights: u8::from(config.variant.folds_weights()),
-            is_gated: u8::from(
-                matches!(config.variant, Variant::Cispo(objective::Cispo { unified_mask: Some(_), .. })),
-            ),
+            is_gated: u8::from(matches!(
+                config.variant,
+                Variant::Cispo(objective::Cispo { unified_mask: Some(_), .. })
+            )),
             rejects_all: u8::from(config.rejection == RejectionScope::AllTerms),
             after_rejection: u8::from(config.denominator_basis == DenominatorBasis::AfterRejection),
             value_in_finish: u8::from(config.variant.is_valued_by_segment()),

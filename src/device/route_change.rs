@@ -14,11 +14,7 @@ const _: () = assert!(BINS == MOERL_ROUTE_BINS as usize && NUMBERS == MOERL_ROUT
 const KERNEL: Kernel = Kernel { image: "route_change", name: "route_change" };
 
 /// [`Backend::route_change`](crate::Backend::route_change).
-pub(super) fn route_change<E: Executor>(
-    executor: &E,
-    stream: &E::Stream,
-    mut call: Call<'_, E::Memory>,
-) -> Result<()> {
+pub(super) fn route_change<E: Executor>(executor: &E, stream: &E::Stream, mut call: Call<'_, E::Memory>) -> Result<()> {
     call.validate()?;
     let layout = RouteChangeWorkspace::of(call.logprobs.len());
     executor.set_bytes(stream, layout.aligned(call.workspace.reborrow()).slice(0..layout.records()), 0)?;

@@ -105,9 +105,7 @@ impl Algorithm {
     fn config(self) -> Config {
         let token = Clip::new(0.2, 0.2);
         let sequence = Clip::new(3e-4, 4e-4);
-        let trust = |divergence, bound| {
-            Variant::Dppo(Dppo { divergence, low: bound, high: bound, cap: f64::INFINITY })
-        };
+        let trust = |divergence, bound| Variant::Dppo(Dppo { divergence, low: bound, high: bound, cap: f64::INFINITY });
         let variant = match self {
             Algorithm::Grpo | Algorithm::Bnpo | Algorithm::DrGrpo => Variant::PpoClip(token),
             Algorithm::Dapo => Variant::PpoClip(Clip::new(0.2, 0.28)),
@@ -115,9 +113,7 @@ impl Algorithm {
             Algorithm::GspoToken => Variant::GspoToken(sequence),
             Algorithm::Gmpo => Variant::Gmpo(Window::new(0.4, 0.4)),
             Algorithm::Sapo => Variant::Sapo(Sapo::default()),
-            Algorithm::SapoSequence => {
-                Variant::Sapo(Sapo { level: super::RatioLevel::Sequence, ..Sapo::default() })
-            }
+            Algorithm::SapoSequence => Variant::Sapo(Sapo { level: super::RatioLevel::Sequence, ..Sapo::default() }),
             Algorithm::Vespo => Variant::Vespo(Vespo::default()),
             Algorithm::DppoTv => trust(Divergence::TotalVariation, 0.1),
             Algorithm::DppoKl => trust(Divergence::Kl { epsilon: 0.0 }, 0.05),
@@ -176,11 +172,8 @@ fn with_capped_segments(config: Config) -> Config {
 
 fn verl(config: Config) -> Config {
     let config = with_kl_clamps(with_dppo_convention(with_capped_segments(config)), Some(20.0), Some(10.0));
-    let config = Config {
-        denominator_basis: DenominatorBasis::AfterRejection,
-        rejection: RejectionScope::AllTerms,
-        ..config
-    };
+    let config =
+        Config { denominator_basis: DenominatorBasis::AfterRejection, rejection: RejectionScope::AllTerms, ..config };
     match config.variant {
         Variant::PpoClip(_) => by_tokens(config.with_cap(Cap::Dual(3.0))),
         // Fixed, whatever mode is chosen.

@@ -22,10 +22,11 @@ fn ordered(x: f32) -> u32 {
 /// [`Backend::covariance`](crate::Backend::covariance).
 pub(super) fn covariance(config: &Config, mut call: Call<'_, Host>) -> Result<()> {
     call.validate(config)?;
-    let (logprobs, advantages, ids) =
-        (call.logprobs.as_slice(), call.advantages.as_slice(), call.token_ids.as_slice());
+    let (logprobs, advantages, ids) = (call.logprobs.as_slice(), call.advantages.as_slice(), call.token_ids.as_slice());
     let is_counted = |&u: &usize| {
-        call.loss_mask.is_none_or(|mask| mask.as_slice()[u] != 0) && logprobs[u].is_finite() && advantages[u].is_finite()
+        call.loss_mask.is_none_or(|mask| mask.as_slice()[u] != 0)
+            && logprobs[u].is_finite()
+            && advantages[u].is_finite()
     };
     let counted: Vec<usize> = (0..logprobs.len()).filter(is_counted).collect();
     let of = |values: &[f32]| mean(counted.iter().map(|&u| f64::from(values[u])));
@@ -36,8 +37,7 @@ pub(super) fn covariance(config: &Config, mut call: Call<'_, Host>) -> Result<()
         .iter()
         .filter(|&&u| call.excluded.is_none_or(|excluded| excluded.as_slice()[u] == 0))
         .filter_map(|&u| {
-            let covariance =
-                (f64::from(advantages[u]) - mean_advantage) * (f64::from(logprobs[u]) - mean_logprob);
+            let covariance = (f64::from(advantages[u]) - mean_advantage) * (f64::from(logprobs[u]) - mean_logprob);
             let inside = |(low, high): (f64, f64)| covariance > low && covariance < high;
             let order = match config.rule {
                 Rule::Random { bounds, seed, .. } | Rule::Bernoulli { bounds, seed, .. } => {

@@ -19,15 +19,8 @@ pub(super) fn route_change(mut call: Call<'_, Host>) -> Result<()> {
         let is_clipped = call.clipped.is_some_and(|clipped| clipped.as_slice()[u] != 0);
         let is_rejected = call.keep.is_some_and(|keep| keep.as_slice()[u] == 0);
         let bin = usize::from(call.route_change.as_slice()[u]).min(BINS - 1);
-        let seen = [
-            1.0,
-            moved.abs(),
-            moved * moved,
-            apart,
-            apart * apart,
-            f64::from(is_clipped),
-            f64::from(is_rejected),
-        ];
+        let seen =
+            [1.0, moved.abs(), moved * moved, apart, apart * apart, f64::from(is_clipped), f64::from(is_rejected)];
         sums[bin].iter_mut().zip(seen).for_each(|(sum, x)| *sum += x);
     }
     let accumulate = call.accumulate;

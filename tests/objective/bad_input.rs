@@ -16,7 +16,8 @@ pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
             dirty.logprobs[u] = bad;
             dirty.old_logprobs.as_mut().unwrap()[u] = bad;
             dirty.advantages[u] = bad;
-            for array in [&mut dirty.weights, &mut dirty.rollout_logprobs, &mut dirty.ref_logprobs, &mut dirty.entropy] {
+            for array in [&mut dirty.weights, &mut dirty.rollout_logprobs, &mut dirty.ref_logprobs, &mut dirty.entropy]
+            {
                 array.as_mut().unwrap()[u] = bad;
             }
         }

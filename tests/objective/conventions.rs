@@ -4,8 +4,8 @@ use moerl::Backend;
 use moerl::diagnostics::{Diagnostics, LEN};
 use moerl::error::{FaultCode, Kind};
 use moerl::objective::{
-    Aggregation, Algorithm, Anchor, Cap, CispoCap, Clip, Config, DenominatorBasis, Divergence, Dppo, Kl, KlForm, Preset,
-    Saturation, Variant, Warning,
+    Aggregation, Algorithm, Anchor, Cap, CispoCap, Clip, Config, DenominatorBasis, Divergence, Dppo, Kl, KlForm,
+    Preset, Saturation, Variant, Warning,
 };
 use moerl::{Error, Reference};
 
@@ -41,10 +41,7 @@ fn presets_follow_their_systems() {
     let verl = |algorithm| Config::preset(Preset::Verl, algorithm);
     let grpo = verl(Algorithm::Grpo);
     assert_eq!(grpo.variant, Variant::PpoClip(Clip { cap: Cap::Dual(3.0), ..Clip::new(0.2, 0.2) }));
-    assert_eq!(
-        (grpo.aggregation, grpo.denominator_basis),
-        (Aggregation::TokenMean, DenominatorBasis::AfterRejection)
-    );
+    assert_eq!((grpo.aggregation, grpo.denominator_basis), (Aggregation::TokenMean, DenominatorBasis::AfterRejection));
     let gspo = verl(Algorithm::Gspo);
     assert!(matches!(gspo.variant, Variant::GspoToken(_)));
     assert_eq!(gspo.saturation, Saturation::above(10.0));
@@ -124,7 +121,9 @@ pub fn a_bad_segment_weight_is_reported<B: Backend>(backend: &B) {
     let case = Case { segment_weights: Some(vec![1.0, f32::NAN, 1.0]), ..Case::random(&[3, 40, 5], 2) };
     for config in [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015)] {
         let found = run(backend, &config, &case);
-        assert!(matches!(found.fault, Some(Error::Data(fault)) if fault.row == 1 && fault.code == FaultCode::SegmentWeight));
+        assert!(
+            matches!(found.fault, Some(Error::Data(fault)) if fault.row == 1 && fault.code == FaultCode::SegmentWeight)
+        );
         assert!(found.loss.is_finite() && found.d_logprobs[3..43].iter().all(|g| g.to_bits() == 0));
     }
 }

@@ -92,10 +92,15 @@ fn compare(name: &'static str, config: &Config, case: &Case, found: &Found, wors
         let parts = p.abs() + (e - p).abs();
         let tolerance = factor * ((1e-6 + size * 2f64.powi(-23)) * parts + 1e-8 * largest);
         let off = (f64::from(found.d_logprobs[u]) - e).abs();
-        assert!(off <= tolerance, "{name}, {config:?}: token {u}: {} not {e}, {off:e} of {tolerance:e}", found.d_logprobs[u]);
+        assert!(
+            off <= tolerance,
+            "{name}, {config:?}: token {u}: {} not {e}, {off:e} of {tolerance:e}",
+            found.d_logprobs[u]
+        );
         error = error.max(if tolerance > 0.0 { off / tolerance } else { 0.0 });
     }
-    for (what, found, expected) in [("kl", &found.kl, &expected.kl), ("d_entropy", &found.d_entropy, &expected.d_entropy)]
+    for (what, found, expected) in
+        [("kl", &found.kl, &expected.kl), ("d_entropy", &found.d_entropy, &expected.d_entropy)]
     {
         for (u, (f, e)) in found.iter().zip(expected).enumerate() {
             // A value of k3 carries the rounding of r − l, relative to its root.
@@ -201,7 +206,12 @@ pub fn rejected_tokens_lose_their_terms<B: Backend>(backend: &B) {
     for denominators in [rejected.denominators, None] {
         let found = run(backend, &config, &Case { denominators, ..rejected.clone() });
         let expected = run(backend, &config, &Case { denominators, ..masked.clone() });
-        assert!((found.loss - expected.loss).abs() <= 1e-6 * expected.loss.abs(), "{} not {}", found.loss, expected.loss);
+        assert!(
+            (found.loss - expected.loss).abs() <= 1e-6 * expected.loss.abs(),
+            "{} not {}",
+            found.loss,
+            expected.loss
+        );
         for (f, e) in found.d_logprobs.iter().zip(&expected.d_logprobs) {
             assert!((f - e).abs() <= 1e-6 * e.abs(), "{f} not {e}");
         }
@@ -223,7 +233,11 @@ pub fn a_log_ratio_of_200_saturates<B: Backend>(backend: &B) {
                 // c w times the cap, as at any ratio beyond it: 1.28 is not zeroed.
                 let c = 1.0 / 3.0 / case.denominators.unwrap()[1] as f64;
                 let expected = f64::from(case.weights.as_ref().unwrap()[1]) * 1.28 * c;
-                assert!((f64::from(found.d_logprobs[1].abs()) - expected).abs() < 1e-6, "{} {expected}", found.d_logprobs[1]);
+                assert!(
+                    (f64::from(found.d_logprobs[1].abs()) - expected).abs() < 1e-6,
+                    "{} {expected}",
+                    found.d_logprobs[1]
+                );
             }
         }
     }

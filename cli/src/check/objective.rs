@@ -118,8 +118,7 @@ fn loss<B: Backend>(
     };
     let n = data.segments.tokens();
     let weights = case.text("weights").map(|name| case.values::<f32>(&format!("{batch}/{name}"), n)).transpose()?;
-    let reference =
-        objective.kl.map(|_| case.values::<f32>(&format!("{batch}/logp_ref"), n)).transpose()?;
+    let reference = objective.kl.map(|_| case.values::<f32>(&format!("{batch}/logp_ref"), n)).transpose()?;
     let inputs = Inputs {
         segments: &data.segments,
         logprobs: &data.logprobs,
@@ -160,8 +159,7 @@ fn sum_of_terms(objective: &Objective, inputs: &Inputs<'_>) -> Result<f64, Stop>
             HostAdvantages::PerSegment(_) => HostAdvantages::PerSegment(&values),
             HostAdvantages::PerToken(_) => HostAdvantages::PerToken(&values),
         };
-        let (found, _) =
-            run(&Reference, &(), objective, &Inputs { advantages, ..*inputs }, &mut Clock::default())?;
+        let (found, _) = run(&Reference, &(), objective, &Inputs { advantages, ..*inputs }, &mut Clock::default())?;
         Ok(found.loss.abs())
     };
     let policy = Objective { kl: None, ..objective.clone() };
@@ -179,4 +177,3 @@ fn clip(config: &Config<'_>, low: &str, high: &str) -> Result<Clip, Stop> {
         None => Err(Stop::Fail(format!("the configuration has no {low} and {high}"))),
     }
 }
-

@@ -1,7 +1,9 @@
 //! The three phases, and all in one.
 
 use super::statistics::{Statistics, sequence_clipped};
-use super::{Coefficient, Counts, Finished, Sums, Tokens, apply_token, finish_segment, flag, local_counts, sum_segment};
+use super::{
+    Coefficient, Counts, Finished, Sums, Tokens, apply_token, finish_segment, flag, local_counts, sum_segment,
+};
 use crate::abi::MOERL_NO_FAULT;
 #[cfg(doc)]
 use crate::backend::Backend;

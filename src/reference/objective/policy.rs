@@ -1,8 +1,6 @@
 //! The policy's term of a token, by variant.
 
-use super::{
-    Bounds, Coefficient, Config, Rates, Token, Variant, flag, is_inside, passes, saturate, with_passes,
-};
+use super::{Bounds, Coefficient, Config, Rates, Token, Variant, flag, is_inside, passes, saturate, with_passes};
 use crate::objective::{Divergence, Dppo};
 
 /// The policy's term of one token, without c, W and w.
@@ -107,9 +105,7 @@ pub(super) fn policy_of(config: &Config, segment: &Coefficient, token: &Token, r
         Variant::Topr => {
             surrogate(token, if a > 0.0 { 1.0 } else { ratio.min(1.0) }, if ratio > 1.0 { flag::CAPPED } else { 0 })
         }
-        Variant::TisLoss => {
-            surrogate(token, ratio.min(1.0), if ratio > 1.0 { flag::ABOVE | flag::CAPPED } else { 0 })
-        }
+        Variant::TisLoss => surrogate(token, ratio.min(1.0), if ratio > 1.0 { flag::ABOVE | flag::CAPPED } else { 0 }),
         Variant::Gpg | Variant::ReinforceIs => surrogate(token, 1.0, 0),
         Variant::SquarePenalty { tau } => {
             let plain = surrogate(token, 1.0, 0);

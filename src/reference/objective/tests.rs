@@ -1,9 +1,7 @@
 //! The gradient is the derivative of the loss.
 
 use super::*;
-use crate::objective::{
-    Cap, Cispo, CispoCap, Clip, Divergence as Apart, Dppo, Kl, RatioLevel, Sapo, Vespo, Window,
-};
+use crate::objective::{Cap, Cispo, CispoCap, Clip, Divergence as Apart, Dppo, Kl, RatioLevel, Sapo, Vespo, Window};
 
 fn evaluate(config: &Config, segments: &Segments, tokens: &Tokens, counts: &Counts) -> (f64, Vec<f64>) {
     let mut loss = 0.0;
@@ -239,7 +237,10 @@ fn gradients_are_finite_differences_of_the_loss() {
                     let (segments, tokens) = batch(inputs);
                     let (loss, gradient) = evaluate(&config, &segments, &tokens, &counts);
                     let same = surrogate(&config, &segments, &tokens, &tokens, &counts);
-                    assert!((loss - same).abs() < 1e-11 * (1.0 + loss.abs()), "{config:?}, {inputs:?}: {loss} not {same}");
+                    assert!(
+                        (loss - same).abs() < 1e-11 * (1.0 + loss.abs()),
+                        "{config:?}, {inputs:?}: {loss} not {same}"
+                    );
                     for (u, &expected) in gradient.iter().enumerate() {
                         let difference = derivative(|step| {
                             let mut moved = tokens.clone();

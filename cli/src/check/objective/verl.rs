@@ -85,7 +85,6 @@ pub(super) fn meaning(case: &Case<'_>, data: &Data) -> Result<Meaning, Stop> {
     Ok(Meaning::new(objective, counts))
 }
 
-
 /// Values and gradients are functions of r − l alone, which f32 rounds by 6e-8 of the larger log-probability; for k3 that is relative to its
 /// root, which the absolute part is for.
 const KL: Tolerance = Tolerance { relative: 5e-6, absolute: 2e-7 };

@@ -16,6 +16,8 @@ mod emulated;
 mod invariance;
 #[path = "objective/table.rs"]
 mod table;
+#[path = "objective/upstream.rs"]
+mod upstream;
 #[path = "objective/variants.rs"]
 mod variants;
 
@@ -24,6 +26,7 @@ use bad_input::*;
 use conventions::*;
 use invariance::*;
 use table::*;
+use upstream::*;
 use variants::*;
 
 on_every_backend!(
@@ -37,6 +40,9 @@ on_every_backend!(
     ratios_may_be_taken_against_the_rollout,
     rejected_tokens_lose_their_terms,
     a_log_ratio_of_200_saturates,
+    a_normalised_sum_is_a_mean_over_the_batch,
+    luspo_weighs_every_token_alike,
+    an_overflowing_ratio_makes_no_nan,
     a_term_without_its_input_is_refused,
     correcting_for_the_rollout_twice_is_refused,
     a_bad_segment_weight_is_reported,

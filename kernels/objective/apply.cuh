@@ -61,21 +61,22 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlOb
     Applied r = NOTHING;
     if ((reads & MOERL_READ_LOGPROBS) != 0) r.ratio = expf(saturate(p, token.delta));
     const float scaled = -c.weight * token.weight * token.advantage;
-    const bool is_dropped = (c.flags & MOERL_DROPPED) != 0;
+    // A weight of 0 is not a factor: what it would multiply may be infinite.
+    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || token.weight == 0.0f;
     if constexpr (FAMILY == SHARED_GRADIENT) {
         r.gradient = c.gradient;
         r.clipped = clipped_for(c.flags, token.advantage);
     } else if constexpr (FAMILY == SEGMENT_RATIO) {
         r.clipped = clipped_for(c.flags, token.advantage);
         // NaN must show: a segment with s = NaN passes nothing.
-        const bool shows = (passes(c.flags, token.advantage) && !is_dropped) || c.ratio != c.ratio;
+        const bool shows = (passes(c.flags, token.advantage) && !is_out) || c.ratio != c.ratio;
         r.gradient = shows ? scaled * c.ratio + 0.0f : 0.0f;
     } else {
         const uint32_t flags = with_passes(token_flags(p, token.delta), is_inside(p, token.delta));
         r.clipped = clipped_for(flags, token.advantage);
         const float bounded = token.advantage > 0.0f ? bounded_for_positive(p, r.ratio) : bounded_for_negative(p, r.ratio);
-        if (!is_dropped) r.value = -token.weight * token.advantage * bounded;
-        const bool shows = (passes(flags, token.advantage) && !is_dropped) || c.weight != c.weight;
+        if (!is_out) r.value = -token.weight * token.advantage * bounded;
+        const bool shows = (passes(flags, token.advantage) && !is_out) || c.weight != c.weight;
         r.gradient = shows ? scaled * r.ratio + 0.0f : 0.0f;
         if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) ? r.ratio : 0.0f, flags);
     }

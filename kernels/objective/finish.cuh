@@ -61,11 +61,14 @@ struct SegmentTerm {
     float gradient;
 };
 
+// A sum of 0 is not a factor: what it would multiply may be infinite.
+MOERL_DEVICE double share(float factor, double sum) { return sum == 0.0 ? 0.0 : static_cast<double>(factor) * sum; }
+
 // s between the bounds of the window.
 MOERL_DEVICE SegmentTerm bounded_segment(const MoerlObjective& p, float ratio, float count, double positive, double negative, uint32_t flags) {
-    const double value = static_cast<double>(bounded_for_positive(p, ratio)) * positive + static_cast<double>(bounded_for_negative(p, ratio)) * negative;
+    const double value = share(bounded_for_positive(p, ratio), positive) + share(bounded_for_negative(p, ratio), negative);
     const double passing = ((flags & MOERL_PASS_POSITIVE) != 0 ? positive : 0.0) + ((flags & MOERL_PASS_NEGATIVE) != 0 ? negative : 0.0);
-    return {-value, -(ratio / count) * static_cast<float>(passing)};
+    return {-value, passing == 0.0 ? 0.0f : -(ratio / count) * static_cast<float>(passing)};
 }
 
 // A soft gate in place of the window.

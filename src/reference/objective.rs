@@ -318,10 +318,12 @@ fn segment_term(config: &Config, sums: &Sums, ratio: f64, flags: u32, inside: bo
     let Sums { count, positive, negative, .. } = *sums;
     match config.variant {
         Variant::Gspo(_) | Variant::GspoToken(_) => {
-            let value = bounds.positive(ratio) * positive + bounds.negative(ratio) * negative;
+            // A sum of 0 is not a factor: what it would multiply may be infinite.
+            let share = |factor: f64, sum: f64| if sum == 0.0 { 0.0 } else { factor * sum };
+            let value = share(bounds.positive(ratio), positive) + share(bounds.negative(ratio), negative);
             let up = if flags & flag::PASS_POSITIVE != 0 { positive } else { 0.0 };
             let down = if flags & flag::PASS_NEGATIVE != 0 { negative } else { 0.0 };
-            (-value, -ratio / count * (up + down))
+            (-value, -share(ratio / count, up + down))
         }
         Variant::Sapo(_) => {
             let (up, down) = (rates.positive * (ratio - 1.0), rates.negative * (ratio - 1.0));

@@ -55,6 +55,7 @@ enum MoerlFault {
     MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
     MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
+    MOERL_FAULT_SEGMENT_WEIGHT = 68,   // a segment's weight that is NaN or infinite
     // correction
     MOERL_FAULT_SEGMENT_INPUT = 96,    // of a segment: its log-probabilities make no weight
 };
@@ -64,12 +65,36 @@ enum MoerlFault {
 #define MOERL_TILE 1024           // positions of a segment that make one tile of its sums
 #define MOERL_TILE_GROUP 32       // tiles that are added up before they join the rest
 #define MOERL_UNIT_SEGMENTS 256   // most segments of a unit
-#define MOERL_TALLY 32            // numbers of a tally: the diagnostics by place, and the loss in the last
+#define MOERL_TALLY 64            // numbers of a tally, two a lane: the diagnostics by place, and the loss in the last
 
 enum MoerlVariant {
     MOERL_PPO_CLIP = 0,
     MOERL_GSPO = 1,
     MOERL_GSPO_TOKEN = 2,
+    MOERL_CISPO = 3,
+    MOERL_CISPO_SEQUENCE = 4,
+    MOERL_GMPO = 5,
+    MOERL_SAPO = 6,
+    MOERL_SAPO_SEQUENCE = 7,
+    MOERL_VESPO = 8,
+    MOERL_DPPO_TV = 9,
+    MOERL_DPPO_KL = 10,
+    MOERL_MINIRL = 11,
+    MOERL_TOPR = 12,
+    MOERL_SQUARE_PENALTY = 13,
+    MOERL_POLICY_GRADIENT = 14,  // -A l
+    MOERL_TIS_LOSS = 15,
+    MOERL_KL_COV = 16,
+};
+
+enum MoerlKl {
+    MOERL_KL_NONE = 0,
+    MOERL_KL_K1 = 1,
+    MOERL_KL_ABS = 2,
+    MOERL_KL_K2 = 3,
+    MOERL_KL_K3 = 4,
+    MOERL_KL_K3_TOKEN = 5,     // times the token's ratio
+    MOERL_KL_K3_SEQUENCE = 6,  // times the segment's
 };
 
 enum MoerlNonFinite {
@@ -101,7 +126,18 @@ enum MoerlSegmentFlag {
     MOERL_EMPTY = 128,         // no token counts
 };
 
-// Places of the diagnostics: sums, then maxima. Those up to MOERL_SUM_CAPPED are of tokens, the others of segments.
+// Which arrays `apply` reads where it has the choice, added up.
+enum MoerlRead {
+    MOERL_READ_LOGPROBS = 1,
+    MOERL_READ_OLD = 2,
+    MOERL_READ_ADVANTAGES = 4,
+    MOERL_READ_WEIGHTS = 8,
+    MOERL_READ_SHIFT = 16,
+    MOERL_READ_TERMS = 32,  // rollout_logprobs, ref_logprobs, entropy
+    MOERL_READ_KEEP = 64,
+};
+
+// Places of the diagnostics: sums, then maxima. Those up to MOERL_SUM_CAPPED are of tokens, up to MOERL_SUM_SEQUENCE_CAPPED of segments.
 enum MoerlSum {
     MOERL_SUM_TOKENS = 0,
     MOERL_SUM_NONFINITE = 1,
@@ -124,10 +160,27 @@ enum MoerlSum {
     MOERL_SUM_SEQUENCE_CLIPPED_HIGH = 18,
     MOERL_SUM_SEQUENCE_CLIPPED_LOW = 19,
     MOERL_SUM_SEQUENCE_CAPPED = 20,
-    MOERL_MAX_RATIO = 21,
-    MOERL_MAX_NEGATIVE_RATIO = 22,
-    MOERL_MAX_SEQUENCE_RATIO = 23,
-    MOERL_MAX_NEGATIVE_SEQUENCE_RATIO = 24,
+    MOERL_SUM_LOSS = 21,
+    // of tokens, what stands beside the policy term
+    MOERL_SUM_KL_LOSS = 22,
+    MOERL_SUM_MISMATCH_LOSS = 23,
+    MOERL_SUM_ENTROPY_LOSS = 24,
+    MOERL_SUM_ENTROPY = 25,
+    MOERL_SUM_REF_K1 = 26,
+    MOERL_SUM_REF_K3 = 27,
+    MOERL_SUM_ROLLOUT_ENTROPY = 28,
+    MOERL_SUM_PULL = 29,
+    MOERL_SUM_OUTSIDE = 30,
+    MOERL_SUM_GAMMA = 31,
+    MOERL_SUM_REJECTED = 32,
+    MOERL_SUM_LOGPROBS_SEEN = 33,
+    MOERL_SUM_BF16_LOOKING = 34,
+    MOERL_MAX_RATIO = 35,
+    MOERL_MAX_NEGATIVE_RATIO = 36,
+    MOERL_MAX_SEQUENCE_RATIO = 37,
+    MOERL_MAX_NEGATIVE_SEQUENCE_RATIO = 38,
+    MOERL_MAX_WEIGHT = 39,
+    MOERL_MAX_NEGATIVE_WEIGHT = 40,
 };
 
 // The work of one warp: a tile of a long segment, or whole short ones; at most MOERL_TILE tokens.
@@ -139,10 +192,15 @@ struct MoerlUnit {
 };
 
 struct MoerlCoefficient {
-    float ratio;     // s
-    float weight;    // c
-    float gradient;  // of every counted token, where they share one
+    float ratio;     // what stands for the token's ratio: s, clamped where the variant clamps it; phi for A >= 0
+    float weight;    // c W
+    float gradient;  // of every counted token, where they share one; phi for A < 0
     uint32_t flags;
+    // What only the terms beside the policy's need.
+    float scale;     // c
+    float sequence_ratio;  // s
+    float shared;    // of every counted token, by way of s in a divergence
+    float segment_weight;  // W
 };
 
 struct MoerlObjective {
@@ -152,18 +210,30 @@ struct MoerlObjective {
     const float* advantages;  // [N] or [S]
     const uint8_t* loss_mask;
     const float* weights;
+    const uint8_t* keep;
+    const uint8_t* chosen;
+    const float* router_shift;
+    const float* rollout_logprobs;  // null: old_logprobs are the rollout's
+    const float* ref_logprobs;
+    const float* entropy;
+    const float* segment_weights;  // [S]
     const float* segment_scale;  // [S]
     const double* denominators;  // [4], instead of `divisor_values`
     const int64_t* offsets;      // [S + 1]
     const struct MoerlUnit* units;
     // planes [S]
     double* log_ratio;
-    double* count;
+    double* count;  // null: not known, for nothing needs it
     double* positive;
     double* negative;
+    double* kept;
+    double* divergence;
+    double* folded;
     double* nonfinite;
     struct MoerlCoefficient* coefficients;  // [S]
     float* d_logprobs;                      // [N]
+    float* d_entropy;                       // [N]
+    float* kl;                              // [N]
     float* ratio;                           // [N]
     uint8_t* clipped;                       // [N]
     float* sequence_ratio;                  // [S]
@@ -177,8 +247,8 @@ struct MoerlObjective {
     uint32_t* group_tickets; // [units]
     uint32_t* tile_tickets;  // [units]
     double* tallies;         // of the tree
-    uint32_t* tile_records;  // [units][4]: D, S+, S- as f32; n | nonfinite << 16
-    double* group_records;   // [units][5]
+    uint32_t* tile_records;  // [units][8]: D, S+, S- as f32; n | nonfinite << 16; C, K as f32; kept
+    double* group_records;   // [units][8]: D, S+, S-, n, nonfinite, C, K, kept
     uint64_t segment_count;
     uint64_t unit_count;
     double divisor_values[4];  // T, B, P, L
@@ -191,12 +261,26 @@ struct MoerlObjective {
     float token_log_upper;
     float token_log_lower;
     float token_log_cap;
-    // and of the ratio
+    // and of the ratio; for a divergence from the old policy how far it may go
     float upper;
     float lower;
     float cap;
     float saturation_low;
     float saturation_high;
+    // of the variant, by the sign of A: tau, or k and lambda
+    float positive_rate;
+    float negative_rate;
+    float positive_scale;
+    float negative_scale;
+    float epsilon;  // added to probabilities
+    float kl_beta;
+    float kl_input_clamp;
+    float kl_output_clamp;
+    float mismatch_penalty;
+    float entropy_bonus;
+    uint32_t variant;
+    uint32_t kl_form;
+    uint32_t reads;
     uint32_t nonfinite_policy;
     uint32_t divisors;
     uint32_t tag;
@@ -206,7 +290,81 @@ struct MoerlObjective {
     uint8_t accumulate;   // the planes go on from what is there
     uint8_t keep_totals;  // loss and diagnostics do
     uint8_t count_empty;
-    uint8_t reserved[6];
+    uint8_t kl_straight_through;
+    uint8_t folds_weights;    // w is part of `folded` and multiplies nothing else
+    uint8_t is_gated;         // the window stops the gradient, where the variant leaves that open
+    uint8_t rejects_all;      // a rejected token loses every term
+    uint8_t after_rejection;  // denominators count what was kept
+    uint8_t value_in_finish;  // the policy's loss is known by then
+    uint8_t has_rollout;
+    uint8_t opens_totals;     // this launch is the first to write the loss
+    uint8_t reserved[2];
+};
+
+// ---- route change ---------------------------------------------------------------------------------------------------
+
+#define MOERL_ROUTE_BINS 16
+#define MOERL_ROUTE_NUMBERS 7  // count, |D|, D^2, d, d^2, clipped, rejected
+
+struct MoerlRouteChange {
+    // [N]
+    const float* logprobs;
+    const float* old_logprobs;
+    const float* rollout_logprobs;
+    const uint8_t* loss_mask;
+    const uint8_t* clipped;
+    const uint8_t* keep;
+    const uint8_t* route_change;
+    double* sums;      // [MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    // workspace
+    uint32_t* ticket;
+    double* records;   // [blocks][MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    uint64_t tokens;
+    uint64_t accumulate;
+};
+
+// ---- covariance -----------------------------------------------------------------------------------------------------
+
+enum MoerlCovarianceRule {
+    MOERL_COVARIANCE_RANDOM = 0,     // of those between the bounds, the ones with the smallest random keys
+    MOERL_COVARIANCE_BERNOULLI = 1,  // of those between the bounds, each by its own coin
+    MOERL_COVARIANCE_LARGEST = 2,    // those with the largest covariance
+};
+
+// What the launches of a call hand on.
+struct MoerlCovarianceState {
+    double mean_advantage;
+    double mean_logprob;
+    uint64_t prefix;  // the digits of the last chosen key that are known
+    uint64_t wanted;  // keys still to be chosen among those that begin with them
+};
+
+struct MoerlCovariance {
+    // [N]
+    const float* logprobs;
+    const float* advantages;
+    const uint8_t* loss_mask;
+    const uint8_t* excluded;
+    const uint32_t* token_ids;
+    uint8_t* chosen;
+    uint8_t* keep;
+    // workspace
+    struct MoerlCovarianceState* state;
+    uint32_t* ticket;
+    uint32_t* histogram;  // [256]
+    double* sums;         // [blocks][3]
+    uint64_t tokens;
+    uint64_t seed;
+    uint64_t threshold;   // of a coin, of 2^32
+    double fraction;
+    double mean_advantage;
+    double mean_logprob;
+    double lower;
+    double upper;
+    uint32_t rule;
+    uint32_t shift;       // of the digit that this pass counts
+    uint32_t has_means;
+    uint32_t reserved;
 };
 
 // ---- correction -----------------------------------------------------------------------------------------------------

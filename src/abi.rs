@@ -3,18 +3,22 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x8a84b8e296a4d35a;
-pub const ABI_DIGEST: u64 = 0x0cac9a223565d140;
-pub const ABI_DIGEST: u64 = 0x5fdbef476688e431;
-pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
-pub const ABI_DIGEST: u64 = 0x0eca2043439654f9;
+pub const ABI_DIGEST: u64 = 0x46f81f76435ba0a8;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
 pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
-pub const MOERL_TALLY: u32 = 32;
+pub const MOERL_TALLY: u32 = 64;
+pub const MOERL_ROUTE_BINS: u32 = 16;
+pub const MOERL_ROUTE_NUMBERS: u32 = 7;
+pub const MOERL_CORRECTION_OPTIONS: u32 = 8;
+pub const MOERL_CORRECTION_TOKEN_OPTIONS: u32 = 4;
+pub const MOERL_CORRECTION_PROPOSALS: u32 = 16;
+pub const MOERL_CORRECTION_REPEATS: u32 = 16;
+pub const MOERL_CORRECTION_GLOBALS: u32 = 16;
+pub const MOERL_TALLY_PLACES: u32 = 32;
 pub const MOERL_GROUP_CHUNK: u32 = 1024;
 pub const MOERL_MOMENTS_TILE: u32 = 4096;
 pub const MOERL_RETURN_BLOCK: u32 = 32;
@@ -22,12 +26,6 @@ pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_PANEL: u32 = 256;
-pub const MOERL_CORRECTION_OPTIONS: u32 = 8;
-pub const MOERL_CORRECTION_TOKEN_OPTIONS: u32 = 4;
-pub const MOERL_CORRECTION_PROPOSALS: u32 = 16;
-pub const MOERL_CORRECTION_REPEATS: u32 = 16;
-pub const MOERL_CORRECTION_GLOBALS: u32 = 16;
-pub const MOERL_TALLY_PLACES: u32 = 32;
 pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
@@ -60,12 +58,35 @@ pub const MOERL_FAULT_NONFINITE_INPUT: MoerlFault = 64;
 pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
 pub const MOERL_FAULT_ZERO_DENOMINATOR: MoerlFault = 67;
+pub const MOERL_FAULT_SEGMENT_WEIGHT: MoerlFault = 68;
 pub const MOERL_FAULT_SEGMENT_INPUT: MoerlFault = 96;
 pub type MoerlFault = ::core::ffi::c_uint;
 pub const MOERL_PPO_CLIP: MoerlVariant = 0;
 pub const MOERL_GSPO: MoerlVariant = 1;
 pub const MOERL_GSPO_TOKEN: MoerlVariant = 2;
+pub const MOERL_CISPO: MoerlVariant = 3;
+pub const MOERL_CISPO_SEQUENCE: MoerlVariant = 4;
+pub const MOERL_GMPO: MoerlVariant = 5;
+pub const MOERL_SAPO: MoerlVariant = 6;
+pub const MOERL_SAPO_SEQUENCE: MoerlVariant = 7;
+pub const MOERL_VESPO: MoerlVariant = 8;
+pub const MOERL_DPPO_TV: MoerlVariant = 9;
+pub const MOERL_DPPO_KL: MoerlVariant = 10;
+pub const MOERL_MINIRL: MoerlVariant = 11;
+pub const MOERL_TOPR: MoerlVariant = 12;
+pub const MOERL_SQUARE_PENALTY: MoerlVariant = 13;
+pub const MOERL_POLICY_GRADIENT: MoerlVariant = 14;
+pub const MOERL_TIS_LOSS: MoerlVariant = 15;
+pub const MOERL_KL_COV: MoerlVariant = 16;
 pub type MoerlVariant = ::core::ffi::c_uint;
+pub const MOERL_KL_NONE: MoerlKl = 0;
+pub const MOERL_KL_K1: MoerlKl = 1;
+pub const MOERL_KL_ABS: MoerlKl = 2;
+pub const MOERL_KL_K2: MoerlKl = 3;
+pub const MOERL_KL_K3: MoerlKl = 4;
+pub const MOERL_KL_K3_TOKEN: MoerlKl = 5;
+pub const MOERL_KL_K3_SEQUENCE: MoerlKl = 6;
+pub type MoerlKl = ::core::ffi::c_uint;
 pub const MOERL_PROPAGATE: MoerlNonFinite = 0;
 pub const MOERL_ZERO_WEIGHT: MoerlNonFinite = 1;
 pub const MOERL_DROP_SEGMENT: MoerlNonFinite = 2;
@@ -87,6 +108,14 @@ pub const MOERL_NONFINITE: MoerlSegmentFlag = 32;
 pub const MOERL_DROPPED: MoerlSegmentFlag = 64;
 pub const MOERL_EMPTY: MoerlSegmentFlag = 128;
 pub type MoerlSegmentFlag = ::core::ffi::c_uint;
+pub const MOERL_READ_LOGPROBS: MoerlRead = 1;
+pub const MOERL_READ_OLD: MoerlRead = 2;
+pub const MOERL_READ_ADVANTAGES: MoerlRead = 4;
+pub const MOERL_READ_WEIGHTS: MoerlRead = 8;
+pub const MOERL_READ_SHIFT: MoerlRead = 16;
+pub const MOERL_READ_TERMS: MoerlRead = 32;
+pub const MOERL_READ_KEEP: MoerlRead = 64;
+pub type MoerlRead = ::core::ffi::c_uint;
 pub const MOERL_SUM_TOKENS: MoerlSum = 0;
 pub const MOERL_SUM_NONFINITE: MoerlSum = 1;
 pub const MOERL_SUM_POLICY_K1: MoerlSum = 2;
@@ -108,10 +137,26 @@ pub const MOERL_SUM_SEQUENCE_RATIO: MoerlSum = 17;
 pub const MOERL_SUM_SEQUENCE_CLIPPED_HIGH: MoerlSum = 18;
 pub const MOERL_SUM_SEQUENCE_CLIPPED_LOW: MoerlSum = 19;
 pub const MOERL_SUM_SEQUENCE_CAPPED: MoerlSum = 20;
-pub const MOERL_MAX_RATIO: MoerlSum = 21;
-pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 22;
-pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 23;
-pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 24;
+pub const MOERL_SUM_LOSS: MoerlSum = 21;
+pub const MOERL_SUM_KL_LOSS: MoerlSum = 22;
+pub const MOERL_SUM_MISMATCH_LOSS: MoerlSum = 23;
+pub const MOERL_SUM_ENTROPY_LOSS: MoerlSum = 24;
+pub const MOERL_SUM_ENTROPY: MoerlSum = 25;
+pub const MOERL_SUM_REF_K1: MoerlSum = 26;
+pub const MOERL_SUM_REF_K3: MoerlSum = 27;
+pub const MOERL_SUM_ROLLOUT_ENTROPY: MoerlSum = 28;
+pub const MOERL_SUM_PULL: MoerlSum = 29;
+pub const MOERL_SUM_OUTSIDE: MoerlSum = 30;
+pub const MOERL_SUM_GAMMA: MoerlSum = 31;
+pub const MOERL_SUM_REJECTED: MoerlSum = 32;
+pub const MOERL_SUM_LOGPROBS_SEEN: MoerlSum = 33;
+pub const MOERL_SUM_BF16_LOOKING: MoerlSum = 34;
+pub const MOERL_MAX_RATIO: MoerlSum = 35;
+pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 36;
+pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 37;
+pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 38;
+pub const MOERL_MAX_WEIGHT: MoerlSum = 39;
+pub const MOERL_MAX_NEGATIVE_WEIGHT: MoerlSum = 40;
 pub type MoerlSum = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -137,15 +182,25 @@ pub struct MoerlCoefficient {
     pub weight: f32,
     pub gradient: f32,
     pub flags: u32,
+    pub scale: f32,
+    pub sequence_ratio: f32,
+    pub shared: f32,
+    pub segment_weight: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlCoefficient"][::core::mem::size_of::<MoerlCoefficient>() - 16usize];
+    ["Size of MoerlCoefficient"][::core::mem::size_of::<MoerlCoefficient>() - 32usize];
     ["Alignment of MoerlCoefficient"][::core::mem::align_of::<MoerlCoefficient>() - 4usize];
     ["Offset of field: MoerlCoefficient::ratio"][::core::mem::offset_of!(MoerlCoefficient, ratio) - 0usize];
     ["Offset of field: MoerlCoefficient::weight"][::core::mem::offset_of!(MoerlCoefficient, weight) - 4usize];
     ["Offset of field: MoerlCoefficient::gradient"][::core::mem::offset_of!(MoerlCoefficient, gradient) - 8usize];
     ["Offset of field: MoerlCoefficient::flags"][::core::mem::offset_of!(MoerlCoefficient, flags) - 12usize];
+    ["Offset of field: MoerlCoefficient::scale"][::core::mem::offset_of!(MoerlCoefficient, scale) - 16usize];
+    ["Offset of field: MoerlCoefficient::sequence_ratio"]
+        [::core::mem::offset_of!(MoerlCoefficient, sequence_ratio) - 20usize];
+    ["Offset of field: MoerlCoefficient::shared"][::core::mem::offset_of!(MoerlCoefficient, shared) - 24usize];
+    ["Offset of field: MoerlCoefficient::segment_weight"]
+        [::core::mem::offset_of!(MoerlCoefficient, segment_weight) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -155,6 +210,13 @@ pub struct MoerlObjective {
     pub advantages: *const f32,
     pub loss_mask: *const u8,
     pub weights: *const f32,
+    pub keep: *const u8,
+    pub chosen: *const u8,
+    pub router_shift: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub ref_logprobs: *const f32,
+    pub entropy: *const f32,
+    pub segment_weights: *const f32,
     pub segment_scale: *const f32,
     pub denominators: *const f64,
     pub offsets: *const i64,
@@ -163,9 +225,14 @@ pub struct MoerlObjective {
     pub count: *mut f64,
     pub positive: *mut f64,
     pub negative: *mut f64,
+    pub kept: *mut f64,
+    pub divergence: *mut f64,
+    pub folded: *mut f64,
     pub nonfinite: *mut f64,
     pub coefficients: *mut MoerlCoefficient,
     pub d_logprobs: *mut f32,
+    pub d_entropy: *mut f32,
+    pub kl: *mut f32,
     pub ratio: *mut f32,
     pub clipped: *mut u8,
     pub sequence_ratio: *mut f32,
@@ -195,6 +262,19 @@ pub struct MoerlObjective {
     pub cap: f32,
     pub saturation_low: f32,
     pub saturation_high: f32,
+    pub positive_rate: f32,
+    pub negative_rate: f32,
+    pub positive_scale: f32,
+    pub negative_scale: f32,
+    pub epsilon: f32,
+    pub kl_beta: f32,
+    pub kl_input_clamp: f32,
+    pub kl_output_clamp: f32,
+    pub mismatch_penalty: f32,
+    pub entropy_bonus: f32,
+    pub variant: u32,
+    pub kl_form: u32,
+    pub reads: u32,
     pub nonfinite_policy: u32,
     pub divisors: u32,
     pub tag: u32,
@@ -204,139 +284,254 @@ pub struct MoerlObjective {
     pub accumulate: u8,
     pub keep_totals: u8,
     pub count_empty: u8,
-    pub reserved: [u8; 6usize],
+    pub kl_straight_through: u8,
+    pub folds_weights: u8,
+    pub is_gated: u8,
+    pub rejects_all: u8,
+    pub after_rejection: u8,
+    pub value_in_finish: u8,
+    pub has_rollout: u8,
+    pub opens_totals: u8,
+    pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 376usize];
+    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 528usize];
     ["Alignment of MoerlObjective"][::core::mem::align_of::<MoerlObjective>() - 8usize];
     ["Offset of field: MoerlObjective::logprobs"][::core::mem::offset_of!(MoerlObjective, logprobs) - 0usize];
     ["Offset of field: MoerlObjective::old_logprobs"][::core::mem::offset_of!(MoerlObjective, old_logprobs) - 8usize];
     ["Offset of field: MoerlObjective::advantages"][::core::mem::offset_of!(MoerlObjective, advantages) - 16usize];
     ["Offset of field: MoerlObjective::loss_mask"][::core::mem::offset_of!(MoerlObjective, loss_mask) - 24usize];
     ["Offset of field: MoerlObjective::weights"][::core::mem::offset_of!(MoerlObjective, weights) - 32usize];
+    ["Offset of field: MoerlObjective::keep"][::core::mem::offset_of!(MoerlObjective, keep) - 40usize];
+    ["Offset of field: MoerlObjective::chosen"][::core::mem::offset_of!(MoerlObjective, chosen) - 48usize];
+    ["Offset of field: MoerlObjective::router_shift"][::core::mem::offset_of!(MoerlObjective, router_shift) - 56usize];
+    ["Offset of field: MoerlObjective::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlObjective, rollout_logprobs) - 64usize];
+    ["Offset of field: MoerlObjective::ref_logprobs"][::core::mem::offset_of!(MoerlObjective, ref_logprobs) - 72usize];
+    ["Offset of field: MoerlObjective::entropy"][::core::mem::offset_of!(MoerlObjective, entropy) - 80usize];
+    ["Offset of field: MoerlObjective::segment_weights"]
+        [::core::mem::offset_of!(MoerlObjective, segment_weights) - 88usize];
     ["Offset of field: MoerlObjective::segment_scale"]
-        [::core::mem::offset_of!(MoerlObjective, segment_scale) - 40usize];
-    ["Offset of field: MoerlObjective::denominators"][::core::mem::offset_of!(MoerlObjective, denominators) - 48usize];
-    ["Offset of field: MoerlObjective::offsets"][::core::mem::offset_of!(MoerlObjective, offsets) - 56usize];
-    ["Offset of field: MoerlObjective::units"][::core::mem::offset_of!(MoerlObjective, units) - 64usize];
-    ["Offset of field: MoerlObjective::log_ratio"][::core::mem::offset_of!(MoerlObjective, log_ratio) - 72usize];
-    ["Offset of field: MoerlObjective::count"][::core::mem::offset_of!(MoerlObjective, count) - 80usize];
-    ["Offset of field: MoerlObjective::positive"][::core::mem::offset_of!(MoerlObjective, positive) - 88usize];
-    ["Offset of field: MoerlObjective::negative"][::core::mem::offset_of!(MoerlObjective, negative) - 96usize];
-    ["Offset of field: MoerlObjective::nonfinite"][::core::mem::offset_of!(MoerlObjective, nonfinite) - 104usize];
-    ["Offset of field: MoerlObjective::coefficients"][::core::mem::offset_of!(MoerlObjective, coefficients) - 112usize];
-    ["Offset of field: MoerlObjective::d_logprobs"][::core::mem::offset_of!(MoerlObjective, d_logprobs) - 120usize];
-    ["Offset of field: MoerlObjective::ratio"][::core::mem::offset_of!(MoerlObjective, ratio) - 128usize];
-    ["Offset of field: MoerlObjective::clipped"][::core::mem::offset_of!(MoerlObjective, clipped) - 136usize];
+        [::core::mem::offset_of!(MoerlObjective, segment_scale) - 96usize];
+    ["Offset of field: MoerlObjective::denominators"][::core::mem::offset_of!(MoerlObjective, denominators) - 104usize];
+    ["Offset of field: MoerlObjective::offsets"][::core::mem::offset_of!(MoerlObjective, offsets) - 112usize];
+    ["Offset of field: MoerlObjective::units"][::core::mem::offset_of!(MoerlObjective, units) - 120usize];
+    ["Offset of field: MoerlObjective::log_ratio"][::core::mem::offset_of!(MoerlObjective, log_ratio) - 128usize];
+    ["Offset of field: MoerlObjective::count"][::core::mem::offset_of!(MoerlObjective, count) - 136usize];
+    ["Offset of field: MoerlObjective::positive"][::core::mem::offset_of!(MoerlObjective, positive) - 144usize];
+    ["Offset of field: MoerlObjective::negative"][::core::mem::offset_of!(MoerlObjective, negative) - 152usize];
+    ["Offset of field: MoerlObjective::kept"][::core::mem::offset_of!(MoerlObjective, kept) - 160usize];
+    ["Offset of field: MoerlObjective::divergence"][::core::mem::offset_of!(MoerlObjective, divergence) - 168usize];
+    ["Offset of field: MoerlObjective::folded"][::core::mem::offset_of!(MoerlObjective, folded) - 176usize];
+    ["Offset of field: MoerlObjective::nonfinite"][::core::mem::offset_of!(MoerlObjective, nonfinite) - 184usize];
+    ["Offset of field: MoerlObjective::coefficients"][::core::mem::offset_of!(MoerlObjective, coefficients) - 192usize];
+    ["Offset of field: MoerlObjective::d_logprobs"][::core::mem::offset_of!(MoerlObjective, d_logprobs) - 200usize];
+    ["Offset of field: MoerlObjective::d_entropy"][::core::mem::offset_of!(MoerlObjective, d_entropy) - 208usize];
+    ["Offset of field: MoerlObjective::kl"][::core::mem::offset_of!(MoerlObjective, kl) - 216usize];
+    ["Offset of field: MoerlObjective::ratio"][::core::mem::offset_of!(MoerlObjective, ratio) - 224usize];
+    ["Offset of field: MoerlObjective::clipped"][::core::mem::offset_of!(MoerlObjective, clipped) - 232usize];
     ["Offset of field: MoerlObjective::sequence_ratio"]
-        [::core::mem::offset_of!(MoerlObjective, sequence_ratio) - 144usize];
+        [::core::mem::offset_of!(MoerlObjective, sequence_ratio) - 240usize];
     ["Offset of field: MoerlObjective::sequence_clipped"]
-        [::core::mem::offset_of!(MoerlObjective, sequence_clipped) - 152usize];
-    ["Offset of field: MoerlObjective::loss"][::core::mem::offset_of!(MoerlObjective, loss) - 160usize];
-    ["Offset of field: MoerlObjective::diagnostics"][::core::mem::offset_of!(MoerlObjective, diagnostics) - 168usize];
-    ["Offset of field: MoerlObjective::errors"][::core::mem::offset_of!(MoerlObjective, errors) - 176usize];
-    ["Offset of field: MoerlObjective::local_counts"][::core::mem::offset_of!(MoerlObjective, local_counts) - 184usize];
-    ["Offset of field: MoerlObjective::tickets"][::core::mem::offset_of!(MoerlObjective, tickets) - 192usize];
+        [::core::mem::offset_of!(MoerlObjective, sequence_clipped) - 248usize];
+    ["Offset of field: MoerlObjective::loss"][::core::mem::offset_of!(MoerlObjective, loss) - 256usize];
+    ["Offset of field: MoerlObjective::diagnostics"][::core::mem::offset_of!(MoerlObjective, diagnostics) - 264usize];
+    ["Offset of field: MoerlObjective::errors"][::core::mem::offset_of!(MoerlObjective, errors) - 272usize];
+    ["Offset of field: MoerlObjective::local_counts"][::core::mem::offset_of!(MoerlObjective, local_counts) - 280usize];
+    ["Offset of field: MoerlObjective::tickets"][::core::mem::offset_of!(MoerlObjective, tickets) - 288usize];
     ["Offset of field: MoerlObjective::group_tickets"]
-        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 200usize];
-    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 208usize];
-    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 216usize];
-    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 224usize];
+        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 296usize];
+    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 304usize];
+    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 312usize];
+    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 320usize];
     ["Offset of field: MoerlObjective::group_records"]
-        [::core::mem::offset_of!(MoerlObjective, group_records) - 232usize];
+        [::core::mem::offset_of!(MoerlObjective, group_records) - 328usize];
     ["Offset of field: MoerlObjective::segment_count"]
-        [::core::mem::offset_of!(MoerlObjective, segment_count) - 240usize];
-    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 248usize];
+        [::core::mem::offset_of!(MoerlObjective, segment_count) - 336usize];
+    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 344usize];
     ["Offset of field: MoerlObjective::divisor_values"]
-        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 256usize];
-    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 288usize];
-    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 296usize];
-    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 304usize];
-    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 312usize];
+        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 352usize];
+    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 384usize];
+    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 392usize];
+    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 400usize];
+    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 408usize];
     ["Offset of field: MoerlObjective::token_log_upper"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 320usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 416usize];
     ["Offset of field: MoerlObjective::token_log_lower"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 324usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 420usize];
     ["Offset of field: MoerlObjective::token_log_cap"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 328usize];
-    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 332usize];
-    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 336usize];
-    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 340usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 424usize];
+    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 428usize];
+    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 432usize];
+    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 436usize];
     ["Offset of field: MoerlObjective::saturation_low"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 344usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 440usize];
     ["Offset of field: MoerlObjective::saturation_high"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 348usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 444usize];
+    ["Offset of field: MoerlObjective::positive_rate"]
+        [::core::mem::offset_of!(MoerlObjective, positive_rate) - 448usize];
+    ["Offset of field: MoerlObjective::negative_rate"]
+        [::core::mem::offset_of!(MoerlObjective, negative_rate) - 452usize];
+    ["Offset of field: MoerlObjective::positive_scale"]
+        [::core::mem::offset_of!(MoerlObjective, positive_scale) - 456usize];
+    ["Offset of field: MoerlObjective::negative_scale"]
+        [::core::mem::offset_of!(MoerlObjective, negative_scale) - 460usize];
+    ["Offset of field: MoerlObjective::epsilon"][::core::mem::offset_of!(MoerlObjective, epsilon) - 464usize];
+    ["Offset of field: MoerlObjective::kl_beta"][::core::mem::offset_of!(MoerlObjective, kl_beta) - 468usize];
+    ["Offset of field: MoerlObjective::kl_input_clamp"]
+        [::core::mem::offset_of!(MoerlObjective, kl_input_clamp) - 472usize];
+    ["Offset of field: MoerlObjective::kl_output_clamp"]
+        [::core::mem::offset_of!(MoerlObjective, kl_output_clamp) - 476usize];
+    ["Offset of field: MoerlObjective::mismatch_penalty"]
+        [::core::mem::offset_of!(MoerlObjective, mismatch_penalty) - 480usize];
+    ["Offset of field: MoerlObjective::entropy_bonus"]
+        [::core::mem::offset_of!(MoerlObjective, entropy_bonus) - 484usize];
+    ["Offset of field: MoerlObjective::variant"][::core::mem::offset_of!(MoerlObjective, variant) - 488usize];
+    ["Offset of field: MoerlObjective::kl_form"][::core::mem::offset_of!(MoerlObjective, kl_form) - 492usize];
+    ["Offset of field: MoerlObjective::reads"][::core::mem::offset_of!(MoerlObjective, reads) - 496usize];
     ["Offset of field: MoerlObjective::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 352usize];
-    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 356usize];
-    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 360usize];
+        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 500usize];
+    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 504usize];
+    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 508usize];
     ["Offset of field: MoerlObjective::is_sequence_level"]
-        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 364usize];
+        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 512usize];
     ["Offset of field: MoerlObjective::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 365usize];
-    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 366usize];
-    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 367usize];
-    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 368usize];
-    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 369usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 370usize];
-};
-pub const MOERL_BASELINE_MEAN: MoerlBaseline = 0;
-pub const MOERL_BASELINE_LEAVE_ONE_OUT: MoerlBaseline = 1;
-pub const MOERL_BASELINE_LENGTH_WEIGHTED: MoerlBaseline = 2;
-pub type MoerlBaseline = ::core::ffi::c_uint;
-#[repr(C)]
-#[derive(Debug, Copy, Clone)]
-pub struct MoerlGroupPiece {
-    pub group: u32,
-    pub index: u32,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of MoerlGroupPiece"][::core::mem::size_of::<MoerlGroupPiece>() - 8usize];
-    ["Alignment of MoerlGroupPiece"][::core::mem::align_of::<MoerlGroupPiece>() - 4usize];
-    ["Offset of field: MoerlGroupPiece::group"][::core::mem::offset_of!(MoerlGroupPiece, group) - 0usize];
-    ["Offset of field: MoerlGroupPiece::index"][::core::mem::offset_of!(MoerlGroupPiece, index) - 4usize];
+        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 513usize];
+    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 514usize];
+    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 515usize];
+    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 516usize];
+    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 517usize];
+    ["Offset of field: MoerlObjective::kl_straight_through"]
+        [::core::mem::offset_of!(MoerlObjective, kl_straight_through) - 518usize];
+    ["Offset of field: MoerlObjective::folds_weights"]
+        [::core::mem::offset_of!(MoerlObjective, folds_weights) - 519usize];
+    ["Offset of field: MoerlObjective::is_gated"][::core::mem::offset_of!(MoerlObjective, is_gated) - 520usize];
+    ["Offset of field: MoerlObjective::rejects_all"][::core::mem::offset_of!(MoerlObjective, rejects_all) - 521usize];
+    ["Offset of field: MoerlObjective::after_rejection"]
+        [::core::mem::offset_of!(MoerlObjective, after_rejection) - 522usize];
+    ["Offset of field: MoerlObjective::value_in_finish"]
+        [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 523usize];
+    ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
+    ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 525usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 526usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct MoerlGroupSums {
-    pub count: f64,
-    pub sum: f64,
-    pub min: f64,
-    pub max: f64,
-    pub weight: f64,
-    pub weighted: f64,
+pub struct MoerlRouteChange {
+    pub logprobs: *const f32,
+    pub old_logprobs: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub loss_mask: *const u8,
+    pub clipped: *const u8,
+    pub keep: *const u8,
+    pub route_change: *const u8,
+    pub sums: *mut f64,
+    pub ticket: *mut u32,
+    pub records: *mut f64,
+    pub tokens: u64,
+    pub accumulate: u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGroupSums"][::core::mem::size_of::<MoerlGroupSums>() - 48usize];
-    ["Alignment of MoerlGroupSums"][::core::mem::align_of::<MoerlGroupSums>() - 8usize];
-    ["Offset of field: MoerlGroupSums::count"][::core::mem::offset_of!(MoerlGroupSums, count) - 0usize];
-    ["Offset of field: MoerlGroupSums::sum"][::core::mem::offset_of!(MoerlGroupSums, sum) - 8usize];
-    ["Offset of field: MoerlGroupSums::min"][::core::mem::offset_of!(MoerlGroupSums, min) - 16usize];
-    ["Offset of field: MoerlGroupSums::max"][::core::mem::offset_of!(MoerlGroupSums, max) - 24usize];
-    ["Offset of field: MoerlGroupSums::weight"][::core::mem::offset_of!(MoerlGroupSums, weight) - 32usize];
-    ["Offset of field: MoerlGroupSums::weighted"][::core::mem::offset_of!(MoerlGroupSums, weighted) - 40usize];
+    ["Size of MoerlRouteChange"][::core::mem::size_of::<MoerlRouteChange>() - 96usize];
+    ["Alignment of MoerlRouteChange"][::core::mem::align_of::<MoerlRouteChange>() - 8usize];
+    ["Offset of field: MoerlRouteChange::logprobs"][::core::mem::offset_of!(MoerlRouteChange, logprobs) - 0usize];
+    ["Offset of field: MoerlRouteChange::old_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, old_logprobs) - 8usize];
+    ["Offset of field: MoerlRouteChange::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, rollout_logprobs) - 16usize];
+    ["Offset of field: MoerlRouteChange::loss_mask"][::core::mem::offset_of!(MoerlRouteChange, loss_mask) - 24usize];
+    ["Offset of field: MoerlRouteChange::clipped"][::core::mem::offset_of!(MoerlRouteChange, clipped) - 32usize];
+    ["Offset of field: MoerlRouteChange::keep"][::core::mem::offset_of!(MoerlRouteChange, keep) - 40usize];
+    ["Offset of field: MoerlRouteChange::route_change"]
+        [::core::mem::offset_of!(MoerlRouteChange, route_change) - 48usize];
+    ["Offset of field: MoerlRouteChange::sums"][::core::mem::offset_of!(MoerlRouteChange, sums) - 56usize];
+    ["Offset of field: MoerlRouteChange::ticket"][::core::mem::offset_of!(MoerlRouteChange, ticket) - 64usize];
+    ["Offset of field: MoerlRouteChange::records"][::core::mem::offset_of!(MoerlRouteChange, records) - 72usize];
+    ["Offset of field: MoerlRouteChange::tokens"][::core::mem::offset_of!(MoerlRouteChange, tokens) - 80usize];
+    ["Offset of field: MoerlRouteChange::accumulate"][::core::mem::offset_of!(MoerlRouteChange, accumulate) - 88usize];
+};
+pub const MOERL_COVARIANCE_RANDOM: MoerlCovarianceRule = 0;
+pub const MOERL_COVARIANCE_BERNOULLI: MoerlCovarianceRule = 1;
+pub const MOERL_COVARIANCE_LARGEST: MoerlCovarianceRule = 2;
+pub type MoerlCovarianceRule = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCovarianceState {
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub prefix: u64,
+    pub wanted: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCovarianceState"][::core::mem::size_of::<MoerlCovarianceState>() - 32usize];
+    ["Alignment of MoerlCovarianceState"][::core::mem::align_of::<MoerlCovarianceState>() - 8usize];
+    ["Offset of field: MoerlCovarianceState::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_advantage) - 0usize];
+    ["Offset of field: MoerlCovarianceState::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_logprob) - 8usize];
+    ["Offset of field: MoerlCovarianceState::prefix"][::core::mem::offset_of!(MoerlCovarianceState, prefix) - 16usize];
+    ["Offset of field: MoerlCovarianceState::wanted"][::core::mem::offset_of!(MoerlCovarianceState, wanted) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct MoerlGroupScale {
-    pub mean: f64,
-    pub shift: f64,
-    pub factor: f64,
-    pub count: u32,
-    pub is_flat: u32,
+pub struct MoerlCovariance {
+    pub logprobs: *const f32,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub excluded: *const u8,
+    pub token_ids: *const u32,
+    pub chosen: *mut u8,
+    pub keep: *mut u8,
+    pub state: *mut MoerlCovarianceState,
+    pub ticket: *mut u32,
+    pub histogram: *mut u32,
+    pub sums: *mut f64,
+    pub tokens: u64,
+    pub seed: u64,
+    pub threshold: u64,
+    pub fraction: f64,
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub lower: f64,
+    pub upper: f64,
+    pub rule: u32,
+    pub shift: u32,
+    pub has_means: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGroupScale"][::core::mem::size_of::<MoerlGroupScale>() - 32usize];
-    ["Alignment of MoerlGroupScale"][::core::mem::align_of::<MoerlGroupScale>() - 8usize];
-    ["Offset of field: MoerlGroupScale::mean"][::core::mem::offset_of!(MoerlGroupScale, mean) - 0usize];
-    ["Offset of field: MoerlGroupScale::shift"][::core::mem::offset_of!(MoerlGroupScale, shift) - 8usize];
-    ["Offset of field: MoerlGroupScale::factor"][::core::mem::offset_of!(MoerlGroupScale, factor) - 16usize];
-    ["Offset of field: MoerlGroupScale::count"][::core::mem::offset_of!(MoerlGroupScale, count) - 24usize];
-    ["Offset of field: MoerlGroupScale::is_flat"][::core::mem::offset_of!(MoerlGroupScale, is_flat) - 28usize];
+    ["Size of MoerlCovariance"][::core::mem::size_of::<MoerlCovariance>() - 168usize];
+    ["Alignment of MoerlCovariance"][::core::mem::align_of::<MoerlCovariance>() - 8usize];
+    ["Offset of field: MoerlCovariance::logprobs"][::core::mem::offset_of!(MoerlCovariance, logprobs) - 0usize];
+    ["Offset of field: MoerlCovariance::advantages"][::core::mem::offset_of!(MoerlCovariance, advantages) - 8usize];
+    ["Offset of field: MoerlCovariance::loss_mask"][::core::mem::offset_of!(MoerlCovariance, loss_mask) - 16usize];
+    ["Offset of field: MoerlCovariance::excluded"][::core::mem::offset_of!(MoerlCovariance, excluded) - 24usize];
+    ["Offset of field: MoerlCovariance::token_ids"][::core::mem::offset_of!(MoerlCovariance, token_ids) - 32usize];
+    ["Offset of field: MoerlCovariance::chosen"][::core::mem::offset_of!(MoerlCovariance, chosen) - 40usize];
+    ["Offset of field: MoerlCovariance::keep"][::core::mem::offset_of!(MoerlCovariance, keep) - 48usize];
+    ["Offset of field: MoerlCovariance::state"][::core::mem::offset_of!(MoerlCovariance, state) - 56usize];
+    ["Offset of field: MoerlCovariance::ticket"][::core::mem::offset_of!(MoerlCovariance, ticket) - 64usize];
+    ["Offset of field: MoerlCovariance::histogram"][::core::mem::offset_of!(MoerlCovariance, histogram) - 72usize];
+    ["Offset of field: MoerlCovariance::sums"][::core::mem::offset_of!(MoerlCovariance, sums) - 80usize];
+    ["Offset of field: MoerlCovariance::tokens"][::core::mem::offset_of!(MoerlCovariance, tokens) - 88usize];
+    ["Offset of field: MoerlCovariance::seed"][::core::mem::offset_of!(MoerlCovariance, seed) - 96usize];
+    ["Offset of field: MoerlCovariance::threshold"][::core::mem::offset_of!(MoerlCovariance, threshold) - 104usize];
+    ["Offset of field: MoerlCovariance::fraction"][::core::mem::offset_of!(MoerlCovariance, fraction) - 112usize];
+    ["Offset of field: MoerlCovariance::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_advantage) - 120usize];
+    ["Offset of field: MoerlCovariance::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_logprob) - 128usize];
+    ["Offset of field: MoerlCovariance::lower"][::core::mem::offset_of!(MoerlCovariance, lower) - 136usize];
+    ["Offset of field: MoerlCovariance::upper"][::core::mem::offset_of!(MoerlCovariance, upper) - 144usize];
+    ["Offset of field: MoerlCovariance::rule"][::core::mem::offset_of!(MoerlCovariance, rule) - 152usize];
+    ["Offset of field: MoerlCovariance::shift"][::core::mem::offset_of!(MoerlCovariance, shift) - 156usize];
+    ["Offset of field: MoerlCovariance::has_means"][::core::mem::offset_of!(MoerlCovariance, has_means) - 160usize];
+    ["Offset of field: MoerlCovariance::reserved"][::core::mem::offset_of!(MoerlCovariance, reserved) - 164usize];
+};
 pub const MOERL_CORRECTION_LOG_RATIO: MoerlCorrectionPlane = 0;
 pub const MOERL_CORRECTION_COUNT: MoerlCorrectionPlane = 1;
 pub const MOERL_CORRECTION_NONFINITE: MoerlCorrectionPlane = 2;
@@ -676,6 +871,63 @@ const _: () = {
     ["Offset of field: MoerlCorrection::has_token_options"]
         [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 882usize];
     ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 883usize];
+};
+pub const MOERL_BASELINE_MEAN: MoerlBaseline = 0;
+pub const MOERL_BASELINE_LEAVE_ONE_OUT: MoerlBaseline = 1;
+pub const MOERL_BASELINE_LENGTH_WEIGHTED: MoerlBaseline = 2;
+pub type MoerlBaseline = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupPiece {
+    pub group: u32,
+    pub index: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupPiece"][::core::mem::size_of::<MoerlGroupPiece>() - 8usize];
+    ["Alignment of MoerlGroupPiece"][::core::mem::align_of::<MoerlGroupPiece>() - 4usize];
+    ["Offset of field: MoerlGroupPiece::group"][::core::mem::offset_of!(MoerlGroupPiece, group) - 0usize];
+    ["Offset of field: MoerlGroupPiece::index"][::core::mem::offset_of!(MoerlGroupPiece, index) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupSums {
+    pub count: f64,
+    pub sum: f64,
+    pub min: f64,
+    pub max: f64,
+    pub weight: f64,
+    pub weighted: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupSums"][::core::mem::size_of::<MoerlGroupSums>() - 48usize];
+    ["Alignment of MoerlGroupSums"][::core::mem::align_of::<MoerlGroupSums>() - 8usize];
+    ["Offset of field: MoerlGroupSums::count"][::core::mem::offset_of!(MoerlGroupSums, count) - 0usize];
+    ["Offset of field: MoerlGroupSums::sum"][::core::mem::offset_of!(MoerlGroupSums, sum) - 8usize];
+    ["Offset of field: MoerlGroupSums::min"][::core::mem::offset_of!(MoerlGroupSums, min) - 16usize];
+    ["Offset of field: MoerlGroupSums::max"][::core::mem::offset_of!(MoerlGroupSums, max) - 24usize];
+    ["Offset of field: MoerlGroupSums::weight"][::core::mem::offset_of!(MoerlGroupSums, weight) - 32usize];
+    ["Offset of field: MoerlGroupSums::weighted"][::core::mem::offset_of!(MoerlGroupSums, weighted) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupScale {
+    pub mean: f64,
+    pub shift: f64,
+    pub factor: f64,
+    pub count: u32,
+    pub is_flat: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupScale"][::core::mem::size_of::<MoerlGroupScale>() - 32usize];
+    ["Alignment of MoerlGroupScale"][::core::mem::align_of::<MoerlGroupScale>() - 8usize];
+    ["Offset of field: MoerlGroupScale::mean"][::core::mem::offset_of!(MoerlGroupScale, mean) - 0usize];
+    ["Offset of field: MoerlGroupScale::shift"][::core::mem::offset_of!(MoerlGroupScale, shift) - 8usize];
+    ["Offset of field: MoerlGroupScale::factor"][::core::mem::offset_of!(MoerlGroupScale, factor) - 16usize];
+    ["Offset of field: MoerlGroupScale::count"][::core::mem::offset_of!(MoerlGroupScale, count) - 24usize];
+    ["Offset of field: MoerlGroupScale::is_flat"][::core::mem::offset_of!(MoerlGroupScale, is_flat) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

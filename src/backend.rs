@@ -3,14 +3,15 @@
 use bytemuck::Pod;
 
 use crate::advantage;
-use crate::ema;
 use crate::correction;
+use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
 use crate::router_loss;
+use crate::{advantage, covariance, route_change};
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {
@@ -330,6 +331,27 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    /// Statistics of tokens by how many of their experts changed: see [`route_change`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](route_change::Call::validate)'s.
+    fn route_change(&self, stream: &Self::Stream, call: route_change::Call<'_, Self::Memory>) -> Result<()>;
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    /// Which tokens Clip-Cov and KL-Cov single out: see [`covariance`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](covariance::Call::validate)'s.
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &covariance::Config,
+        call: covariance::Call<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- advantage --------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,8 @@ pub enum Kind {
     KeepSetWithManyIds,
     /// A denominator of zero although tokens count.
     ZeroDenominator,
+    /// Weights against the rollout where the ratio is taken against it too.
+    DoubleCorrection,
     /// Log-probabilities in 16 bits where their rounding would drown the ratio.
     LowPrecision,
     /// Packed offsets that do not describe segments of the tokens given.
@@ -229,6 +231,8 @@ fault_codes! {
     ZeroDenominator = MOERL_FAULT_ZERO_DENOMINATOR, "a denominator is 0 although a token counts";
     /// The sums of a segment's log-probabilities make no weight; the row is the segment.
     SegmentInput = MOERL_FAULT_SEGMENT_INPUT, "the sums of the segment's log-probabilities make no weight";
+    /// A segment's weight that is NaN or infinite.
+    SegmentWeight = MOERL_FAULT_SEGMENT_WEIGHT, "the segment's weight is NaN or infinite";
 }
 
 /// Collects every fault of a call's arguments before anything is queued.

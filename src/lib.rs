@@ -7,6 +7,8 @@
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`logprob`] | log-probability of the chosen tokens, entropy, log-sum-exp, Σp², rank and argmax, in one read of the logits; keep-sets; vocabulary shards |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
+//! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
 //! | [`advantage`] | rewards normalised within their group |
 //! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
@@ -28,6 +30,7 @@ pub(crate) mod abi;
 pub mod advantage;
 mod backend;
 pub mod correction;
+pub mod covariance;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
@@ -39,8 +42,9 @@ pub mod memory;
 pub mod objective;
 pub mod random;
 mod reference;
-pub mod routes;
+pub mod route_change;
 pub mod router_loss;
+pub mod routes;
 mod segments;
 
 pub use backend::{Backend, Buffer, ErrorWord};

@@ -3,6 +3,7 @@
 mod advantage;
 pub mod bandwidth;
 mod correction;
+mod covariance;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
@@ -16,6 +17,7 @@ mod gate;
 pub(crate) mod images;
 mod logprob;
 mod objective;
+mod route_change;
 mod router_loss;
 pub(crate) mod workspace;
 
@@ -236,6 +238,23 @@ impl<E: Executor> Backend for E {
         output: crate::correction::Output<'_, E::Memory>,
     ) -> Result<()> {
         correction::apply(self, stream, config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, stream: &Self::Stream, call: crate::route_change::Call<'_, E::Memory>) -> Result<()> {
+        route_change::route_change(self, stream, call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, E::Memory>,
+    ) -> Result<()> {
+        covariance::covariance(self, stream, config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

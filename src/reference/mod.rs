@@ -1,11 +1,16 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
-mod ema;
 mod correction;
+mod covariance;
+mod ema;
+mod gate;
 mod gate;
 mod logprob;
+mod logprob;
 mod objective;
+mod objective;
+mod route_change;
 mod router_loss;
 
 use bytemuck::Pod;
@@ -233,6 +238,23 @@ impl Backend for Reference {
         output: crate::correction::Output<'_, Host>,
     ) -> Result<()> {
         correction::apply(config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, (): &(), call: crate::route_change::Call<'_, Host>) -> Result<()> {
+        route_change::route_change(call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        _stream: &(),
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, Host>,
+    ) -> Result<()> {
+        covariance::covariance(config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

@@ -54,13 +54,12 @@ fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
 }
 
-fn kernel(image: &'static str, tier: &Tier, element: Element) -> Kernel {
-    let name = match element {
+fn name(tier: &Tier, element: Element) -> &'static str {
+    match element {
         Element::Bf16 => tier.names[0],
         Element::F16 => tier.names[1],
         _ => tier.names[2],
-    };
-    Kernel { image, name }
+    }
 }
 
 pub(super) fn element_code(element: Element) -> u32 {
@@ -150,9 +149,10 @@ pub(super) fn forward<E: Executor>(
     }
     let tier = tier(if params.stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
     let grid = grid(shape.tokens, tier.lanes, params.stage_bytes as usize);
+    let kernel = Kernel { image: "gate", name: name(tier, element) };
     // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
     // this router takes in shared memory.
-    unsafe { executor.launch(stream, kernel("gate", tier, element), grid, &arguments, &params) }
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }
 
 /// What a call comes to for the kernels, for rows in shared memory.
@@ -237,7 +237,7 @@ pub(super) fn backward<E: Executor>(
         return Ok(());
     }
     let tier = tier(BACKWARD, shape.experts);
-    let kernel = kernel("gate", tier, call.d_router_logits.element());
+    let kernel = Kernel { image: "gate", name: name(tier, call.d_router_logits.element()) };
     // Elsewhere the gradient stays among the slots.
     let logits = call.router_logits.filter(|_| config.needs_lse());
     let mut arguments = Arguments::new::<E>();

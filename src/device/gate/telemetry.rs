@@ -1,6 +1,6 @@
 //! Launches `kernels/gate_telemetry.cu`.
 
-use super::{TUNING, Tier, element_code, kernel, tier};
+use super::{TUNING, Tier, element_code, name, tier};
 use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::Result;
@@ -92,9 +92,10 @@ pub(super) fn forward<E: Executor>(
     }
     let tier = tier(TELEMETRY, shape.experts);
     let grid = grid(executor, shape.tokens, tier.lanes, params.forward.stage_bytes as usize, tally_bytes);
+    let kernel = Kernel { image: "gate_telemetry", name: name(tier, element) };
     // SAFETY: validate checked the length, type and alignment of every array against the shape; `stage_bytes` is what a row of this
     // router takes in shared memory, `tally_bytes` two counts of its experts.
-    unsafe { executor.launch(stream, kernel("gate_telemetry", tier, element), grid, &arguments, &params) }
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }
 
 /// Blocks that take rows in turn, each with its counts and its rows in shared memory.

@@ -132,24 +132,28 @@ pub(super) fn measure_softmax(
         }
     }
     let Some(reference) = telemetry.ref_logits else { return Ok(()) };
-    let reference = rules.capped_row(&reference.row_f64(t));
-    let lse_ref = log_sum_exp(&reference);
-    if !lse_ref.is_finite() || !row.lse.is_finite() {
-        return Ok(());
-    }
-    let terms = reference.iter().zip(&log_p).map(|(y, log_p)| {
-        let log_ref = y - lse_ref;
-        if log_ref.exp() == 0.0 { 0.0 } else { log_ref.exp() * (log_ref - log_p) }
-    });
-    set(&mut telemetry.router_kl, t, terms.sum::<f64>().max(0.0) as f32);
-    if let Some(gradient) = &mut telemetry.d_router_kl {
-        let slopes = row.logits.iter().map(|&x| rules.softcap_slope(x));
-        let values = reference.iter().zip(&log_p).zip(slopes);
-        let values: Vec<f32> =
-            values.map(|((y, log_p), slope)| ((log_p.exp() - (y - lse_ref).exp()) * slope) as f32).collect();
-        gradient.write_row(t, &values)?;
+    let reference = reference.row_f64(t);
+    if let Some((kl, gradient)) = router_kl(rules, &reference, row.logits) {
+        set(&mut telemetry.router_kl, t, kl as f32);
+        if let Some(to) = &mut telemetry.d_router_kl {
+            to.write_row(t, &gradient.iter().map(|&d| d as f32).collect::<Vec<_>>())?;
+        }
     }
     Ok(())
+}
+
+/// KL(p_ref ‖ p) and its gradient by the logits; `None` where a log-sum-exp is not finite.
+pub(super) fn router_kl(rules: &Rules, reference: &[f64], logits: &[f64]) -> Option<(f64, Vec<f64>)> {
+    let log_softmax = |x: &[f64]| -> Option<Vec<f64>> {
+        let x = rules.capped_row(x);
+        let lse = Some(log_sum_exp(&x)).filter(|lse| lse.is_finite())?;
+        Some(x.iter().map(|x| x - lse).collect())
+    };
+    let (log_ref, log_p) = (log_softmax(reference)?, log_softmax(logits)?);
+    let terms = log_ref.iter().zip(&log_p).map(|(r, p)| if r.exp() == 0.0 { 0.0 } else { r.exp() * (r - p) });
+    let kl = terms.sum::<f64>().max(0.0);
+    let slopes = logits.iter().map(|&x| rules.softcap_slope(x));
+    Some((kl, log_ref.iter().zip(&log_p).zip(slopes).map(|((r, p), slope)| (p.exp() - r.exp()) * slope).collect()))
 }
 
 /// What is asked of the weights `w` of experts `ids`; `recorded`: the row of the forced ids. `usable`: `w` are numbers.

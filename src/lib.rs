@@ -14,6 +14,7 @@
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
 //! | [`ema`] | moving averages of parameters |
 //! | [`correction`] | weights and rejections for rollouts that another engine sampled |
+//! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -36,6 +37,7 @@ pub mod diagnostics;
 pub mod element;
 pub mod ema;
 pub mod error;
+pub mod expert_ledger;
 pub mod gate;
 pub mod logprob;
 pub mod memory;

@@ -3,8 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x46f81f76435ba0a8;
-pub const ABI_DIGEST: u64 = 0xd5d26483d877a469;
+pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -27,10 +26,9 @@ pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_PANEL: u32 = 256;
-pub const MOERL_MAX_SHARDS: u32 = 64;
-pub const MOERL_TALLY: u32 = 32;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
+pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;

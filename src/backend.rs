@@ -4,6 +4,7 @@ use bytemuck::Pod;
 
 use crate::advantage;
 use crate::correction;
+use crate::covariance;
 use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::expert_ledger;
@@ -11,8 +12,8 @@ use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
+use crate::route_change;
 use crate::router_loss;
-use crate::{advantage, covariance, route_change};
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {
@@ -451,6 +452,7 @@ pub trait Backend {
     /// # Errors
     /// [`Call::validate`](ema::Call::validate)'s.
     fn ema(&self, stream: &Self::Stream, step: &ema::Step, call: ema::Call<'_, '_, Self::Memory>) -> Result<()>;
+
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 
     /// Adds a layer's tokens to its ledger: see [`expert_ledger`].

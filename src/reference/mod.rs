@@ -4,12 +4,9 @@ mod advantage;
 mod correction;
 mod covariance;
 mod ema;
-mod gate;
 mod expert_ledger;
 mod gate;
 mod logprob;
-mod logprob;
-mod objective;
 mod objective;
 mod route_change;
 mod router_loss;
@@ -322,6 +319,7 @@ impl Backend for Reference {
 
     fn ema(&self, (): &(), step: &crate::ema::Step, call: crate::ema::Call<'_, '_, Host>) -> Result<()> {
         ema::ema(step, call)
+    }
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 

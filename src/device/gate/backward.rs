@@ -37,7 +37,7 @@ pub(in crate::device) fn backward<E: Executor>(
     let reads_rows = call.reads_rows(config);
     let mut arguments = Arguments::new::<E>();
     let mut params = inputs(&mut arguments, config, &call, &shape);
-    let (name, grid) = match &mut call.output {
+    let (kernel, grid) = match &mut call.output {
         Output::Compact { d_selected_logits, .. } => {
             params.d_selected_logits = arguments.write("d_selected_logits", d_selected_logits);
             (named("gate_backward_compact"), grid(shape.tokens, COMPACT_LANES, 0))
@@ -47,13 +47,13 @@ pub(in crate::device) fn backward<E: Executor>(
             params.d_router_logits_stride = target.row_stride() as i64;
             let tier = tier(if reads_rows { BACKWARD_ROW } else { BACKWARD }, shape.experts);
             let kernel = named(name(tier, target.element()));
-            (name, grid(shape.tokens, tier.lanes, params.stage_bytes as usize))
+            (kernel, grid(shape.tokens, tier.lanes, params.stage_bytes as usize))
         }
     };
     params.accumulate = u8::from(matches!(call.output, Output::Accumulate(_)));
     // SAFETY: validate checked the length, type and alignment of every array against the shape, and that what the gradient needs
     // is there; `stage_bytes` is what a row takes in shared memory.
-    unsafe { executor.launch(stream, name, grid, &arguments, &params) }?;
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }?;
     if call.d_expert_scale.is_some() { expert_scale(executor, stream, config, &mut call, &shape) } else { Ok(()) }
 }
 
@@ -155,7 +155,7 @@ pub(in crate::device) fn regularizer_alone<E: Executor>(
     let grid = grid(shape.tokens, tier.lanes, params.stage_bytes as usize);
     // SAFETY: validate checked the length, type and alignment of every array against the shape; without a gradient of weights the kernel reads
     // of the slots only what is given.
-    unsafe { executor.launch(stream, name, grid, &arguments, &params) }
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }
 
 /// Two launches: panels of rows, then the panels in order.

@@ -7,6 +7,8 @@
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
 //! | [`ema`] | moving averages of parameters |
+//! | [`advantage`] | rewards normalised within their group |
+//! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -27,6 +29,7 @@ pub mod diagnostics;
 pub mod element;
 pub mod ema;
 pub mod error;
+pub mod expert_ledger;
 pub mod gate;
 pub mod logprob;
 pub mod memory;

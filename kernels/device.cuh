@@ -10,7 +10,7 @@
 //   shared memory  MOERL_SHARED(type, name, count)  MOERL_DYNAMIC_SHARED(type, name)  shared_atomic_*     (plain dereference is right here)
 //   block          sync_block() sync_block_or(p) sync_block_and(p) sync_block_count(p)
 //   warp           sync_warp shuffle shuffle_xor shuffle_up shuffle_down ballot any all match_any reduce_{add,min,max}_u32
-//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of is_finite popcount ...
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of popcount ...
 //
 // A pointer that arrives in a parameter structure is GLOBAL: only the helpers may follow it (under emulation it lies in an
 // inaccessible alias of the real memory, so that a raw p[i] faults). A kernel is declared with
@@ -241,7 +241,3 @@ template <> MOERL_DEVICE uint32_t from_f32_x2<f16>(float low, float high) {
 }
 
 #endif
-
-// ---- of both ------------------------------------------------------------------------------------------------------------
-// Neither NaN nor infinite.
-MOERL_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

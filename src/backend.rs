@@ -290,6 +290,7 @@ pub trait Backend {
     /// # Errors
     /// [`Call::validate`](ema::Call::validate)'s.
     fn ema(&self, stream: &Self::Stream, step: &ema::Step, call: ema::Call<'_, '_, Self::Memory>) -> Result<()>;
+
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 
     /// Adds a layer's tokens to its ledger: see [`expert_ledger`].

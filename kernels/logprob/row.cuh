@@ -16,6 +16,7 @@ constexpr int32_t NO_LABEL = -1;       // the call has no tokens
 constexpr int32_t LABEL_OUTSIDE = -2;  // the token is not in the vocabulary
 
 MOERL_DEVICE float not_a_number() { return f32_of(0x7fc00000u); }
+MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
 
 struct Row {
     int32_t label;      // a column, NO_LABEL or LABEL_OUTSIDE

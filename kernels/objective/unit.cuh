@@ -120,6 +120,8 @@ MOERL_DEVICE Pack load_pack(const MoerlObjective& p, const Geometry& g, int row,
     return r;
 }
 
+MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
+
 // One token, as the formulas see it.
 struct Token {
     float delta, advantage, weight;

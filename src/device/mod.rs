@@ -206,6 +206,7 @@ impl<E: Executor> Backend for E {
         call: crate::ema::Call<'_, '_, E::Memory>,
     ) -> Result<()> {
         ema::ema(self, stream, step, call)
+    }
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 

@@ -202,6 +202,7 @@ impl Backend for Reference {
 
     fn ema(&self, (): &(), step: &crate::ema::Step, call: crate::ema::Call<'_, '_, Host>) -> Result<()> {
         ema::ema(step, call)
+    }
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 

@@ -30,17 +30,3 @@ MOERL_DEVICE uint64_t warp_min(uint64_t x) {
     }
     return x;
 }
-
-// True in every lane of the warp that arrives as the last of `members` at this ticket. What the others stored before is then visible.
-MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
-    fence_device();
-    sync_warp();
-    uint32_t before = 0;
-    if (lane_index() == 0) {
-        before = atomic_add(ticket, 1u);
-        if (before == members - 1) atomic_min(ticket, 0u);
-    }
-    const bool last = shuffle(before, 0) == members - 1;
-    fence_device();
-    return last;
-}

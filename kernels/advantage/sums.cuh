@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../block.cuh"
+#include "../objective/climb.cuh"
 #include "../objective/unit.cuh"
 
 constexpr uint32_t SUM_THREADS = 256;

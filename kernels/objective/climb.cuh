@@ -66,6 +66,20 @@ template <class Load, class Add> MOERL_DEVICE double fold_ascending(double start
     return start;
 }
 
+// True in every lane of the warp that arrives as the last of `members` at this ticket. What the others stored before is then visible.
+MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
+    fence_device();
+    sync_warp();
+    uint32_t before = 0;
+    if (lane_index() == 0) {
+        before = atomic_add(ticket, 1u);
+        if (before == members - 1) atomic_min(ticket, 0u);
+    }
+    const bool last = shuffle(before, 0) == members - 1;
+    fence_device();
+    return last;
+}
+
 // Adds leaf `index` of `count`. True in the warp that reached the root, with the total in `mine`.
 MOERL_DEVICE bool climb(const MoerlObjective& p, Tally& mine, uint64_t index, uint64_t count) {
     const uint32_t lane = lane_index(), high = lane + WARP;

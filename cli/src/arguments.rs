@@ -26,6 +26,8 @@ pub enum Command {
     Generate(Generate),
     /// Look into recorded experts.
     Routes(Routes),
+    /// Measure every kernel: time against what memory gives on a device, bytes moved under emulation.
+    Bench(crate::bench::Options),
 }
 
 /// Who executes the operations.

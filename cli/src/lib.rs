@@ -5,6 +5,7 @@
 pub mod advantage;
 pub mod arguments;
 pub mod backend;
+pub mod bench;
 pub mod check;
 pub mod clock;
 pub mod devices;
@@ -86,6 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Routes(options) => match &options.command {
             RoutesCommand::Inspect(options) => routes::run(options),
         },
+        Command::Bench(options) => bench::run(options).map(Into::into),
     }
 }
 

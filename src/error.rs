@@ -99,6 +99,8 @@ pub enum Kind {
     Segments,
     /// Recorded experts that cannot be replayed: damaged bytes, impossible ids, keys that were never recorded.
     Routes,
+    /// A moving average in 16 bits, where it would stop moving.
+    EmaStateTooNarrow,
 }
 
 /// What the device error word holds: the smallest (row, tag, code) of all faults since the last check.

@@ -9,7 +9,7 @@ const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 pub(in crate::reference) struct Rules {
     score: Score,
     renormalize: Renormalize,
-    scaling_factor: f64,
+    pub(super) scaling_factor: f64,
     softcap: Option<f64>,
     nonfinite: Nonfinite,
 }

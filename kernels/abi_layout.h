@@ -232,14 +232,6 @@ static_assert(offsetof(MoerlRouterLoss, ref_logits_element) == 292, "MoerlRouter
 static_assert(offsetof(MoerlRouterLoss, bias_step) == 296, "MoerlRouterLoss.bias_step");
 static_assert(offsetof(MoerlRouterLoss, accumulate) == 300, "MoerlRouterLoss.accumulate");
 static_assert(offsetof(MoerlRouterLoss, reserved) == 301, "MoerlRouterLoss.reserved");
-static_assert(offsetof(MoerlGateBackward, d_router_logits) == 40, "MoerlGateBackward.d_router_logits");
-static_assert(offsetof(MoerlGateBackward, rows) == 48, "MoerlGateBackward.rows");
-static_assert(offsetof(MoerlGateBackward, router_logits_stride) == 56, "MoerlGateBackward.router_logits_stride");
-static_assert(offsetof(MoerlGateBackward, d_topk_weights_stride) == 64, "MoerlGateBackward.d_topk_weights_stride");
-static_assert(offsetof(MoerlGateBackward, d_router_logits_stride) == 72, "MoerlGateBackward.d_router_logits_stride");
-static_assert(offsetof(MoerlGateBackward, router) == 80, "MoerlGateBackward.router");
-static_assert(offsetof(MoerlGateBackward, router_logits_element) == 112, "MoerlGateBackward.router_logits_element");
-static_assert(offsetof(MoerlGateBackward, d_topk_weights_element) == 116, "MoerlGateBackward.d_topk_weights_element");
 static_assert(sizeof(MoerlGateTelemetry) == 432, "MoerlGateTelemetry");
 static_assert(offsetof(MoerlGateTelemetry, forward) == 0, "MoerlGateTelemetry.forward");
 static_assert(offsetof(MoerlGateTelemetry, recorded_weights) == 216, "MoerlGateTelemetry.recorded_weights");

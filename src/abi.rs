@@ -4,6 +4,7 @@
 
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
+pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;

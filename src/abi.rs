@@ -5,6 +5,7 @@
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
 pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
+pub const ABI_DIGEST: u64 = 0x06d8314e9314b2f2;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;

@@ -3,8 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x452b810a39aa2791;
-pub const ABI_DIGEST: u64 = 0xd5d26483d877a469;
+pub const ABI_DIGEST: u64 = 0x1fa3e9e0e68f4932;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -12,9 +11,9 @@ pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
 pub const MOERL_TALLY: u32 = 32;
-pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
+pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;

@@ -49,13 +49,13 @@ template <class T, class Cursor> MOERL_DEVICE void count_ranks(const Panel<T>& p
     const uint64_t row = cursor.row();
     for (uint32_t first = 0; first < p.ids; first += WARP) {
         const uint32_t k = first + lane_index();
-        int64_t at = 0;
+        int32_t at = 0;  // below 2^31 on both sides, as the vocabulary is
         float logit = 0.0f;
         bool valid = false;
         if (k < p.ids) {
             const int64_t token = load_token(p, row, k);
             valid = token != p.ignore_index && token >= 0 && token < p.vocab_total;
-            at = token - p.vocab_start - start;
+            at = static_cast<int32_t>(token - p.vocab_start - start);
             if (valid) logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
         }
         for (uint32_t left = ballot(valid, FULL_WARP); left != 0; left &= left - 1) {

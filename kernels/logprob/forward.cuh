@@ -107,19 +107,28 @@ template <class T, class Mode, class Cursor> MOERL_DEVICE void reduce_at(Panel<T
 // One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way. Two panels
 // to a round, so that none is moved from register to register.
 template <class T, class Mode, class Cursor> MOERL_DEVICE void walk(const MoerlLogprobForward& p, Cursor cursor) {
-    Panel<T> even, odd;
-    Cursor next = cursor;
-    fetch_at(even, p, cursor);
-    while (cursor.is_valid()) {
-        next.advance();
-        fetch_at(odd, p, next);
-        reduce_at<T, Mode>(even, p, cursor);
-        if (!next.is_valid()) return;
-        cursor = next;
-        cursor.advance();
+    if constexpr (Mode::IS_GENERAL && sizeof(T) == 4) {
+        // Two panels of f32 and what the general mode needs do not fit into 255 registers.
+        for (; cursor.is_valid(); cursor.advance()) {
+            Panel<T> panel;
+            fetch_at(panel, p, cursor);
+            reduce_at<T, Mode>(panel, p, cursor);
+        }
+    } else {
+        Panel<T> even, odd;
+        Cursor next = cursor;
         fetch_at(even, p, cursor);
-        reduce_at<T, Mode>(odd, p, next);
-        next = cursor;
+        while (cursor.is_valid()) {
+            next.advance();
+            fetch_at(odd, p, next);
+            reduce_at<T, Mode>(even, p, cursor);
+            if (!next.is_valid()) return;
+            cursor = next;
+            cursor.advance();
+            fetch_at(even, p, cursor);
+            reduce_at<T, Mode>(odd, p, next);
+            next = cursor;
+        }
     }
 }
 

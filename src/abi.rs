@@ -6,6 +6,7 @@
 pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
 pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
 pub const ABI_DIGEST: u64 = 0x06d8314e9314b2f2;
+pub const ABI_DIGEST: u64 = 0x1fa3e9e0e68f4932;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -28,6 +29,7 @@ pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_PANEL: u32 = 256;
+pub const MOERL_TALLY: u32 = 32;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
 pub const MOERL_MAX_SHARDS: u32 = 64;

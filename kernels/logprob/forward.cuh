@@ -49,13 +49,13 @@ template <class T, class Cursor> MOERL_DEVICE void count_ranks(const Panel<T>& p
     const uint64_t row = cursor.row();
     for (uint32_t first = 0; first < p.ids; first += WARP) {
         const uint32_t k = first + lane_index();
-        int64_t at = 0;
+        int32_t at = 0;  // below 2^31 on both sides, as the vocabulary is
         float logit = 0.0f;
         bool valid = false;
         if (k < p.ids) {
             const int64_t token = load_token(p, row, k);
             valid = token != p.ignore_index && token >= 0 && token < p.vocab_total;
-            at = token - p.vocab_start - start;
+            at = static_cast<int32_t>(token - p.vocab_start - start);
             if (valid) logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
         }
         for (uint32_t left = ballot(valid, FULL_WARP); left != 0; left &= left - 1) {
@@ -107,19 +107,28 @@ template <class T, class Mode, class Cursor> MOERL_DEVICE void reduce_at(Panel<T
 // One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way. Two panels
 // to a round, so that none is moved from register to register.
 template <class T, class Mode, class Cursor> MOERL_DEVICE void walk(const MoerlLogprobForward& p, Cursor cursor) {
-    Panel<T> even, odd;
-    Cursor next = cursor;
-    fetch_at(even, p, cursor);
-    while (cursor.is_valid()) {
-        next.advance();
-        fetch_at(odd, p, next);
-        reduce_at<T, Mode>(even, p, cursor);
-        if (!next.is_valid()) return;
-        cursor = next;
-        cursor.advance();
+    if constexpr (Mode::IS_GENERAL && sizeof(T) == 4) {
+        // Two panels of f32 and what the general mode needs do not fit into 255 registers.
+        for (; cursor.is_valid(); cursor.advance()) {
+            Panel<T> panel;
+            fetch_at(panel, p, cursor);
+            reduce_at<T, Mode>(panel, p, cursor);
+        }
+    } else {
+        Panel<T> even, odd;
+        Cursor next = cursor;
         fetch_at(even, p, cursor);
-        reduce_at<T, Mode>(odd, p, next);
-        next = cursor;
+        while (cursor.is_valid()) {
+            next.advance();
+            fetch_at(odd, p, next);
+            reduce_at<T, Mode>(even, p, cursor);
+            if (!next.is_valid()) return;
+            cursor = next;
+            cursor.advance();
+            fetch_at(even, p, cursor);
+            reduce_at<T, Mode>(odd, p, next);
+            next = cursor;
+        }
     }
 }
 

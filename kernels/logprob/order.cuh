@@ -57,12 +57,12 @@ template <class T> MOERL_DEVICE uint32_t count_equal(const Panel<T>& held, int c
 }
 
 // How many columns of the panel precede logit x at column `at` of the panel, which may lie before it or behind it.
-template <class T> MOERL_DEVICE uint32_t count_preceding(const Panel<T>& held, int columns, T x, int64_t at) {
+template <class T> MOERL_DEVICE uint32_t count_preceding(const Panel<T>& held, int columns, T x, int32_t at) {
     // Of a panel before x, those that equal it precede it too: they are more than the next number below.
     const bool before = at >= columns;
     if (before && to_f32(x) == -INFINITE) return static_cast<uint32_t>(columns);
     const uint32_t count = count_above(held, columns, before ? next_below(x) : x);
-    return before || at < 0 ? count : count + count_equal(held, columns, to_f32(x), static_cast<int>(at));
+    return before || at < 0 ? count : count + count_equal(held, columns, to_f32(x), at);
 }
 
 // A finite logit (a zero being +0) at a column as one number, smaller for what stands before.

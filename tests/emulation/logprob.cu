@@ -53,7 +53,7 @@ MOERL_DEVICE MoerlPartial broken_reduce(const MoerlLogprobForward& p, const Pane
     return reduce<float, false>(held, columns, largest, scale, cap);
 }
 
-MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) {
+MOERL_KERNEL(broken_logprob_forward_f32, MoerlLogprobForward, 256) {
     MOERL_DYNAMIC_SHARED(MoerlPartial, records);
     MOERL_SHARED(uint32_t, arrived, 1);
     MOERL_SHARED(float, label, 1);
@@ -89,7 +89,7 @@ MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) {
     }
 }
 
-MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 256) {
+MOERL_KERNEL(broken_logprob_backward_f32, MoerlLogprobBackward, 256) {
     for (uint64_t row = block_index(); row < p.rows; row += grid_size()) {
         RowGradient g = row_gradient(p, row);
         const bool no_upstream = load_optional(p.d_logprobs, row) == 0.0f;

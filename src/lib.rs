@@ -8,6 +8,7 @@
 //! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
 //! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
 //! | [`advantage`] | rewards normalised within their group |
+//! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -28,6 +29,7 @@ pub mod device;
 pub mod diagnostics;
 pub mod element;
 pub mod error;
+pub mod expert_ledger;
 pub mod gate;
 pub mod logprob;
 pub mod memory;

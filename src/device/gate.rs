@@ -29,6 +29,10 @@ macro_rules! tiers {
     };
 }
 
+mod telemetry;
+
+pub(super) use telemetry::router_shift;
+
 /// Few lanes a row keep more of a warp busy in the rounds of the selection; more lanes hold longer rows in registers.
 const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
 /// The same with rows in shared memory as well, and any length there.
@@ -50,16 +54,15 @@ fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
 }
 
-fn kernel(tier: &Tier, element: Element) -> Kernel {
-    let name = match element {
+fn name(tier: &Tier, element: Element) -> &'static str {
+    match element {
         Element::Bf16 => tier.names[0],
         Element::F16 => tier.names[1],
         _ => tier.names[2],
-    };
-    Kernel { image: "gate", name }
+    }
 }
 
-fn element_code(element: Element) -> u32 {
+pub(super) fn element_code(element: Element) -> u32 {
     match element {
         Element::Bf16 => MOERL_BF16,
         Element::F16 => MOERL_F16,
@@ -98,16 +101,14 @@ fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
     }
 }
 
-/// Bytes of shared memory that a row takes where it must be gone over more than once; 0 where registers will do.
+/// True if nothing goes over a row more than once, and registers hold it.
+fn fits_registers(config: &Config, shape: &Shape, is_scored: bool) -> bool {
+    shape.experts <= FORWARD[FORWARD.len() - 1].experts && config.groups.is_none() && !is_scored && !config.needs_lse()
+}
+
+/// Bytes of shared memory that a row takes there.
 /// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
-fn stage_bytes(config: &Config, shape: &Shape, element: Element, is_scored: bool) -> usize {
-    let in_registers = shape.experts <= FORWARD[FORWARD.len() - 1].experts
-        && config.groups.is_none()
-        && !is_scored
-        && !config.needs_lse();
-    if in_registers {
-        return 0;
-    }
+fn row_bytes(config: &Config, shape: &Shape, element: Element) -> usize {
     let groups = config.groups.map_or(0, |groups| groups.count);
     let padded = shape.experts.next_multiple_of(8);
     (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
@@ -138,14 +139,34 @@ pub(super) fn forward<E: Executor>(
         return Ok(());
     }
     let element = call.router_logits.element();
+    let mut arguments = Arguments::new::<E>();
+    let mut params = forward_params(&mut arguments, config, &mut call, &shape);
+    if telemetry::is_needed(config, &call) {
+        return telemetry::forward(executor, stream, config, call, &shape, arguments, params);
+    }
+    if fits_registers(config, &shape, params.scored != 0) {
+        params.stage_bytes = 0;
+    }
+    let tier = tier(if params.stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
+    let grid = grid(shape.tokens, tier.lanes, params.stage_bytes as usize);
+    let kernel = Kernel { image: "gate", name: name(tier, element) };
+    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
+    // this router takes in shared memory.
+    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
+}
+
+/// What a call comes to for the kernels, for rows in shared memory.
+fn forward_params<M: Memory>(
+    arguments: &mut Arguments,
+    config: &Config,
+    call: &mut Forward<'_, M>,
+    shape: &Shape,
+) -> MoerlGateForward {
     let groups = config.groups;
     let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
     let is_scored = call.selection_bias.is_some() || group_top > 1;
-    let stage_bytes = stage_bytes(config, &shape, element, is_scored);
-    let tier = tier(if stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
-    let mut arguments = Arguments::new::<E>();
-    let forced = forced_params(&mut arguments, &call);
-    let params = MoerlGateForward {
+    let forced = forced_params(arguments, call);
+    MoerlGateForward {
         router_logits: arguments.read_matrix("router_logits", &call.router_logits),
         selection_bias: arguments.read_optional("selection_bias", call.selection_bias),
         token_mask: arguments.read_optional("token_mask", call.token_mask),
@@ -158,7 +179,7 @@ pub(super) fn forward<E: Executor>(
         rows: shape.tokens as u64,
         router_logits_stride: call.router_logits.row_stride() as i64,
         topk_weights_stride: call.topk_weights.row_stride() as i64,
-        router: router(config, &shape),
+        router: router(config, shape),
         topk_weights_element: element_code(call.topk_weights.element()),
         missing: match config.missing {
             Missing::Native => MOERL_GATE_POLICY_NATIVE,
@@ -172,17 +193,13 @@ pub(super) fn forward<E: Executor>(
         group_size: groups.map_or(shape.experts, |groups| shape.experts / groups.count) as u32,
         admitted_groups: groups.map_or(1, |groups| groups.admitted) as u32,
         group_top: group_top as u32,
-        stage_bytes: stage_bytes as u32,
+        stage_bytes: row_bytes(config, shape, call.router_logits.element()) as u32,
         tag: u32::from(call.tag),
         missing_is_fault: u8::from(config.missing == Missing::Error),
         sentinel_filler: u8::from(config.filler == Filler::Sentinel),
         scored: u8::from(is_scored),
         ..forced
-    };
-    let grid = grid(shape.tokens, tier.lanes, stage_bytes);
-    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
-    // this router takes in shared memory.
-    unsafe { executor.launch(stream, kernel(tier, element), grid, &arguments, &params) }
+    }
 }
 
 /// What forced ids contribute; the rest is zero and null.
@@ -220,7 +237,7 @@ pub(super) fn backward<E: Executor>(
         return Ok(());
     }
     let tier = tier(BACKWARD, shape.experts);
-    let kernel = kernel(tier, call.d_router_logits.element());
+    let kernel = Kernel { image: "gate", name: name(tier, call.d_router_logits.element()) };
     // Elsewhere the gradient stays among the slots.
     let logits = call.router_logits.filter(|_| config.needs_lse());
     let mut arguments = Arguments::new::<E>();

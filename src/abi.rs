@@ -3,8 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xe137b395f4dda332;
-pub const ABI_DIGEST: u64 = 0xd5d26483d877a469;
+pub const ABI_DIGEST: u64 = 0x482224edac5d9aeb;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -14,7 +13,6 @@ pub const MOERL_UNIT_SEGMENTS: u32 = 256;
 pub const MOERL_TALLY: u32 = 64;
 pub const MOERL_ROUTE_BINS: u32 = 16;
 pub const MOERL_ROUTE_NUMBERS: u32 = 7;
-pub const MOERL_TALLY: u32 = 32;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
 pub const MOERL_BF16: MoerlElement = 0;

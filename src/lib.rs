@@ -7,6 +7,8 @@
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
 //! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
+//! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
+//! | [`ema`] | moving averages of parameters |
 //! | [`advantage`] | rewards normalised within their group |
 //! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
@@ -28,6 +30,7 @@ pub mod covariance;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
+pub mod ema;
 pub mod error;
 pub mod expert_ledger;
 pub mod gate;

@@ -1,10 +1,9 @@
-//! Family objective: losses with their gradients, divergences, and advantages.
+//! Family objective: losses with their gradients, and divergences.
 //!
 //! A producer's convention is part of the meaning of its configuration (which rows a mean counts, where a log-ratio is clamped), so
 //! producers are known by name: verl, trl, liger-kernel, paper. Tensors: `BATCH/cu_seqlens`, `loss_mask`, `logp_new`, `logp_old`,
-//! `group`, `reward`, the advantages and weights that the case names; expected `ID/grad` or `ID/advantage`, and the loss in the case.
+//! the advantages and weights that the case names; expected `ID/grad`, and the loss in the case.
 
-mod advantage;
 mod paper;
 mod trl;
 mod verl;
@@ -24,7 +23,6 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
         ("verl", "kl_penalty") => verl::kl_penalty(backend, case),
         ("trl" | "liger-kernel", "grpo_loss") => loss(backend, case, trl::meaning),
         ("paper", "gspo_paper") => loss(backend, case, paper::meaning),
-        ("verl", "advantage") => advantage::check(backend, case),
         ("verl" | "trl" | "liger-kernel" | "paper", _) => unsupported(format!("{kind} of {}", case.producer_name())),
         (producer, _) => unsupported(format!("producer {producer}, whose conventions are not known")),
     }

@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 
 use crate::advantage;
+use crate::covariance;
 use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::expert_ledger;
@@ -10,7 +11,7 @@ use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
-use crate::{advantage, covariance, route_change};
+use crate::route_change;
 
 /// An owned array of a [`Backend`].
 pub trait Buffer<T, M> {

@@ -7,6 +7,7 @@ pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
 pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
 pub const ABI_DIGEST: u64 = 0x06d8314e9314b2f2;
 pub const ABI_DIGEST: u64 = 0x1fa3e9e0e68f4932;
+pub const ABI_DIGEST: u64 = 0x26d605e8a7e2bd6d;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;

@@ -308,7 +308,7 @@ struct MoerlGateForward {
     uint32_t group_size;     // experts of a group; all of them: no limit
     uint32_t admitted_groups;
     uint32_t group_top;
-    uint32_t stage_bytes;    // a row's place in shared memory, a multiple of 16; 0: rows stay in registers
+    uint32_t stage_bytes;    // a row's place in shared memory (a warp's, in the kernels for many rows), a multiple of 16; 0: rows stay in registers
     uint32_t tag;
     // 0 or 1
     uint8_t has_sentinel;

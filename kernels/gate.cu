@@ -24,6 +24,7 @@
 
 #include "gate/backward.cuh"
 #include "gate/forward.cuh"
+#include "gate/many.cuh"
 
 // The number is the most experts that a kernel takes. Blocks have 256 threads or fewer; those declared for more are so because ptxas
 // otherwise trades a spill for an occupancy that shared memory does not allow them.
@@ -61,6 +62,17 @@ MOERL_KERNEL(gate_forward_staged_f32_256, MoerlGateForward, 256) { gate_forward<
 MOERL_KERNEL(gate_forward_staged_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 1024) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
+
+// Many rows without forced ids, by the most chosen: by logit, and by sigmoid + bias.
+MOERL_KERNEL(gate_forward_many_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_bf16_10, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 2, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_f16_10, MoerlGateForward, 128) { gate_forward_many<f16, 2, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_f32_10, MoerlGateForward, 128) { gate_forward_many<float, 4, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 4, 8, true>(p); }
+MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 4, 8, true>(p); }
+MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
 
 // By the type of d_x.
 MOERL_KERNEL(gate_backward_bf16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 8>(p); }

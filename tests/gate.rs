@@ -8,6 +8,8 @@ mod agreement;
 mod bad_input;
 #[path = "gate/harness.rs"]
 mod harness;
+#[path = "gate/many.rs"]
+mod many;
 #[path = "gate/replay.rs"]
 mod replay;
 #[path = "gate/rows.rs"]

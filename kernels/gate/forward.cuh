@@ -14,9 +14,8 @@ MOERL_DEVICE void store_weight(void* to, uint32_t element, int64_t at, float wei
 
 constexpr uint32_t WITHOUT_WEIGHTS_BITS = 0xffffffffu;  // in the saved logits: this row has no weights and no gradient
 
-template <int LANES>
+template <class Slots>
 MOERL_DEVICE void write_without_weights(const MoerlGateForward& p, uint64_t row) {
-    using Slots = Group<LANES>;
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
         const uint32_t slot = Slots::slot(s);
@@ -29,10 +28,9 @@ MOERL_DEVICE void write_without_weights(const MoerlGateForward& p, uint64_t row)
     if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, f32_of(WITHOUT_WEIGHTS_BITS));
 }
 
-template <int LANES>
-MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Group<LANES>::SLOTS],
-                                const float (&selected)[Group<LANES>::SLOTS], float lse, const Weights<LANES>& weights) {
-    using Slots = Group<LANES>;
+template <class Slots>
+MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Slots::SLOTS],
+                                const float (&selected)[Slots::SLOTS], float lse, const SlotWeights<Slots>& weights) {
     const float unusable = p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
@@ -141,7 +139,7 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
 
     const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
     if (weighs && !weights.usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (weighs) write_weighed<LANES>(p, row, ids, selected, lse, weights);
-    if (source == Source::WithoutWeights) write_without_weights<LANES>(p, row);
+    if (weighs) write_weighed<Slots>(p, row, ids, selected, lse, weights);
+    if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     publish_fault(p.errors, fault);
 }

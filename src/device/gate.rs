@@ -4,7 +4,7 @@ use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
-use crate::gate::{Backward, Bad, Config, Filler, Forward, Missing, Nonfinite, Renormalize, Score, Shape};
+use crate::gate::{Backward, Bad, Config, Filler, Forward, Groups, Missing, Nonfinite, Renormalize, Score, Shape};
 use crate::memory::Memory;
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
@@ -36,25 +36,39 @@ const STAGED: &[Tier] = tiers!("forward_staged": 64 by 8, 128 by 8, 256 by 16, 5
 /// Backward holds one pack a lane at a time: the lanes are as many as make full use of wide stores.
 const BACKWARD: &[Tier] = tiers!("backward": 128 by 8, 256 by 16, 4096 by 32);
 
+/// The kernels for many rows, by the most experts that they choose.
+const MANY: &[(usize, [&str; 3])] = &[
+    (8, ["gate_forward_many_bf16_8", "gate_forward_many_f16_8", "gate_forward_many_f32_8"]),
+    (10, ["gate_forward_many_bf16_10", "gate_forward_many_f16_10", "gate_forward_many_f32_10"]),
+];
+/// The same by sigmoid + bias, up to 8 chosen.
+const MANY_BIASED: [&str; 3] =
+    ["gate_forward_many_biased_bf16_8", "gate_forward_many_biased_f16_8", "gate_forward_many_biased_f32_8"];
+
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
     /// Threads of a block, where shared memory does not ask for fewer: small blocks end evenly, and eight of these fill a multiprocessor.
     threads: usize,
+    /// The same of the kernels for many rows, whose warps take more shared memory.
+    threads_of_many: usize,
     /// Shared memory that any device grants without asking, less what the kernels declare for themselves.
     shared_bytes: usize,
+    /// With more rows for each multiprocessor than this, the kernels for many rows pay: each of its four schedulers then has a warp of
+    /// sixteen. With fewer, the time of a row is what counts, and more lanes a row make that shorter.
+    few_rows: usize,
 }
 
-const TUNING: Tuning = Tuning { threads: 256, shared_bytes: 46 * 1024 };
+const TUNING: Tuning = Tuning { threads: 256, threads_of_many: 128, shared_bytes: 46 * 1024, few_rows: 64 };
 
 fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
 }
 
-fn kernel(tier: &Tier, element: Element) -> Kernel {
+fn kernel(names: &[&'static str; 3], element: Element) -> Kernel {
     let name = match element {
-        Element::Bf16 => tier.names[0],
-        Element::F16 => tier.names[1],
-        _ => tier.names[2],
+        Element::Bf16 => names[0],
+        Element::F16 => names[1],
+        _ => names[2],
     };
     Kernel { image: "gate", name }
 }
@@ -98,19 +112,109 @@ fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
     }
 }
 
-/// Bytes of shared memory that a row takes where it must be gone over more than once; 0 where registers will do.
-/// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
-fn stage_bytes(config: &Config, shape: &Shape, element: Element, is_scored: bool) -> usize {
+/// What decides how a native row is selected.
+struct Selection {
+    /// By score plus bias, or by logit.
+    is_scored: bool,
+    /// m of the groups.
+    group_top: usize,
+    groups: Option<Groups>,
+}
+
+impl Selection {
+    fn new<M: Memory>(config: &Config, call: &Forward<'_, M>, shape: &Shape) -> Selection {
+        let groups = config.groups;
+        let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
+        Selection { is_scored: call.selection_bias.is_some() || group_top > 1, group_top, groups }
+    }
+
+    /// Bytes of shared memory that a row takes where it is gone over more than once.
+    /// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
+    fn staged_bytes(&self, shape: &Shape, element: Element) -> usize {
+        let groups = self.groups.map_or(0, |groups| groups.count);
+        let padded = shape.experts.next_multiple_of(8);
+        (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
+    }
+}
+
+/// The launch of a forward call: which kernel, on which grid, and the shared memory that each of its units (a row, or a warp of the kernels
+/// for many rows) has.
+struct Plan {
+    kernel: Kernel,
+    grid: Grid,
+    unit_bytes: usize,
+}
+
+/// `Segments` of kernels/gate/segments.cuh: bytes of a warp's rows, each shared by so many lanes.
+fn segment_bytes(experts: usize, lanes: usize, size: usize) -> usize {
+    32 * ((experts / lanes).next_multiple_of(32) * size + 16)
+}
+
+/// The plan for many rows that select for themselves, where there is one. `ManyPlace` of kernels/gate/many.cuh divides a warp's memory.
+fn plan_for_many<E: Executor>(
+    executor: &E,
+    config: &Config,
+    call: &Forward<'_, E::Memory>,
+    shape: &Shape,
+    selection: &Selection,
+) -> Option<Plan> {
+    let Shape { tokens, experts, top_k } = *shape;
+    let logits = &call.router_logits;
+    let (element, size) = (logits.element(), logits.element().size());
+    let many = tokens > TUNING.few_rows * executor.multiprocessors() as usize;
+    let regular = experts.is_multiple_of(32) && experts <= 512;
+    let aligned = logits.address().is_multiple_of(16) && (logits.row_stride() * size).is_multiple_of(16);
+    if !many || !regular || !aligned || call.forced().is_some() || config.needs_lse() {
+        return None;
+    }
+    let names = if selection.is_scored {
+        let groups = selection.groups.unwrap_or(Groups { count: 4, admitted: 4, top: None });
+        let bias = call.selection_bias?;
+        let near = config.score == Score::Sigmoid && config.softcap.is_none() && bias.address().is_multiple_of(16);
+        // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
+        let grouped = groups.count.is_multiple_of(4) && groups.count <= 16 && (experts / groups.count).is_multiple_of(4);
+        (near && grouped && selection.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
+    } else {
+        if selection.groups.is_some() {
+            return None;
+        }
+        MANY.iter().find(|(most, _)| top_k <= *most).map(|(_, names)| names)?
+    };
+    let packed = size == 2 && !selection.is_scored;
+    let lanes = if packed { 2 } else { 4 };
+    let rows = 32 / lanes;
+    let values = if selection.is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
+    let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
+    let unit_bytes =
+        segment_bytes(experts, lanes, size) + values + candidates + selection.staged_bytes(shape, element);
+    let warps = (TUNING.shared_bytes / unit_bytes).min(TUNING.threads_of_many / 32);
+    let grid = Grid {
+        blocks: tokens.div_ceil(warps * rows) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * unit_bytes) as u32,
+    };
+    Some(Plan { kernel: kernel(names, element), grid, unit_bytes })
+}
+
+/// The plan for any call.
+fn plan<E: Executor>(
+    executor: &E,
+    config: &Config,
+    call: &Forward<'_, E::Memory>,
+    shape: &Shape,
+    selection: &Selection,
+) -> Plan {
+    if let Some(plan) = plan_for_many(executor, config, call, shape, selection) {
+        return plan;
+    }
     let in_registers = shape.experts <= FORWARD[FORWARD.len() - 1].experts
         && config.groups.is_none()
-        && !is_scored
+        && !selection.is_scored
         && !config.needs_lse();
-    if in_registers {
-        return 0;
-    }
-    let groups = config.groups.map_or(0, |groups| groups.count);
-    let padded = shape.experts.next_multiple_of(8);
-    (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
+    let element = call.router_logits.element();
+    let tier = tier(if in_registers { FORWARD } else { STAGED }, shape.experts);
+    let unit_bytes = if in_registers { 0 } else { selection.staged_bytes(shape, element) };
+    Plan { kernel: kernel(&tier.names, element), grid: grid(shape.tokens, tier.lanes, unit_bytes), unit_bytes }
 }
 
 /// A grid in which every warp holds `32 / lanes` rows. It covers the rows once: a row is too little work to be worth a loop.
@@ -137,12 +241,8 @@ pub(super) fn forward<E: Executor>(
     if shape.tokens == 0 {
         return Ok(());
     }
-    let element = call.router_logits.element();
-    let groups = config.groups;
-    let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
-    let is_scored = call.selection_bias.is_some() || group_top > 1;
-    let stage_bytes = stage_bytes(config, &shape, element, is_scored);
-    let tier = tier(if stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
+    let selection = Selection::new(config, &call, &shape);
+    let plan = plan(executor, config, &call, &shape, &selection);
     let mut arguments = Arguments::new::<E>();
     let forced = forced_params(&mut arguments, &call);
     let params = MoerlGateForward {
@@ -169,20 +269,19 @@ pub(super) fn forward<E: Executor>(
             Bad::Native => MOERL_GATE_POLICY_NATIVE,
             Bad::ZeroWeight => MOERL_GATE_POLICY_ZERO_WEIGHT,
         },
-        group_size: groups.map_or(shape.experts, |groups| shape.experts / groups.count) as u32,
-        admitted_groups: groups.map_or(1, |groups| groups.admitted) as u32,
-        group_top: group_top as u32,
-        stage_bytes: stage_bytes as u32,
+        group_size: config.groups.map_or(shape.experts, |groups| shape.experts / groups.count) as u32,
+        admitted_groups: config.groups.map_or(1, |groups| groups.admitted) as u32,
+        group_top: selection.group_top as u32,
+        stage_bytes: plan.unit_bytes as u32,
         tag: u32::from(call.tag),
         missing_is_fault: u8::from(config.missing == Missing::Error),
         sentinel_filler: u8::from(config.filler == Filler::Sentinel),
-        scored: u8::from(is_scored),
+        scored: u8::from(selection.is_scored),
         ..forced
     };
-    let grid = grid(shape.tokens, tier.lanes, stage_bytes);
-    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
-    // this router takes in shared memory.
-    unsafe { executor.launch(stream, kernel(tier, element), grid, &arguments, &params) }
+    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `unit_bytes` is what a row of
+    // this router (or a warp of its rows, in the kernels for many) takes in shared memory.
+    unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params) }
 }
 
 /// What forced ids contribute; the rest is zero and null.
@@ -220,7 +319,7 @@ pub(super) fn backward<E: Executor>(
         return Ok(());
     }
     let tier = tier(BACKWARD, shape.experts);
-    let kernel = kernel(tier, call.d_router_logits.element());
+    let kernel = kernel(&tier.names, call.d_router_logits.element());
     // Elsewhere the gradient stays among the slots.
     let logits = call.router_logits.filter(|_| config.needs_lse());
     let mut arguments = Arguments::new::<E>();

@@ -1,0 +1,94 @@
+//! Many rows: the kernels that look at values before ids, and their slow path. By their number of rows these calls are many for the
+//! emulator's four multiprocessors; a device has to be given more.
+
+use moerl::element::{Float, bf16};
+use moerl::gate::{Config, Groups, Preset};
+use moerl::{Backend, Reference};
+
+use crate::common;
+use crate::harness::*;
+
+crate::on_every_backend!(
+    many_rows_are_chosen_as_few_are,
+    rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same,
+);
+
+/// More than 64 for each of the emulator's multiprocessors.
+const MANY: usize = 260;
+
+/// What each row comes to by itself.
+fn row_by_row<B: Backend, T: Float>(backend: &B, problem: &Problem<T>) -> Forwarded {
+    let mut all = Forwarded { ids: vec![], weights: vec![], selected: vec![], lse: vec![], fault: None };
+    for first in (0..problem.tokens).step_by(40) {
+        let rows: Vec<usize> = (first..(first + 40).min(problem.tokens)).collect();
+        let few = forward(backend, &problem.rows(&rows));
+        all.ids.extend(few.ids);
+        all.weights.extend(few.weights);
+        all.selected.extend(few.selected);
+    }
+    all
+}
+
+fn agrees<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem<T>) {
+    let many = forward(backend, problem);
+    assert_eq!(many.bits(), row_by_row(backend, problem).bits(), "{name}");
+    let expected = forward(&Reference, problem);
+    if problem.bias.is_none() {
+        assert_eq!(many.ids, expected.ids, "{name}");
+    }
+    assert_eq!(many.fault, expected.fault, "{name}");
+    assert_eq!(common::bits(&many.selected), common::bits(&many.selected), "{name}");
+}
+
+fn many_rows_are_chosen_as_few_are<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        for (experts, k) in [(128, 8), (32, 4), (256, 8), (160, 6), (384, 8), (512, 10), (64, 1), (96, 9)] {
+            let name = format!("{k} of {experts}, {}", T::ELEMENT);
+            agrees(backend, &name, &Problem::<T>::random(Config::softmax_selected(k), MANY, experts, k, 1));
+        }
+        for (experts, k) in [(128, 8), (256, 8), (160, 8), (384, 8), (64, 6)] {
+            let name = format!("{k} of {experts}, biased, {}", T::ELEMENT);
+            let config = Config { needs_selection_bias: true, ..Config::sigmoid(k) };
+            agrees(backend, &name, &Problem::<T>::random(config, MANY, experts, k, 1));
+        }
+        let grouped = Config::preset(Preset::DeepseekV3);
+        agrees(backend, "deepseek_v3", &Problem::<T>::random(grouped.clone(), MANY, 256, 8, 1));
+        let groups = Some(Groups { count: 8, admitted: 4, top: Some(1) });
+        agrees(backend, "one of a group", &Problem::<T>::random(Config { groups, ..grouped }, MANY, 128, 8, 1));
+    }
+    crate::for_every_float!(check(backend));
+}
+
+fn rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        for (experts, k) in [(128, 8), (256, 8), (512, 10)] {
+            for config in [Config::softmax_selected(k), Config { needs_selection_bias: true, ..Config::sigmoid(k) }] {
+                let mut problem = Problem::<T>::random(config, MANY, experts, k, 2);
+                for t in (0..MANY).filter(|t| t % 3 != 0 || *t < 64) {
+                    for e in 0..experts {
+                        let value = match t % 13 {
+                            0 => 0.5,
+                            1 => (e % 2) as f32,
+                            2 => (e * 7 % 3) as f32,
+                            3 => f32::from(u8::from(e < k - 1) + u8::from(e % (experts / 17) == 3)),
+                            4 => f32::from(u8::from(e >= 2)),
+                            5 => if e % 40 == 7 { 1.0 } else { -inf },
+                            6 => -inf,
+                            7 => nan,
+                            8 => if e == experts - 1 { nan } else { continue },
+                            9 => if e == t % experts { inf } else { continue },
+                            10 => if e % 2 == 0 { 0.0 } else { -0.0 },
+                            11 => if e < 2 { nan } else { (e % 5) as f32 },
+                            _ => (e * e % 11) as f32,
+                        };
+                        problem.logits[t * experts + e] = T::from_f32(value);
+                    }
+                }
+                agrees(backend, &format!("{k} of {experts}, {}", T::ELEMENT), &problem);
+            }
+        }
+    }
+    check::<_, bf16>(backend);
+    check::<_, f32>(backend);
+}

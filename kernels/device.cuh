@@ -52,6 +52,7 @@ constexpr int WARP = 32;
     extern __shared__ __align__(128) unsigned char moerl_dynamic_shared[]; \
     type* const name = reinterpret_cast<type*>(moerl_dynamic_shared)
 #define MOERL_UNROLL _Pragma("unroll")
+#define MOERL_ROLLED _Pragma("unroll 1")
 
 // ---- indices ----------------------------------------------------------------------------------------------------------
 MOERL_DEVICE uint32_t thread_index() { return threadIdx.x; }

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xa1de101f23b7d238;
+pub const ABI_DIGEST: u64 = 0x656e3bc7f32095db;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -403,14 +403,19 @@ pub struct MoerlGateForward {
     pub selected_logits: *mut f32,
     pub lse: *mut f32,
     pub errors: *mut u64,
+    pub expert_scale: *const f32,
+    pub record_ids: *mut ::core::ffi::c_void,
+    pub cutoff: *mut f32,
     pub rows: u64,
     pub forced_rows: u64,
     pub router_logits_stride: i64,
     pub forced_ids_stride: i64,
     pub topk_weights_stride: i64,
+    pub record_ids_stride: i64,
     pub router: MoerlGateRouter,
     pub forced_ids_element: u32,
     pub topk_weights_element: u32,
+    pub record_ids_element: u32,
     pub sentinel: i32,
     pub missing: u32,
     pub bad: u32,
@@ -424,11 +429,12 @@ pub struct MoerlGateForward {
     pub missing_is_fault: u8,
     pub sentinel_filler: u8,
     pub scored: u8,
-    pub reserved: [u8; 3usize],
+    pub wide_stores: u8,
+    pub reserved: [u8; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 216usize];
+    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 256usize];
     ["Alignment of MoerlGateForward"][::core::mem::align_of::<MoerlGateForward>() - 8usize];
     ["Offset of field: MoerlGateForward::router_logits"]
         [::core::mem::offset_of!(MoerlGateForward, router_logits) - 0usize];
@@ -446,40 +452,86 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateForward, selected_logits) - 72usize];
     ["Offset of field: MoerlGateForward::lse"][::core::mem::offset_of!(MoerlGateForward, lse) - 80usize];
     ["Offset of field: MoerlGateForward::errors"][::core::mem::offset_of!(MoerlGateForward, errors) - 88usize];
-    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 96usize];
+    ["Offset of field: MoerlGateForward::expert_scale"]
+        [::core::mem::offset_of!(MoerlGateForward, expert_scale) - 96usize];
+    ["Offset of field: MoerlGateForward::record_ids"][::core::mem::offset_of!(MoerlGateForward, record_ids) - 104usize];
+    ["Offset of field: MoerlGateForward::cutoff"][::core::mem::offset_of!(MoerlGateForward, cutoff) - 112usize];
+    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 120usize];
     ["Offset of field: MoerlGateForward::forced_rows"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 104usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 128usize];
     ["Offset of field: MoerlGateForward::router_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 112usize];
+        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 136usize];
     ["Offset of field: MoerlGateForward::forced_ids_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 120usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 144usize];
     ["Offset of field: MoerlGateForward::topk_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 128usize];
-    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 136usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 152usize];
+    ["Offset of field: MoerlGateForward::record_ids_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_stride) - 160usize];
+    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 168usize];
     ["Offset of field: MoerlGateForward::forced_ids_element"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 168usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 200usize];
     ["Offset of field: MoerlGateForward::topk_weights_element"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 172usize];
-    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 176usize];
-    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 180usize];
-    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 184usize];
-    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 188usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 204usize];
+    ["Offset of field: MoerlGateForward::record_ids_element"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_element) - 208usize];
+    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 212usize];
+    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 216usize];
+    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 220usize];
+    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 224usize];
     ["Offset of field: MoerlGateForward::admitted_groups"]
-        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 192usize];
-    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 196usize];
+        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 228usize];
+    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 232usize];
     ["Offset of field: MoerlGateForward::stage_bytes"]
-        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 200usize];
-    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 204usize];
+        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 236usize];
+    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 240usize];
     ["Offset of field: MoerlGateForward::has_sentinel"]
-        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 208usize];
+        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 244usize];
     ["Offset of field: MoerlGateForward::zeros_are_missing"]
-        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 209usize];
+        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 245usize];
     ["Offset of field: MoerlGateForward::missing_is_fault"]
-        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 210usize];
+        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 246usize];
     ["Offset of field: MoerlGateForward::sentinel_filler"]
-        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 211usize];
-    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 212usize];
-    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 213usize];
+        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 247usize];
+    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 248usize];
+    ["Offset of field: MoerlGateForward::wide_stores"]
+        [::core::mem::offset_of!(MoerlGateForward, wide_stores) - 249usize];
+    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 250usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateMaps {
+    pub topk_ids: *const i32,
+    pub topk_weights: *const ::core::ffi::c_void,
+    pub dense_probs: *mut ::core::ffi::c_void,
+    pub bytemap: *mut u8,
+    pub bitmap: *mut u8,
+    pub rows: u64,
+    pub topk_weights_stride: i64,
+    pub dense_probs_stride: i64,
+    pub topk_weights_element: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateMaps"][::core::mem::size_of::<MoerlGateMaps>() - 80usize];
+    ["Alignment of MoerlGateMaps"][::core::mem::align_of::<MoerlGateMaps>() - 8usize];
+    ["Offset of field: MoerlGateMaps::topk_ids"][::core::mem::offset_of!(MoerlGateMaps, topk_ids) - 0usize];
+    ["Offset of field: MoerlGateMaps::topk_weights"][::core::mem::offset_of!(MoerlGateMaps, topk_weights) - 8usize];
+    ["Offset of field: MoerlGateMaps::dense_probs"][::core::mem::offset_of!(MoerlGateMaps, dense_probs) - 16usize];
+    ["Offset of field: MoerlGateMaps::bytemap"][::core::mem::offset_of!(MoerlGateMaps, bytemap) - 24usize];
+    ["Offset of field: MoerlGateMaps::bitmap"][::core::mem::offset_of!(MoerlGateMaps, bitmap) - 32usize];
+    ["Offset of field: MoerlGateMaps::rows"][::core::mem::offset_of!(MoerlGateMaps, rows) - 40usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_stride) - 48usize];
+    ["Offset of field: MoerlGateMaps::dense_probs_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, dense_probs_stride) - 56usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_element"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_element) - 64usize];
+    ["Offset of field: MoerlGateMaps::experts"][::core::mem::offset_of!(MoerlGateMaps, experts) - 68usize];
+    ["Offset of field: MoerlGateMaps::top_k"][::core::mem::offset_of!(MoerlGateMaps, top_k) - 72usize];
+    ["Offset of field: MoerlGateMaps::reserved"][::core::mem::offset_of!(MoerlGateMaps, reserved) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

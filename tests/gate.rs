@@ -10,6 +10,8 @@ mod bad_input;
 mod harness;
 #[path = "gate/many.rs"]
 mod many;
+#[path = "gate/outputs.rs"]
+mod outputs;
 #[path = "gate/replay.rs"]
 mod replay;
 #[path = "gate/rows.rs"]

@@ -50,25 +50,27 @@ template <class T> MOERL_DEVICE uint32_t packed_mask(const T* block, uint32_t th
     return mask;
 }
 
-// A 16-bit value above the complement of its id, so that the larger of two, as signed words, is the better one. -0 is +0 by now.
-MOERL_DEVICE int32_t packed_key(uint32_t value_and_id) {
-    const int32_t word = static_cast<int32_t>(value_and_id);
-    return word ^ (word >> 31 & 0x7fff0000);
+// A candidate on its way to be sorted: the logit's bits above a number that falls as the id rises. As signed words the larger of two is the
+// better one once the logit's magnitude has been negated where the logit is; -0 is then +0.
+MOERL_DEVICE int32_t packed_key(uint32_t candidate) {
+    const uint32_t sign = static_cast<uint32_t>(static_cast<int32_t>(candidate) >> 31);
+    return static_cast<int32_t>(((candidate & 0x7fff0000u) ^ sign) - sign + (candidate & 0xffffu));
 }
-constexpr uint32_t NO_CANDIDATE = 0xffffffffu;  // its key is below every other's
+constexpr uint32_t NO_CANDIDATE = 0xffff0000u;  // its key is below every other's
 
-// The ids of the k best, of a row that is not slow, in slot order. Answers whether it is. `place` has room for CANDIDATES words of the row.
+// The ids and logits of the k best, of a row that is not slow, in slot order. Answers whether it is. `place` has room for CANDIDATES words of
+// the row.
 template <class T, int RANK, class Slots>
-MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, uint32_t* place, uint32_t (&ids)[Slots::SLOTS]) {
+MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, uint32_t* place, uint32_t (&ids)[Slots::SLOTS],
+                                float (&selected)[Slots::SLOTS]) {
     constexpr int MOST_BLOCKS = MANY_EXPERTS / 2 / BLOCK;
     const uint32_t lane = Slots::lane();
     const uint32_t threshold = packed_threshold<T, RANK>(logits);
     const float value = to_f32(T{static_cast<uint16_t>(threshold & 0xffffu)});
-    uint32_t masks[MOST_BLOCKS], own = 0;
+    uint32_t masks[MOST_BLOCKS] = {}, own = 0;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        masks[b] = 0;
-        if (static_cast<uint32_t>(b) >= logits.blocks()) continue;
+        if (static_cast<uint32_t>(b) >= logits.blocks()) break;
         masks[b] = packed_mask<T>(logits.own() + b * BLOCK, threshold);
         own += static_cast<uint32_t>(popcount(masks[b]));
     }
@@ -80,18 +82,20 @@ MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, ui
         *reinterpret_cast<Words4*>(place + lane * 8 + i) = {{NO_CANDIDATE, NO_CANDIDATE, NO_CANDIDATE, NO_CANDIDATE}};
     }
     sync_warp();
-    // The first lane fills the row's place from the front, the other from the back.
+    // The first lane fills the row's place from the front, the other from the back. A column's number is 0xffff - 2 * id: 2 bytes a column.
     uint32_t* next = lane == 0 ? place : place + CANDIDATES - 1;
     const int step = lane == 0 ? 1 : -1;
+    const unsigned char* const bytes = reinterpret_cast<const unsigned char*>(logits.own());
+    const uint32_t last = 0xffffu - lane * logits.run * 2;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        if (static_cast<uint32_t>(b) >= logits.blocks()) continue;
+        if (static_cast<uint32_t>(b) >= logits.blocks()) break;
         for (uint32_t left = slow ? 0 : masks[b]; left != 0;) {
             const uint32_t bit = 31u - static_cast<uint32_t>(leading_zeros(left));
             left ^= 1u << bit;
-            const uint32_t column = b * BLOCK + (bit & 15u) * 2 + (bit >> 4);
-            const uint32_t bits = logits.own()[column].bits;
-            *next = (bits == 0x8000u ? 0u : bits << 16) | (0xffffu - (lane * logits.run + column));
+            const uint32_t byte = bit * 4 - (bit >> 4) * 62;  // word bit % 16, half bit / 16
+            const T* const logit = reinterpret_cast<const T*>(bytes + b * BLOCK * 2 + byte);
+            *next = static_cast<uint32_t>(logit->bits) << 16 | (last - b * BLOCK * 2 - byte);
             next += step;
         }
     }
@@ -121,7 +125,14 @@ MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, ui
     }
     sort_bitonic<Keys, Slots::SLOTS>(chosen);
     MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) ids[s] = ~static_cast<uint32_t>(chosen[s]) & 0xffffu;
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        const uint32_t number = static_cast<uint32_t>(chosen[s]) & 0xffffu;
+        ids[s] = (0xffffu - number) >> 1;
+        // Back from the negated magnitude to sign and magnitude.
+        const uint32_t sign = static_cast<uint32_t>(chosen[s] >> 31), above = static_cast<uint32_t>(chosen[s]) - number;
+        const uint32_t bits = ((above ^ sign) - sign) | (sign & 0x80000000u);
+        selected[s] = to_f32(T{static_cast<uint16_t>(bits >> 16)});
+    }
     return slow;
 }
 
@@ -188,11 +199,10 @@ template <class Slots>
 MOERL_DEVICE bool find_wide(const Segments<float, 4>& values, float lowest, uint32_t top_k, const WidePlace& place, uint32_t& all) {
     constexpr int MOST_BLOCKS = MANY_EXPERTS / 4 / BLOCK;
     const uint32_t lane = Slots::lane();
-    uint32_t masks[MOST_BLOCKS], own = 0;
+    uint32_t masks[MOST_BLOCKS] = {}, own = 0;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        masks[b] = 0;
-        if (static_cast<uint32_t>(b) >= values.blocks()) continue;
+        if (static_cast<uint32_t>(b) >= values.blocks()) break;
         masks[b] = wide_mask(values.own() + b * BLOCK, lowest);
         own += static_cast<uint32_t>(popcount(masks[b]));
     }
@@ -203,7 +213,7 @@ MOERL_DEVICE bool find_wide(const Segments<float, 4>& values, float lowest, uint
     uint32_t next = counted.before;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        if (static_cast<uint32_t>(b) >= values.blocks()) continue;
+        if (static_cast<uint32_t>(b) >= values.blocks()) break;
         for (uint32_t left = slow ? 0 : masks[b]; left != 0;) {
             const uint32_t column = static_cast<uint32_t>(leading_zeros(left));
             left ^= 0x80000000u >> column;

@@ -54,12 +54,13 @@ template <class T, int LANES, bool SCORED> struct ManyPlace {
     }
 };
 
-// The ids of the row's slots, where `native`. `slow` rows are left to the whole warp.
+// The ids of the row's slots and their logits, +0 for -0; or the answer that the row is slow.
 template <class T, int LANES, int RANK, bool SCORED, class Slots>
-MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, LANES, SCORED>& place, uint32_t (&ids)[Slots::SLOTS]) {
+MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, LANES, SCORED>& place, uint32_t (&ids)[Slots::SLOTS],
+                                 float (&selected)[Slots::SLOTS]) {
     const uint32_t top_k = p.router.top_k;
     if constexpr (ManyPlace<T, LANES, SCORED>::PACKED) {
-        return choose_packed<T, RANK, Slots>(place.logits, top_k, place.ids, ids);
+        return choose_packed<T, RANK, Slots>(place.logits, top_k, place.ids, ids, selected);
     } else {
         const WidePlace candidates = {place.candidate_values, place.ids};
         const uint32_t row_lane = lane_index() / LANES * LANES;
@@ -78,8 +79,46 @@ MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, L
             else return place.values.at(row_lane, id);
         });
         MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) ids[s] = candidates.ids[Slots::slot(s)];
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            ids[s] = Slots::slot(s) < top_k ? candidates.ids[Slots::slot(s)] : 0;  // behind them nobody has written
+            selected[s] = to_f32(place.logits.at(row_lane, ids[s])) + 0.0f;
+        }
         return slow;
+    }
+}
+
+// A lane's slots at once, or as many as a store takes: WIDTH.
+template <int WIDTH, int COUNT> MOERL_DEVICE void store_run(float* to, const float (&x)[COUNT], uint32_t first, uint32_t top_k) {
+    static_assert(WIDTH == 2 || WIDTH == 4, "8 or 16 bytes");
+    MOERL_UNROLL
+    for (int s = 0; s < COUNT; s += WIDTH) {
+        if (first + static_cast<uint32_t>(s) >= top_k) continue;
+        if constexpr (WIDTH == 4) store16(to + s, Words4{{bits_of(x[s]), bits_of(x[s + 1]), bits_of(x[s + 2]), bits_of(x[s + 3])}});
+        else store(reinterpret_cast<uint64_t*>(to + s), static_cast<uint64_t>(bits_of(x[s + 1])) << 32 | bits_of(x[s]));
+    }
+}
+
+// write_weighed for lanes that have runs of slots. Where the host says so, k is a multiple of WIDTH and every run of WIDTH slots lies at a boundary
+// of its size.
+template <class Slots, int WIDTH>
+MOERL_DEVICE void write_runs(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Slots::SLOTS],
+                             const float (&selected)[Slots::SLOTS], const float (&scaled)[Slots::SLOTS]) {
+    if (p.wide_stores == 0) {
+        write_weighed<Slots>(p, row, ids, selected, scaled);
+        return;
+    }
+    const uint32_t first = Slots::slot(0), top_k = p.router.top_k;
+    const int64_t at = static_cast<int64_t>(row * top_k + first);
+    float id_words[Slots::SLOTS];
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) id_words[s] = f32_of(ids[s]);
+    store_run<WIDTH>(reinterpret_cast<float*>(p.topk_ids) + at, id_words, first, top_k);
+    store_run<WIDTH>(static_cast<float*>(p.topk_weights) + static_cast<int64_t>(row) * p.topk_weights_stride + first, scaled, first, top_k);
+    if (p.selected_logits != nullptr) store_run<WIDTH>(p.selected_logits + at, selected, first, top_k);
+    if (p.record_ids == nullptr) return;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        if (Slots::slot(s) < top_k) record_slot(p, row, Slots::slot(s), static_cast<int32_t>(ids[s]));
     }
 }
 
@@ -101,27 +140,30 @@ template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forw
     sync_warp();
 
     uint32_t ids[Slots::SLOTS];
-    const bool unsettled = choose_of_many<T, LANES, RANK, SCORED, Slots>(p, place, ids);
+    float selected[Slots::SLOTS];
+    const bool unsettled = choose_of_many<T, LANES, RANK, SCORED, Slots>(p, place, ids, selected);
     const bool slow = native && unsettled;
     for (uint32_t left = ballot(slow && lane_index() == row_lane, FULL_WARP); left != 0; left &= left - 1) {
         const uint32_t lane = static_cast<uint32_t>(lowest_set(left));
         uint32_t* const to = place.ids - (row_lane / LANES) * CANDIDATES + lane / LANES * CANDIDATES;
         choose_slowly<T, LANES>(p, first_row + lane / LANES, place.logits, lane, place.scratch, to, fault);
     }
-
-    // From here on nobody asks how the ids came about. The logits of the slots: +0 for -0, one NaN for all.
-    float selected[Slots::SLOTS];
-    MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) {
-        selected[s] = 0.0f;
-        if (!native || Slots::slot(s) >= top_k) continue;
-        if (slow) ids[s] = place.ids[Slots::slot(s)];
-        const float logit = to_f32(place.logits.at(row_lane, ids[s]));
-        selected[s] = logit != logit ? f32_of(0x7fc00000u) : logit + 0.0f;
+    if (slow) {
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            ids[s] = Slots::slot(s) < top_k ? place.ids[Slots::slot(s)] : 0;
+            const float logit = to_f32(place.logits.at(row_lane, ids[s]));
+            selected[s] = logit != logit ? f32_of(0x7fc00000u) : logit + 0.0f;
+        }
     }
-    const SlotWeights<Slots> weights = weigh_slots<Slots>(p.router, selected, 0.0f);
-    if (native && !weights.usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (native) write_weighed<Slots>(p, row, ids, selected, 0.0f, weights);
+
+    // From here on nobody asks how the ids came about.
+    const SlotWeights<Slots> weights = p.router.score == MOERL_GATE_SOFTMAX_SELECTED ? weigh_by_softmax<Slots>(p.router, selected)
+                                                                                       : weigh_slots<Slots>(p.router, selected, 0.0f);
+    float scaled[Slots::SLOTS];
+    const bool usable = scale_weights<Slots>(p, weights, ids, native, scaled);
+    if (native && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
+    if (native) write_runs<Slots, LANES == 2 && RANK <= 8 ? 4 : 2>(p, row, ids, selected, scaled);
     if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     publish_fault(p.errors, fault);
 }

@@ -47,19 +47,28 @@ template <> constexpr uint32_t MINUS_INFINITY<f16> = 0xfc00fc00u;
 // row at a time, two rows side by side. They are there for the whole warp after the next sync_warp.
 template <class T, int LANES>
 MOERL_DEVICE void read_rows(const Segments<T, LANES>& segments, const T* rows, int64_t row_stride, uint32_t experts, uint32_t wanted) {
-    constexpr uint32_t ACROSS = 16;
-    const uint32_t packs = experts / PACK<T>, run_packs = segments.run / PACK<T>;
-    MOERL_UNROLL
-    for (uint32_t r = 0; r < WARP / LANES; r += WARP / ACROSS) {
-        const uint32_t row = r + lane_index() / ACROSS;
-        if ((wanted >> (row * LANES) & 1u) == 0) continue;
-        const T* const from = rows + static_cast<int64_t>(row) * row_stride;
-        unsigned char* const to = reinterpret_cast<unsigned char*>(segments.of(row * LANES));
-        for (uint32_t pack = lane_index() % ACROSS; pack < packs; pack += ACROSS) {
-            uint32_t gap = 0;
+    constexpr uint32_t ACROSS = 16, STEP = WARP / ACROSS;
+    const uint32_t packs = experts / PACK<T>, run_packs = segments.run / PACK<T>, row = lane_index() / ACROSS;
+    MOERL_ROLLED
+    for (uint32_t pack = lane_index() % ACROSS; pack < packs; pack += ACROSS) {
+        uint32_t place = pack * 16;
+        MOERL_UNROLL
+        for (uint32_t l = 1; l < LANES; l++) place += pack >= l * run_packs ? segments.stride - run_packs * 16 : 0;
+        unsigned char* to = segments.place + row * LANES * segments.stride + place;
+        const T* from = rows + static_cast<int64_t>(row) * row_stride + pack * PACK<T>;
+        if (wanted == FULL_WARP) {
             MOERL_UNROLL
-            for (uint32_t l = 1; l < LANES; l++) gap += pack >= l * run_packs ? segments.stride - run_packs * 16 : 0;
-            copy_async<16>(to + pack * 16 + gap, from + pack * PACK<T>);
+            for (uint32_t r = 0; r < WARP / LANES; r += STEP) {
+                copy_async<16>(to + r * LANES * segments.stride, from);
+                from += STEP * row_stride;
+            }
+        } else {
+            MOERL_ROLLED
+            for (uint32_t left = wanted >> (row * LANES); left != 0; left >>= STEP * LANES) {
+                if ((left & 1u) != 0) copy_async<16>(to, from);
+                to += STEP * LANES * segments.stride;
+                from += STEP * row_stride;
+            }
         }
     }
     copy_async_commit();

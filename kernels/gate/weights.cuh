@@ -23,6 +23,26 @@ template <class Slots> MOERL_DEVICE void softmax_of_slots(float (&x)[Slots::SLOT
     for (int s = 0; s < Slots::SLOTS; s++) x[s] *= inverse;
 }
 
+// softmax_selected without softcap, which takes little, without the questions of the other scores.
+template <class Slots>
+MOERL_DEVICE SlotWeights<Slots> weigh_by_softmax(const MoerlGateRouter& router, const float (&selected)[Slots::SLOTS]) {
+    SlotWeights<Slots> w;
+    w.under_floor = false;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        w.normalized[s] = Slots::slot(s) < router.top_k ? selected[s] : -INFINITY;
+    }
+    softmax_of_slots<Slots>(w.normalized, router.top_k);
+    bool finite = true;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        const bool dead = Slots::slot(s) >= router.top_k;
+        finite = finite & (dead | is_finite(w.normalized[s] * router.scaling_factor));  // without branches
+    }
+    w.usable = !Slots::any_of(!finite);
+    return w;
+}
+
 // `selected`: the slots' logits before the softcap. `lse` matters to softmax over all alone. Called by whole warps.
 template <class Slots>
 MOERL_DEVICE SlotWeights<Slots> weigh_slots(const MoerlGateRouter& router, const float (&selected)[Slots::SLOTS], float lse) {

@@ -5,10 +5,12 @@ use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
 use crate::gate::{Backward, Bad, Config, Filler, Forward, Groups, Missing, Nonfinite, Renormalize, Score, Shape};
-use crate::memory::Memory;
+use crate::memory::{MatrixMut, Memory};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlGateForward {}
+// SAFETY: likewise.
+unsafe impl Parameters for MoerlGateMaps {}
 // SAFETY: likewise.
 unsafe impl Parameters for MoerlGateBackward {}
 
@@ -30,9 +32,9 @@ macro_rules! tiers {
 }
 
 /// Few lanes a row keep more of a warp busy in the rounds of the selection; more lanes hold longer rows in registers.
-const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
+const FORWARD: &[Tier] = tiers!("forward": 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
 /// The same with rows in shared memory as well, and any length there.
-const STAGED: &[Tier] = tiers!("forward_staged": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
+const STAGED: &[Tier] = tiers!("forward_staged": 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
 /// Backward holds one pack a lane at a time: the lanes are as many as make full use of wide stores.
 const BACKWARD: &[Tier] = tiers!("backward": 128 by 8, 256 by 16, 4096 by 32);
 
@@ -143,6 +145,8 @@ struct Plan {
     kernel: Kernel,
     grid: Grid,
     unit_bytes: usize,
+    /// Slots can be stored several at a time.
+    wide_stores: bool,
 }
 
 /// `Segments` of kernels/gate/segments.cuh: bytes of a warp's rows, each shared by so many lanes.
@@ -163,14 +167,16 @@ fn plan_for_many<E: Executor>(
     let (element, size) = (logits.element(), logits.element().size());
     let many = tokens > TUNING.few_rows * executor.multiprocessors() as usize;
     let regular = experts.is_multiple_of(32) && experts <= 512;
+    // A softcap does not change what is chosen by logit, but it is more than the weights of these kernels take in.
+    let plain = config.softcap.is_none() && !config.needs_lse() && call.cutoff.is_none() && call.forced().is_none();
     let aligned = logits.address().is_multiple_of(16) && (logits.row_stride() * size).is_multiple_of(16);
-    if !many || !regular || !aligned || call.forced().is_some() || config.needs_lse() {
+    if !many || !regular || !aligned || !plain {
         return None;
     }
     let names = if selection.is_scored {
         let groups = selection.groups.unwrap_or(Groups { count: 4, admitted: 4, top: None });
         let bias = call.selection_bias?;
-        let near = config.score == Score::Sigmoid && config.softcap.is_none() && bias.address().is_multiple_of(16);
+        let near = config.score == Score::Sigmoid && bias.address().is_multiple_of(16);
         // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
         let grouped = groups.count.is_multiple_of(4) && groups.count <= 16 && (experts / groups.count).is_multiple_of(4);
         (near && grouped && selection.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
@@ -193,7 +199,14 @@ fn plan_for_many<E: Executor>(
         threads: 32 * warps as u32,
         shared_bytes: (warps * unit_bytes) as u32,
     };
-    Some(Plan { kernel: kernel(names, element), grid, unit_bytes })
+    // The slots that one store takes: as in gate_forward_many.
+    let width = if packed && top_k <= 8 { 4 } else { 2 };
+    let weights = &call.topk_weights;
+    let saved = call.selected_logits.as_ref().map_or(0, |array| array.address());
+    let wide_stores = weights.element() == Element::F32
+        && [top_k, weights.row_stride()].iter().all(|slots| slots.is_multiple_of(width))
+        && [call.topk_ids.address(), weights.address(), saved].iter().all(|address| address.is_multiple_of(4 * width));
+    Some(Plan { kernel: kernel(names, element), grid, unit_bytes, wide_stores })
 }
 
 /// The plan for any call.
@@ -214,7 +227,8 @@ fn plan<E: Executor>(
     let element = call.router_logits.element();
     let tier = tier(if in_registers { FORWARD } else { STAGED }, shape.experts);
     let unit_bytes = if in_registers { 0 } else { selection.staged_bytes(shape, element) };
-    Plan { kernel: kernel(&tier.names, element), grid: grid(shape.tokens, tier.lanes, unit_bytes), unit_bytes }
+    let grid = grid(shape.tokens, tier.lanes, unit_bytes);
+    Plan { kernel: kernel(&tier.names, element), grid, unit_bytes, wide_stores: false }
 }
 
 /// A grid in which every warp holds `32 / lanes` rows. It covers the rows once: a row is too little work to be worth a loop.
@@ -243,8 +257,10 @@ pub(super) fn forward<E: Executor>(
     }
     let selection = Selection::new(config, &call, &shape);
     let plan = plan(executor, config, &call, &shape, &selection);
+    let has_maps = call.dense_probs.is_some() || call.bytemap.is_some() || call.bitmap.is_some();
     let mut arguments = Arguments::new::<E>();
     let forced = forced_params(&mut arguments, &call);
+    let record = call.record_ids.as_ref().map(|ids| (ids.element(), ids.row_stride()));
     let params = MoerlGateForward {
         router_logits: arguments.read_matrix("router_logits", &call.router_logits),
         selection_bias: arguments.read_optional("selection_bias", call.selection_bias),
@@ -255,6 +271,11 @@ pub(super) fn forward<E: Executor>(
         selected_logits: arguments.write_optional("selected_logits", &mut call.selected_logits),
         lse: arguments.write_optional("lse", &mut call.lse),
         errors: arguments.write_optional("errors", &mut call.errors),
+        expert_scale: arguments.read_optional("expert_scale", call.expert_scale),
+        record_ids: write_optional_matrix(&mut arguments, "record_ids", &mut call.record_ids),
+        record_ids_stride: record.map_or(0, |(_, stride)| stride as i64),
+        record_ids_element: record.map_or(MOERL_I32, |(element, _)| element_code(element)),
+        cutoff: arguments.write_optional("cutoff", &mut call.cutoff),
         rows: shape.tokens as u64,
         router_logits_stride: call.router_logits.row_stride() as i64,
         topk_weights_stride: call.topk_weights.row_stride() as i64,
@@ -277,11 +298,56 @@ pub(super) fn forward<E: Executor>(
         missing_is_fault: u8::from(config.missing == Missing::Error),
         sentinel_filler: u8::from(config.filler == Filler::Sentinel),
         scored: u8::from(selection.is_scored),
+        wide_stores: u8::from(plan.wide_stores),
         ..forced
     };
     // SAFETY: validate checked the length, type and alignment of every array against the shape, and `unit_bytes` is what a row of
     // this router (or a warp of its rows, in the kernels for many) takes in shared memory.
-    unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params) }
+    unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params)? };
+    if has_maps { write_maps(executor, stream, &mut call, &shape) } else { Ok(()) }
+}
+
+fn write_optional_matrix<M: Memory>(
+    arguments: &mut Arguments,
+    name: &'static str,
+    matrix: &mut Option<MatrixMut<'_, M>>,
+) -> *mut std::ffi::c_void {
+    matrix.as_mut().map_or(std::ptr::null_mut(), |matrix| arguments.write_matrix(name, matrix))
+}
+
+/// The maps over all experts, from the ids and weights that the call has just written.
+fn write_maps<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    call: &mut Forward<'_, E::Memory>,
+    shape: &Shape,
+) -> Result<()> {
+    let mut arguments = Arguments::new::<E>();
+    let weights = call.topk_weights.as_matrix();
+    let params = MoerlGateMaps {
+        topk_ids: arguments.read("topk_ids", call.topk_ids.as_view()),
+        topk_weights: arguments.read_matrix("topk_weights", &weights),
+        dense_probs_stride: call.dense_probs.as_ref().map_or(0, |probs| probs.row_stride() as i64),
+        dense_probs: write_optional_matrix(&mut arguments, "dense_probs", &mut call.dense_probs),
+        bytemap: arguments.write_optional("bytemap", &mut call.bytemap),
+        bitmap: arguments.write_optional("bitmap", &mut call.bitmap),
+        rows: shape.tokens as u64,
+        topk_weights_stride: weights.row_stride() as i64,
+        topk_weights_element: element_code(weights.element()),
+        experts: shape.experts as u32,
+        top_k: shape.top_k as u32,
+        reserved: 0,
+    };
+    // A warp has a row, and a byte for each expert.
+    let warps = TUNING.threads_of_many / 32;
+    let grid = Grid {
+        blocks: shape.tokens.div_ceil(warps) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * shape.experts.next_multiple_of(32)) as u32,
+    };
+    // SAFETY: validate checked the length, type and alignment of every array against the shape, and the launch before this one on the
+    // same stream writes every id: below E, or -1.
+    unsafe { executor.launch(stream, Kernel { image: "gate", name: "gate_maps" }, grid, &arguments, &params) }
 }
 
 /// What forced ids contribute; the rest is zero and null.

@@ -81,7 +81,8 @@ fn run<B: Backend>(backend: &B, timer: &impl Timer<B>, tokens: &[usize], cold_by
         (Preset::KimiK2, 384, 8),
         (Preset::Qwen3Next, 512, 10),
     ];
-    let mut routers: Vec<_> = presets.map(|(preset, experts, k)| (preset.name(), Config::preset(preset), experts, k)).into();
+    let mut routers: Vec<_> =
+        presets.map(|(preset, experts, k)| (preset.name(), Config::preset(preset), experts, k)).into();
     // Without a bias no released model is so wide, but the selection is then another one.
     routers.push(("softmax_selected", Config::softmax_selected(8), 384, 8));
     for &(name, ref config, experts, k) in &routers {

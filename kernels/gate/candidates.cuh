@@ -84,7 +84,7 @@ MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, ui
     sync_warp();
     // The first lane fills the row's place from the front, the other from the back. A column's number is 0xffff - 2 * id: 2 bytes a column.
     uint32_t* next = lane == 0 ? place : place + CANDIDATES - 1;
-    const int step = lane == 0 ? 1 : -1;
+    const int step = 1 - 2 * static_cast<int>(lane);
     const unsigned char* const bytes = reinterpret_cast<const unsigned char*>(logits.own());
     const uint32_t last = 0xffffu - lane * logits.run * 2;
     MOERL_UNROLL

@@ -178,7 +178,8 @@ fn plan_for_many<E: Executor>(
         let bias = call.selection_bias?;
         let near = config.score == Score::Sigmoid && bias.address().is_multiple_of(16);
         // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
-        let grouped = groups.count.is_multiple_of(4) && groups.count <= 16 && (experts / groups.count).is_multiple_of(4);
+        let grouped =
+            groups.count.is_multiple_of(4) && groups.count <= 16 && (experts / groups.count).is_multiple_of(4);
         (near && grouped && selection.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
     } else {
         if selection.groups.is_some() {
@@ -191,8 +192,7 @@ fn plan_for_many<E: Executor>(
     let rows = 32 / lanes;
     let values = if selection.is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
     let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
-    let unit_bytes =
-        segment_bytes(experts, lanes, size) + values + candidates + selection.staged_bytes(shape, element);
+    let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + selection.staged_bytes(shape, element);
     let warps = (TUNING.shared_bytes / unit_bytes).min(TUNING.threads_of_many / 32);
     let grid = Grid {
         blocks: tokens.div_ceil(warps * rows) as u32,

@@ -164,7 +164,10 @@ fn pairs_of_halves() -> Vec<[u32; 2]> {
     let mut noise = noise(4);
     values.extend((0..100).map(|_| noise() as u16));
     let against = |a: u16| {
-        values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)]).collect::<Vec<_>>()
+        values
+            .iter()
+            .map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
+            .collect::<Vec<_>>()
     };
     values.iter().flat_map(|&a| against(a)).collect()
 }

@@ -75,13 +75,43 @@ fn rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same<B: Backend>
                             2 => (e * 7 % 3) as f32,
                             3 => f32::from(u8::from(e < k - 1) + u8::from(e % (experts / 17) == 3)),
                             4 => f32::from(u8::from(e >= 2)),
-                            5 => if e % 40 == 7 { 1.0 } else { -inf },
+                            5 => {
+                                if e % 40 == 7 {
+                                    1.0
+                                } else {
+                                    -inf
+                                }
+                            }
                             6 => -inf,
                             7 => nan,
-                            8 => if e == experts - 1 { nan } else { continue },
-                            9 => if e == t % experts { inf } else { continue },
-                            10 => if e % 2 == 0 { 0.0 } else { -0.0 },
-                            11 => if e < 2 { nan } else { (e % 5) as f32 },
+                            8 => {
+                                if e == experts - 1 {
+                                    nan
+                                } else {
+                                    continue;
+                                }
+                            }
+                            9 => {
+                                if e == t % experts {
+                                    inf
+                                } else {
+                                    continue;
+                                }
+                            }
+                            10 => {
+                                if e % 2 == 0 {
+                                    0.0
+                                } else {
+                                    -0.0
+                                }
+                            }
+                            11 => {
+                                if e < 2 {
+                                    nan
+                                } else {
+                                    (e % 5) as f32
+                                }
+                            }
                             _ => (e * e % 11) as f32,
                         };
                         problem.logits[t * experts + e] = T::from_f32(value);
@@ -111,7 +141,8 @@ fn near_scores_choose_as_exact_ones_do<B: Backend>(backend: &B) {
         }
         agrees(backend, "close scores", &problem);
         for bias in [8.0, -2.0, -20000.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN] {
-            let biased = |every: usize| (0..128).map(|e| if e % every == 0 { bias } else { 0.25 }).collect::<Vec<f32>>();
+            let biased =
+                |every: usize| (0..128).map(|e| if e % every == 0 { bias } else { 0.25 }).collect::<Vec<f32>>();
             for every in [1, 5, 64] {
                 agrees(backend, "bias", &Problem { bias: Some(biased(every)), ..problem.clone() });
             }

@@ -41,7 +41,12 @@ struct Wanted<'a> {
 }
 
 /// Layer 1 of a tape of 3 layers of type `R`, whose other elements are 99; everything else filled with what a forgotten store would leave.
-fn outputs<B: Backend, T: Float, R: Scalar + Into<i64>>(backend: &B, problem: &Problem<T>, filler: R, wanted: Wanted<'_>) -> Outputs {
+fn outputs<B: Backend, T: Float, R: Scalar + Into<i64>>(
+    backend: &B,
+    problem: &Problem<T>,
+    filler: R,
+    wanted: Wanted<'_>,
+) -> Outputs {
     let Problem { tokens, experts, k, .. } = *problem;
     let stream = backend.stream().unwrap();
     let logits = backend.upload(&stream, &problem.logits).unwrap();
@@ -129,7 +134,8 @@ fn maps_say_which_experts_were_chosen_with_which_weight<B: Backend>(backend: &B)
             let mut problem = Problem::<bf16>::random(config, tokens, experts, k, 2);
             problem.token_mask = Some((0..tokens).map(|t| u8::from(t % 3 != 1)).collect());
             for forced in [false, true] {
-                let problem = if forced { problem.forced(Element::I32, &problem.random_ids(4)) } else { problem.clone() };
+                let problem =
+                    if forced { problem.forced(Element::I32, &problem.random_ids(4)) } else { problem.clone() };
                 let found = outputs(backend, &problem, 0i32, ALL);
                 for t in 0..tokens {
                     for e in 0..experts {

@@ -12,6 +12,8 @@ crate::on_every_backend!(
     rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same,
     near_scores_choose_as_exact_ones_do,
     any_number_of_rows_is_chosen_alike,
+    rows_may_lie_anywhere,
+    padding_among_many_rows_is_padding,
 );
 
 /// More than 64 for each of the emulator's multiprocessors.
@@ -156,5 +158,48 @@ fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {
         let problem = Problem::<f16>::random(Config::softmax_selected(2), tokens, 32, 2, tokens as u64);
         let (found, expected) = (forward(backend, &problem), forward(&Reference, &problem));
         assert_eq!((found.ids, found.selected), (expected.ids, expected.selected), "{tokens} rows");
+    }
+}
+
+fn rows_may_lie_anywhere<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        let problem = Problem::<T>::random(Config::softmax_selected(6), MANY, 96, 6, 4);
+        let expected = forward(backend, &problem);
+        // The first two begin every row at 16 bytes.
+        for (first, stride) in [(0, 96 + 8), (8, 96 + 32), (1, 96), (0, 96 + 1), (4, 96 + 3)] {
+            let mut logits = vec![T::from_f32(f32::NAN); first + MANY * stride];
+            for t in 0..MANY {
+                logits[first + t * stride..][..96].copy_from_slice(problem.logits_of(t));
+            }
+            let found = forward(backend, &Problem { logits, first, stride, ..problem.clone() });
+            assert_eq!(found.bits(), expected.bits(), "{first} {stride}");
+        }
+    }
+    crate::for_every_float!(check(backend));
+}
+
+fn padding_among_many_rows_is_padding<B: Backend>(backend: &B) {
+    for config in [Config::softmax_selected(8), Config { needs_selection_bias: true, ..Config::sigmoid(8) }] {
+        let clean = Problem::<bf16>::random(config, MANY, 128, 8, 5);
+        let expected = forward(backend, &clean);
+        let mut problem = clean.clone();
+        problem.token_mask = Some((0..MANY).map(|t| u8::from(t % 3 != 1)).collect());
+        problem.row_count = Some(MANY as i32 - 21);
+        let is_padding = |t: usize| t % 3 == 1 || t >= MANY - 21;
+        for t in (0..MANY).filter(|&t| is_padding(t)) {
+            problem.logits[t * 128..][..128].fill(bf16::NAN);
+        }
+        let found = forward(backend, &problem);
+        assert_eq!(found.fault, None);
+        for t in 0..MANY {
+            let slots = t * 8..(t + 1) * 8;
+            if is_padding(t) {
+                assert!(found.ids[slots.clone()].iter().enumerate().all(|(j, &id)| id as usize == (t * 8 + j) % 128));
+                assert!(found.weights[slots].iter().all(|w| w.to_bits() == 0));
+            } else {
+                assert_eq!(found.ids[slots.clone()], expected.ids[slots.clone()]);
+                assert_eq!(found.weights[slots.clone()], expected.weights[slots]);
+            }
+        }
     }
 }

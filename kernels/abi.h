@@ -244,6 +244,16 @@ struct MoerlEchoCall {
     struct MoerlEcho sent;
 };
 
+// ---- bandwidth --------------------------------------------------------------------------------------------------------
+
+struct MoerlBandwidth {
+    const void* input;
+    void* output;
+    uint64_t packs;  // of 16 bytes
+    uint32_t word;   // that `fill` writes
+    uint32_t reserved;
+};
+
 // ---- gate ---------------------------------------------------------------------------------------------------------------
 
 enum MoerlGateScore {

@@ -4,6 +4,7 @@
 
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x656e3bc7f32095db;
+pub const ABI_DIGEST: u64 = 0xcfb7c7e4ae806e1c;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -344,6 +345,25 @@ const _: () = {
     ["Offset of field: MoerlEchoCall::copy"][::core::mem::offset_of!(MoerlEchoCall, copy) - 0usize];
     ["Offset of field: MoerlEchoCall::layout"][::core::mem::offset_of!(MoerlEchoCall, layout) - 8usize];
     ["Offset of field: MoerlEchoCall::sent"][::core::mem::offset_of!(MoerlEchoCall, sent) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlBandwidth {
+    pub input: *const ::core::ffi::c_void,
+    pub output: *mut ::core::ffi::c_void,
+    pub packs: u64,
+    pub word: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlBandwidth"][::core::mem::size_of::<MoerlBandwidth>() - 32usize];
+    ["Alignment of MoerlBandwidth"][::core::mem::align_of::<MoerlBandwidth>() - 8usize];
+    ["Offset of field: MoerlBandwidth::input"][::core::mem::offset_of!(MoerlBandwidth, input) - 0usize];
+    ["Offset of field: MoerlBandwidth::output"][::core::mem::offset_of!(MoerlBandwidth, output) - 8usize];
+    ["Offset of field: MoerlBandwidth::packs"][::core::mem::offset_of!(MoerlBandwidth, packs) - 16usize];
+    ["Offset of field: MoerlBandwidth::word"][::core::mem::offset_of!(MoerlBandwidth, word) - 24usize];
+    ["Offset of field: MoerlBandwidth::reserved"][::core::mem::offset_of!(MoerlBandwidth, reserved) - 28usize];
 };
 pub const MOERL_GATE_SOFTMAX: MoerlGateScore = 0;
 pub const MOERL_GATE_SOFTMAX_SELECTED: MoerlGateScore = 1;

@@ -29,6 +29,7 @@ pub mod gate;
 pub mod logprob;
 pub mod memory;
 pub mod objective;
+pub mod random;
 mod reference;
 mod segments;
 

@@ -24,6 +24,8 @@ pub enum Command {
     Devices,
     /// Write a synthetic step file of any size.
     Generate(Generate),
+    /// Measure every kernel: time against what memory gives on a device, bytes moved under emulation.
+    Bench(crate::bench::Options),
 }
 
 /// Who executes the operations.

@@ -5,6 +5,7 @@
 pub mod advantage;
 pub mod arguments;
 pub mod backend;
+pub mod bench;
 pub mod check;
 pub mod clock;
 pub mod devices;
@@ -82,6 +83,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Step(options) => step::run(options).map(Into::into),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
+        Command::Bench(options) => bench::run(options).map(Into::into),
     }
 }
 

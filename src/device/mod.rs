@@ -1,6 +1,7 @@
 //! The road from a validated call to a kernel: grids, workspaces, parameter structures, and who runs them.
 
 mod advantage;
+pub mod bandwidth;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]

@@ -16,9 +16,17 @@ const LIMIT: u64 = 60 << 20;
 /// Suites about the source tree and the emulator, which the other machine does not have.
 const LEFT_OUT: [&str; 4] = ["bindings", "build_script", "emulation", "kernels"];
 
+/// Packs the folder `moerl` of its first argument into its second: the lzma module is there where xz may not be.
+const PACK: &str = "\
+import lzma, sys, tarfile
+filters = [{'id': lzma.FILTER_LZMA2, 'preset': 6, 'dict_size': 256 << 20}]
+with lzma.open(sys.argv[2], 'wb', filters=filters) as out, tarfile.open(fileobj=out, mode='w') as tar:
+    tar.add(sys.argv[1] + '/moerl', 'moerl')
+";
+
 const SCRIPT: &str = include_str!("run.sh");
 
-/// Builds everything and packs it into `target/bundle/moerl.tar.gz`.
+/// Builds everything and packs it into `target/bundle/moerl.tar.xz`.
 pub fn bundle(workspace: &Workspace) -> Result<()> {
     toolkit::nvcc(workspace)?;
     let sanitizer = toolkit::sanitizer(workspace)?;
@@ -34,15 +42,21 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
         strip(&binary, &if name == "moerl-command" { folder.join("moerl") } else { tests.join(name) })?;
     }
     copy_files(&workspace.root.join("tests/golden"), &tests.join("data"))?;
+    copy_files(&workspace.root.join("benches/peers"), &folder.join("peers"))?;
     copy_sanitizer(&sanitizer, &folder.join("compute-sanitizer"))?;
     let script = folder.join("run.sh");
     fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;
     run(Command::new("chmod").arg("+x").arg(&script))?;
 
-    let archive = home.join("moerl.tar.gz");
-    run(Command::new("tar").arg("-C").arg(&home).arg("-czf").arg(&archive).arg("moerl"))?;
+    // Every binary carries the same images: a window as large as all of them stores them once.
+    let archive = home.join("moerl.tar.xz");
+    run(Command::new("python3").args(["-c", PACK]).arg(&home).arg(&archive))?;
     let size = fs::metadata(&archive).with_context(|| archive.display().to_string())?.len();
-    println!("{}: {:.1} MB; unpack it on the GPU machine and run moerl/run.sh", archive.display(), size as f64 / 1e6);
+    println!(
+        "{}: {:.1} MB; on the GPU machine: tar -xJf moerl.tar.xz (or python3 -m tarfile -e moerl.tar.xz), then moerl/run.sh",
+        archive.display(),
+        size as f64 / 1e6
+    );
     if size > LIMIT {
         bail!("that is more than {} MB", LIMIT >> 20);
     }

@@ -1,7 +1,9 @@
 //! Every kernel through nvcc for every architecture: registers, shared memory, spills. A spill or a warning is an error.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -46,7 +48,7 @@ pub fn kernels(workspace: &Workspace) -> Result<()> {
 /// By kernel and architecture.
 pub type Table = BTreeMap<(String, u32), Usage>;
 
-/// Compiles every kernel for every architecture, several at a time; the cubins stay under [`cubin`].
+/// Compiles every kernel for every architecture, several at a time, where something changed; the cubins stay under [`cubin`].
 pub fn compile(workspace: &Workspace) -> Result<Table> {
     let nvcc = toolkit::nvcc(workspace)?;
     let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
@@ -96,26 +98,60 @@ fn compile_one(
     arch: u32,
     machine_code: bool,
 ) -> Result<Vec<((String, u32), Usage)>> {
+    let target = cubin(workspace, source, arch).with_extension(if machine_code { "cubin" } else { "ptx" });
     let mut command = Command::new(&nvcc.path);
     command.args(OPTIONS).args(["-Werror", "all-warnings"]);
     if machine_code {
         command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v"]);
-        command.arg("-o").arg(cubin(workspace, source, arch));
     } else {
         command.arg("-ptx").arg(format!("-arch=compute_{arch}"));
-        command.arg("-o").arg(cubin(workspace, source, arch).with_extension("ptx"));
     }
-    let output = command.arg(source).output().with_context(|| nvcc.path.display().to_string())?;
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if !output.status.success() {
-        let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
-        bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));
-    }
+    let digest = digest(nvcc, source, &command)?;
+    let said = match remembered(&target, &digest) {
+        Some(said) => said,
+        None => {
+            let output = command.arg("-o").arg(&target).arg(source).output();
+            let output = output.with_context(|| nvcc.path.display().to_string())?;
+            let said =
+                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            if !output.status.success() {
+                let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
+                bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));
+            }
+            let record = record_of(&target);
+            fs::write(&record, format!("{digest}\n{said}")).with_context(|| record.display().to_string())?;
+            said
+        }
+    };
     let found = usages(&said);
     if machine_code {
         same_kernels(source, &found)?;
     }
     Ok(found.into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+}
+
+/// Of all that a compilation depends on: the compiler, its options, the source and every header that it includes.
+fn digest(nvcc: &Nvcc, source: &Path, command: &Command) -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    (&nvcc.version, &nvcc.path, command.get_args().collect::<Vec<_>>()).hash(&mut hasher);
+    for file in kernel_files::closure(source).map_err(|error| anyhow!(error))? {
+        fs::read(&file).with_context(|| file.display().to_string())?.hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}
+
+/// Where it is written down what a compiled file was made from, and what ptxas said then.
+fn record_of(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(".record");
+    name.into()
+}
+
+/// What ptxas said when `target` was made from just this.
+fn remembered(target: &Path, digest: &str) -> Option<String> {
+    let record = fs::read_to_string(record_of(target)).ok()?;
+    let (made_from, said) = record.split_once('\n')?;
+    (made_from == digest && target.is_file()).then(|| said.to_owned())
 }
 
 /// A line of `ptxas -v`, which complains of nothing.

@@ -9,6 +9,7 @@ mod kernel_files;
 
 mod bindings;
 mod bundle;
+mod figures;
 mod kernels;
 mod msrv;
 mod sass;
@@ -68,6 +69,12 @@ enum Chore {
     Bundle,
     /// Check that the stated minimal Rust version covers every dependency.
     Msrv,
+    /// Check that no kernel got longer, wider or hungrier than benches/figures.tsv says.
+    Figures {
+        /// Write the file anew instead.
+        #[arg(long)]
+        write: bool,
+    },
     /// Disassemble every kernel and count its instructions.
     Sass {
         /// The architecture.
@@ -107,6 +114,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Bundle => bundle::bundle(&workspace),
         Chore::Msrv => msrv::msrv(&workspace),
         Chore::Kernels => kernels::kernels(&workspace),
+        Chore::Figures { write } => figures::figures(&workspace, write),
         Chore::Sass { arch, check } => sass::sass(&workspace, arch, check),
     }
 }

@@ -79,6 +79,17 @@ fn count(mix: &Mix, belongs: Belongs) -> u32 {
     mix.iter().filter(|(op, _)| belongs(op)).map(|(_, count)| count).sum()
 }
 
+/// The instructions of every kernel, as [`kernels::compile`] left them.
+pub fn all(workspace: &Workspace, arch: u32) -> Result<BTreeMap<String, Mix>> {
+    let tools = toolkit::disassembler(workspace)?;
+    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
+    let mut found = BTreeMap::new();
+    for source in &sources {
+        found.extend(disassemble(&tools, &kernels::cubin(workspace, source, arch))?);
+    }
+    Ok(found)
+}
+
 fn disassemble(tools: &Path, cubin: &Path) -> Result<BTreeMap<String, Mix>> {
     Ok(mixes(&output(Command::new(tools.join("cuobjdump")).arg("-sass").arg(cubin))?))
 }

@@ -18,7 +18,7 @@ pub enum Sanitizer {
 }
 
 /// All that can be tested, besides the default features. The same as in .ci/run, so that the kernels are compiled once for all checks.
-const EVERYTHING: &str = "moerl/serde,moerl-cli/emulate";
+pub const EVERYTHING: &str = "moerl/serde,moerl-cli/emulate";
 
 /// Every test of the workspace, on every backend there is.
 pub fn test(workspace: &Workspace, arguments: &[String]) -> Result<()> {

@@ -1,0 +1,41 @@
+"""What a case and a peer are."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+
+ELEMENTS = {"bf16": torch.bfloat16, "f32": torch.float32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A line of `moerl bench`, by the same names."""
+
+    noun: str
+    operation: str
+    shape: str
+    element: str
+    sizes: tuple
+
+    @property
+    def dtype(self):
+        return ELEMENTS[self.element]
+
+    def __str__(self):
+        return f"{self.noun} {self.operation} {self.shape} {self.element}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """Another implementation: `prepare(case, device)` makes the arrays and returns the call that is timed."""
+
+    name: str
+    module: str | None  # what must be importable; None: torch itself
+    operations: frozenset
+    prepare: Callable
+
+
+def compiled(function, device):
+    """torch.compile where there is a device; on the CPU its compiler would take longer than the rest of the program."""
+    return torch.compile(function, dynamic=False) if device == "cuda" else function

@@ -1,0 +1,246 @@
+//! How a call is measured: by events on a device, by the traffic meter under emulation, by the clock for the reference.
+
+use std::time::{Duration, Instant};
+
+use moerl::{Backend, Reference};
+
+use super::case::Call;
+
+/// What a call came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figure {
+    /// Device time with the inputs out of the caches, or the CPU's time of the reference.
+    pub cold: Option<Duration>,
+    /// Device time of the same call right after itself.
+    pub warm: Option<Duration>,
+    /// Device time of launches of the same grids that do nothing.
+    pub empty: Option<Duration>,
+    /// Launches of the call.
+    pub launches: Option<usize>,
+    /// What the traffic meter counted.
+    pub traffic: Option<Traffic>,
+}
+
+/// What the kernels of a call touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes loaded.
+    pub loaded: u64,
+    /// Bytes stored.
+    pub stored: u64,
+    /// Sectors of 32 bytes, by block.
+    pub sectors: u64,
+}
+
+/// What a device's memory gives, in bytes per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bandwidth {
+    /// Of a kernel that copies: bytes read and bytes written, added up.
+    pub copy: f64,
+    /// Of a kernel that reads.
+    pub read: f64,
+    /// Of a kernel that fills.
+    pub fill: f64,
+}
+
+/// A backend whose calls can be measured.
+pub trait Measure: Backend + Sized {
+    /// Measures one call.
+    ///
+    /// # Errors
+    /// The call's.
+    fn measure(&self, stream: &Self::Stream, call: &mut Call<Self>) -> moerl::Result<Figure>;
+
+    /// What memory gives; `None` where nothing is timed on a device.
+    ///
+    /// # Errors
+    /// The device's.
+    fn bandwidth(&self, stream: &Self::Stream) -> moerl::Result<Option<Bandwidth>>;
+}
+
+impl Measure for Reference {
+    fn measure(&self, stream: &(), call: &mut Call<Reference>) -> moerl::Result<Figure> {
+        let start = Instant::now();
+        call(self, stream)?;
+        Ok(Figure { cold: Some(start.elapsed()), ..Figure::default() })
+    }
+
+    fn bandwidth(&self, (): &()) -> moerl::Result<Option<Bandwidth>> {
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "emulate")]
+impl Measure for moerl::Emulator {
+    fn measure(&self, stream: &(), call: &mut Call<moerl::Emulator>) -> moerl::Result<Figure> {
+        self.take_traffic();
+        call(self, stream)?;
+        let launches = self.take_traffic();
+        let sectors = |launch: &moerl::device::emulator::LaunchTraffic| -> u64 {
+            launch.buffers.iter().map(|buffer| buffer.loads.sectors + buffer.stores.sectors).sum()
+        };
+        let traffic = Traffic {
+            loaded: launches.iter().map(|launch| launch.load_bytes()).sum(),
+            stored: launches.iter().map(|launch| launch.store_bytes()).sum(),
+            sectors: launches.iter().map(sectors).sum(),
+        };
+        Ok(Figure { launches: Some(launches.len()), traffic: Some(traffic), ..Figure::default() })
+    }
+
+    fn bandwidth(&self, (): &()) -> moerl::Result<Option<Bandwidth>> {
+        Ok(None)
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub use device::Timed;
+
+#[cfg(feature = "cuda")]
+mod device {
+    use std::cell::{Cell, RefCell};
+
+    use bytemuck::Pod;
+    use moerl::device::bandwidth;
+    use moerl::device::cuda::{DeviceBuffer, Stream};
+    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+    use moerl::memory::{Device, View, ViewMut};
+    use moerl::{Buffer, Cuda, Result};
+
+    use super::{Bandwidth, Call, Duration, Figure, Measure};
+
+    /// Calls with the caches full of other things; the median is reported.
+    const COLD_RUNS: usize = 15;
+    /// What cold runs are paid for with at least: more of short ones.
+    const WARM_TIME: Duration = Duration::from_millis(20);
+    /// Twice the largest level-2 cache of a device known today.
+    const FLUSHED: usize = 256 << 20;
+    /// What bandwidth is measured over: far out of any cache.
+    const STREAMED: usize = 2 << 30;
+
+    /// A device that remembers the grids of what is launched, so that empty launches of the same ones can be timed beside it.
+    pub struct Timed {
+        gpu: Cuda,
+        grids: RefCell<Vec<Grid>>,
+        recording: Cell<bool>,
+        flush: RefCell<DeviceBuffer<u8>>,
+    }
+
+    impl Timed {
+        /// # Errors
+        /// The device's.
+        pub fn new(gpu: Cuda) -> Result<Timed> {
+            let stream = gpu.new_stream()?;
+            let flush = RefCell::new(gpu.zeros(&stream, FLUSHED)?);
+            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush })
+        }
+
+        /// Device time of what `work` queues.
+        fn time(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+            let (start, end) = (self.gpu.event()?, self.gpu.event()?);
+            start.record(stream)?;
+            work()?;
+            end.record(stream)?;
+            end.synchronize()?;
+            Ok(Duration::from_secs_f64(f64::from(end.milliseconds_since(&start)?) * 1e-3))
+        }
+
+        /// The median of several runs, each with the caches full of something else.
+        fn cold(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+            let mut times = Vec::with_capacity(COLD_RUNS);
+            for run in 0..COLD_RUNS {
+                bandwidth::fill(&self.gpu, stream, self.flush.borrow_mut().view_mut(), run as u32)?;
+                times.push(self.time(stream, work)?);
+            }
+            times.sort();
+            Ok(times[times.len() / 2])
+        }
+
+        /// The mean of as many runs as fill [`WARM_TIME`], after one that does not count.
+        fn warm(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+            let once = self.time(stream, work)?;
+            let runs = (WARM_TIME.as_secs_f64() / once.as_secs_f64().max(1e-6)).ceil().clamp(3.0, 10_000.0) as u32;
+            let all = self.time(stream, &mut || (0..runs).try_for_each(|_| work()))?;
+            Ok(all / runs)
+        }
+    }
+
+    impl Measure for Timed {
+        fn measure(&self, stream: &Stream, call: &mut Call<Timed>) -> Result<Figure> {
+            self.grids.borrow_mut().clear();
+            self.recording.set(true);
+            let first = call(self, stream);
+            self.recording.set(false);
+            first?;
+            let grids = self.grids.borrow().clone();
+            let cold = self.cold(stream, &mut || call(self, stream))?;
+            let warm = self.warm(stream, &mut || call(self, stream))?;
+            let empty = self.cold(stream, &mut || {
+                grids.iter().try_for_each(|grid| bandwidth::empty(&self.gpu, stream, grid.blocks, grid.threads))
+            })?;
+            let (cold, warm, empty) = (Some(cold), Some(warm), Some(empty));
+            Ok(Figure { cold, warm, empty, launches: Some(grids.len()), traffic: None })
+        }
+
+        fn bandwidth(&self, stream: &Stream) -> Result<Option<Bandwidth>> {
+            let input = self.gpu.zeros::<u8>(stream, STREAMED)?;
+            let mut output = self.gpu.zeros::<u8>(stream, STREAMED)?;
+            let mut sums = self.gpu.zeros::<u32>(stream, bandwidth::read_sums(STREAMED))?;
+            let fill = self.warm(stream, &mut || bandwidth::fill(&self.gpu, stream, output.view_mut(), 0x9e37_79b9))?;
+            let copy =
+                self.warm(stream, &mut || bandwidth::copy(&self.gpu, stream, input.view(), output.view_mut()))?;
+            let read = self.warm(stream, &mut || bandwidth::read(&self.gpu, stream, input.view(), sums.view_mut()))?;
+            let per_second = |bytes: usize, time: Duration| bytes as f64 / time.as_secs_f64();
+            Ok(Some(Bandwidth {
+                copy: per_second(2 * STREAMED, copy),
+                read: per_second(STREAMED, read),
+                fill: per_second(STREAMED, fill),
+            }))
+        }
+    }
+
+    impl Executor for Timed {
+        type Memory = Device;
+        type Stream = Stream;
+        type Buffer<T: Pod + Send + Sync> = DeviceBuffer<T>;
+
+        const ALIAS: usize = Cuda::ALIAS;
+        const NAME: &'static str = Cuda::NAME;
+
+        fn new_stream(&self) -> Result<Stream> {
+            self.gpu.new_stream()
+        }
+        fn wait(&self, stream: &Stream) -> Result<()> {
+            self.gpu.wait(stream)
+        }
+        fn zeros<T: Pod + Send + Sync>(&self, stream: &Stream, len: usize) -> Result<DeviceBuffer<T>> {
+            self.gpu.zeros(stream, len)
+        }
+        fn send<T: Pod + Send + Sync>(&self, stream: &Stream, data: &[T]) -> Result<DeviceBuffer<T>> {
+            self.gpu.send(stream, data)
+        }
+        fn fetch<T: Pod + Send + Sync>(&self, stream: &Stream, array: View<'_, T, Device>) -> Result<Vec<T>> {
+            self.gpu.fetch(stream, array)
+        }
+        fn set_bytes<T: Pod>(&self, stream: &Stream, array: ViewMut<'_, T, Device>, byte: u8) -> Result<()> {
+            self.gpu.set_bytes(stream, array, byte)
+        }
+        fn multiprocessors(&self) -> u32 {
+            self.gpu.multiprocessors()
+        }
+
+        unsafe fn launch<P: Parameters>(
+            &self,
+            stream: &Stream,
+            kernel: Kernel,
+            grid: Grid,
+            arguments: &Arguments,
+            params: &P,
+        ) -> Result<()> {
+            if self.recording.get() {
+                self.grids.borrow_mut().push(grid);
+            }
+            // SAFETY: the caller's promise is the one that is asked for here.
+            unsafe { self.gpu.launch(stream, kernel, grid, arguments, params) }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `moerl bench`: what every kernel takes, against what it must move.
+//!
+//! On a device: time by events, with the caches full of other things (cold) and right after itself (warm), beside launches of the same grids
+//! that do nothing, and as a share of what the device's memory gives to a kernel that only copies, reads or fills, measured in the same
+//! process. Under emulation: bytes and sectors by the traffic meter. On the reference: the CPU's time, for what it is worth.
+
+pub mod case;
+pub mod gate;
+pub mod logprob;
+pub mod measure;
+pub mod objective;
+pub mod options;
+pub mod update;
+
+use std::fs;
+use std::time::Duration;
+
+use moerl::{Backend, Reference};
+use serde_json::{Value, json};
+
+use crate::arguments::BackendName;
+use crate::backend::Chosen;
+use crate::failure::{Failure, Result};
+use crate::progress::Progress;
+use crate::table::{Table, count, duration, number, percent};
+use case::{Case, Floor, Scale};
+use measure::{Bandwidth, Figure, Measure};
+pub use options::{Noun, Options};
+
+/// What was measured, in the order of the table.
+#[derive(Clone, Debug)]
+struct Measured {
+    noun: &'static str,
+    operation: String,
+    shape: String,
+    element: String,
+    floor: Floor,
+    figure: Figure,
+}
+
+/// Measures, prints a table and writes the figures where the options ask for it.
+///
+/// # Errors
+/// [`Failure`]: no such backend, a file that cannot be written, a kernel at fault.
+pub fn run(options: &Options) -> Result<String> {
+    let (heading, bandwidth, measured) = match options.backend {
+        BackendName::Emulator => emulated(options)?,
+        BackendName::Reference => on("reference: plain f64 loops on this CPU", &Reference, options, Scale::Small)?,
+        BackendName::Cuda | BackendName::Auto => match Chosen::open(options.backend)? {
+            #[cfg(feature = "cuda")]
+            Chosen::Cuda(gpu) => {
+                let info = gpu.info()?;
+                on(&format!("cuda: {}", info.name), &measure::Timed::new(gpu)?, options, Scale::Full)?
+            }
+            other => on(&other.describe(), &Reference, options, Scale::Small)?,
+        },
+    };
+    if let Some(path) = &options.json {
+        let text = serde_json::to_string_pretty(&document(&heading, bandwidth, &measured)).expect("plain numbers");
+        fs::write(path, text + "\n").map_err(|error| Failure::run(format!("{}: {error}", path.display())))?;
+    }
+    Ok(report(&heading, bandwidth, &measured))
+}
+
+/// What ran, what memory gives, and the figures.
+type Outcome = (String, Option<Bandwidth>, Vec<Measured>);
+
+#[cfg(feature = "emulate")]
+fn emulated(options: &Options) -> Result<Outcome> {
+    let emulator = moerl::Emulator::new().metered();
+    on("emulator: bytes that the kernels moved, by the traffic meter", &emulator, options, Scale::Small)
+}
+
+#[cfg(not(feature = "emulate"))]
+fn emulated(options: &Options) -> Result<Outcome> {
+    Chosen::open(options.backend).map(|_| unreachable!("this build has no emulator to open"))
+}
+
+fn on<B: Measure + 'static>(heading: &str, backend: &B, options: &Options, scale: Scale) -> Result<Outcome> {
+    let stream = backend.stream()?;
+    let bandwidth = backend.bandwidth(&stream)?;
+    let cases = cases::<B>(options.shapes.unwrap_or(scale), options);
+    if cases.is_empty() {
+        return Err(Failure::input("no case has this name: leave out --only to see them all"));
+    }
+    let progress = Progress::new(cases.len() as u64, "kernels measured");
+    let mut measured = Vec::with_capacity(cases.len());
+    for case in cases {
+        let mut call = (case.prepare)(backend, &stream)?;
+        let figure = backend.measure(&stream, &mut call)?;
+        let Case { noun, operation, shape, element, floor, .. } = case;
+        measured.push(Measured { noun, operation, shape, element: element.to_string(), floor, figure });
+        progress.advance(1);
+    }
+    Ok((heading.to_owned(), bandwidth, measured))
+}
+
+fn cases<B: Backend + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> {
+    let mut cases = Vec::new();
+    for noun in options.nouns() {
+        cases.extend(match noun {
+            Noun::Gate => gate::cases(scale),
+            Noun::Logprob => logprob::cases(scale),
+            Noun::Objective => objective::cases(scale),
+            Noun::Update => update::cases(scale),
+        });
+    }
+    if let Some(part) = &options.only {
+        cases.retain(|case| format!("{} {} {} {}", case.noun, case.operation, case.shape, case.element).contains(part));
+    }
+    cases
+}
+
+impl Measured {
+    /// What memory gives to work of this kind: mostly reading, mostly writing, or both.
+    fn kind(&self, bandwidth: &Bandwidth) -> (f64, &'static str) {
+        let share = self.floor.read as f64 / self.floor.bytes().max(1) as f64;
+        match share {
+            s if s > 0.9 => (bandwidth.read, "read"),
+            s if s < 0.1 => (bandwidth.fill, "fill"),
+            _ => (bandwidth.copy, "copy"),
+        }
+    }
+
+    /// The share of what memory gives, counted in the bytes that must be moved.
+    fn share(&self, bandwidth: Option<&Bandwidth>) -> Option<(f64, &'static str)> {
+        let (bandwidth, time) = (bandwidth?, self.figure.cold?);
+        let (peak, kind) = self.kind(bandwidth);
+        Some((self.floor.bytes() as f64 / time.as_secs_f64() / peak, kind))
+    }
+}
+
+fn report(heading: &str, bandwidth: Option<Bandwidth>, measured: &[Measured]) -> String {
+    let mut text = format!("{heading}\n");
+    if let Some(Bandwidth { copy, read, fill }) = bandwidth {
+        text += &format!(
+            "memory gives {} to a copy, {} to reads, {} to a fill\n",
+            per_second(copy),
+            per_second(read),
+            per_second(fill)
+        );
+    }
+    let mut table = Table::new(&[
+        "kernel",
+        "shape",
+        "type",
+        ">floor",
+        ">time",
+        ">warm",
+        ">empty launch",
+        ">of memory",
+        ">launches",
+        ">loaded",
+        ">stored",
+        ">of floor",
+        ">in sectors",
+    ]);
+    let optional = |time: Option<Duration>| time.map(duration).unwrap_or_default();
+    for line in measured {
+        let figure = &line.figure;
+        let traffic = figure.traffic.unwrap_or_default();
+        let counted = |bytes: u64| figure.traffic.map(|_| count(bytes)).unwrap_or_default();
+        let of_floor = |bytes: u64| {
+            let share = bytes as f64 / line.floor.bytes().max(1) as f64;
+            figure.traffic.map(|_| number(share, 4)).unwrap_or_default()
+        };
+        table.row([
+            format!("{} {}", line.noun, line.operation),
+            line.shape.clone(),
+            line.element.clone(),
+            count(line.floor.bytes()),
+            optional(figure.cold),
+            optional(figure.warm),
+            optional(figure.empty),
+            line.share(bandwidth.as_ref()).map(|(s, kind)| format!("{} {kind}", percent(s))).unwrap_or_default(),
+            figure.launches.map(|n| n.to_string()).unwrap_or_default(),
+            counted(traffic.loaded),
+            counted(traffic.stored),
+            of_floor(traffic.loaded + traffic.stored),
+            of_floor(32 * traffic.sectors),
+        ]);
+    }
+    format!("{text}\n{}", table.render())
+}
+
+fn per_second(bytes: f64) -> String {
+    format!("{} GB/s", number(bytes * 1e-9, 4))
+}
+
+/// The figures as a document that other programs read; times in microseconds, bandwidth in bytes per second.
+fn document(heading: &str, bandwidth: Option<Bandwidth>, measured: &[Measured]) -> Value {
+    let microseconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64() * 1e6);
+    let cases: Vec<Value> = measured
+        .iter()
+        .map(|line| {
+            let figure = &line.figure;
+            json!({
+                "noun": line.noun,
+                "operation": line.operation,
+                "shape": line.shape,
+                "element": line.element,
+                "floor_read_bytes": line.floor.read,
+                "floor_written_bytes": line.floor.written,
+                "cold_us": microseconds(figure.cold),
+                "warm_us": microseconds(figure.warm),
+                "empty_launch_us": microseconds(figure.empty),
+                "share_of_memory": line.share(bandwidth.as_ref()).map(|(share, _)| share),
+                "launches": figure.launches,
+                "loaded_bytes": figure.traffic.map(|t| t.loaded),
+                "stored_bytes": figure.traffic.map(|t| t.stored),
+                "sectors": figure.traffic.map(|t| t.sectors),
+            })
+        })
+        .collect();
+    json!({
+        "ran_on": heading,
+        "version": env!("CARGO_PKG_VERSION"),
+        "bandwidth": bandwidth.map(|b| json!({ "copy": b.copy, "read": b.read, "fill": b.fill })),
+        "cases": cases,
+    })
+}

@@ -1,0 +1,49 @@
+//! The command line of `moerl bench`.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::case::Scale;
+use crate::arguments::BackendName;
+
+/// `moerl bench`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// What to measure; without one, everything.
+    #[arg(value_name = "NOUN")]
+    pub nouns: Vec<Noun>,
+    /// Only what has this text in its line: "replay", "V=151936", "bf16", …
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// The shapes of training, or a few rows of them; without this option, full on a device, else small.
+    #[arg(long, value_name = "SIZE")]
+    pub shapes: Option<Scale>,
+    /// Write the figures to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Who executes: time on a device, bytes under emulation.
+    #[arg(long, default_value = "auto")]
+    pub backend: BackendName,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Noun {
+    /// Expert gating and route replay.
+    Gate,
+    /// Log-probabilities of chosen tokens.
+    Logprob,
+    /// Losses and their gradients.
+    Objective,
+    /// A whole update at the size of a real model, stage by stage.
+    Update,
+}
+
+impl Options {
+    /// The nouns asked for, each once.
+    pub fn nouns(&self) -> impl Iterator<Item = Noun> {
+        let all = Noun::value_variants().iter().copied();
+        all.filter(|noun| self.nouns.is_empty() || self.nouns.contains(noun))
+    }
+}

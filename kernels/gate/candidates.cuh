@@ -250,8 +250,9 @@ MOERL_DEVICE void rank_wide(uint32_t top_k, uint32_t all, const WidePlace& place
             MOERL_UNROLL
             for (int q = 0; q < OWN; q++) {
                 // Of equal ones the smaller id is better, and that comes first.
-                const bool earlier = block < q || (block == q && static_cast<uint32_t>(j) < lane);
-                ranks[q] += other > own[q] || (earlier && other == own[q]) ? 1u : 0u;
+                bool better = block < q ? other >= own[q] : other > own[q];
+                if (block == q) better = better | ((static_cast<uint32_t>(j) < lane) & (other == own[q]));
+                ranks[q] += better ? 1u : 0u;
             }
         }
     }

@@ -72,7 +72,7 @@ MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forw
 MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 4, 8, true>(p); }
 MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
 
-MOERL_KERNEL(gate_maps, MoerlGateMaps, 128) { gate_maps(p); }
+MOERL_KERNEL(gate_maps, MoerlGateMaps, 128) { write_maps(p); }
 
 // By the type of d_x.
 MOERL_KERNEL(gate_backward_bf16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 8>(p); }

@@ -7,7 +7,7 @@
 
 template <class T> MOERL_DEVICE float load_weight(const void* from, int64_t at) { return to_f32(load(static_cast<const T*>(from) + at)); }
 
-MOERL_DEVICE void gate_maps(const MoerlGateMaps& p) {
+MOERL_DEVICE void write_maps(const MoerlGateMaps& p) {
     MOERL_DYNAMIC_SHARED(unsigned char, shared);
     const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
     if (row >= p.rows) return;  // whole warps

@@ -367,6 +367,110 @@ struct MoerlGateBackward {
     uint32_t d_topk_weights_element;
 };
 
+// Places of a forward call's counts of rows: what each row was (one place a row), then what happened to some.
+enum MoerlGateRowCount {
+    MOERL_GATE_ROWS_NATIVE = 0,
+    MOERL_GATE_ROWS_REPLAY = 1,
+    MOERL_GATE_ROWS_MISSING = 2,
+    MOERL_GATE_ROWS_BAD = 3,
+    MOERL_GATE_ROWS_PADDING = 4,
+    MOERL_GATE_ROWS_REPLACED = 5,       // replayed, with an expert replaced
+    MOERL_GATE_ROWS_BAD_REFERENCE = 6,  // replayed, with recorded weights that nothing can be compared to
+    MOERL_GATE_ROW_COUNTS = 7,
+};
+
+// A forward call and what is counted and measured of it.
+struct MoerlGateTelemetry {
+    struct MoerlGateForward forward;
+    const void* recorded_weights;  // of the forced rows
+    const void* ref_logits;        // of the logits' type
+    const int32_t* old_topk_ids;
+    const float* old_logprob_sel;
+    uint8_t* overlap;
+    uint64_t* overlap_hist;
+    uint8_t* changed;
+    uint16_t* changed_layers;
+    uint8_t* replaced;
+    float* margin;
+    float* deficit;
+    float* forced_mass;
+    float* gate_l1;
+    float* set_kl;
+    float* router_kl;
+    void* d_router_kl;
+    float* logprob_sel;
+    float* shift;
+    uint64_t* counts;
+    uint64_t* native_counts;
+    uint64_t* row_counts;
+    int64_t recorded_weights_stride;
+    int64_t ref_logits_stride;
+    int64_t d_router_kl_stride;
+    float score_replace;           // a forced expert this far below the k-th best stays; +inf: all do
+    uint32_t recorded_weights_element;
+    uint32_t d_router_kl_element;
+    uint32_t tally_bytes;          // of a block's own counts of experts, a multiple of 16; 0: they are counted in the sums at once
+    // 0 or 1
+    uint8_t selects;               // replayed rows are selected as well
+    uint8_t sums;                  // the log-sum-exp of every row is needed
+    uint8_t reserved[6];
+};
+
+struct MoerlGateRouterShift {
+    const float* shift;
+    float* router_shift;
+    uint64_t rows;
+    float layers;
+    float floor;                   // the logarithm of the least factor
+};
+
+// ---- expert_ledger ------------------------------------------------------------------------------------------------------
+
+#define MOERL_LEDGER_PANEL 256    // rows that are added up before they join the rest
+#define MOERL_NORM_PANEL 8192     // elements of a gradient, likewise
+
+// What the tokens of one expert come to, in a panel or in all.
+struct MoerlExpertSums {
+    uint64_t n;
+    double gate;             // G = sum of g
+    double advantage;        // G1 = sum of g (A - K)
+    double advantage_square; // G2 = sum of g (A - K)^2
+};
+
+struct MoerlExpertLedger {
+    const int32_t* topk_ids;
+    const void* topk_weights;
+    const float* advantages;
+    const uint8_t* loss_mask;
+    const double* shift;             // K, [E]
+    const double* inverse_deviation; // [E]: of the normalised advantages
+    struct MoerlExpertSums* sums;    // [E], added to
+    struct MoerlExpertSums* panels;  // workspace [panels][E]
+    float* normalized;               // [T], added to
+    uint64_t* nonfinite;             // [1], added to
+    uint64_t rows;
+    uint64_t panel_count;
+    int64_t topk_weights_stride;
+    double layers;                   // L
+    uint32_t topk_weights_element;
+    uint32_t experts;
+    uint32_t top_k;
+    float clip;                      // of a normalised advantage; +inf: none
+};
+
+struct MoerlExpertNorms {
+    const void* gradient;    // [E, elements]
+    double* squares;         // [E], added to
+    double* panels;          // workspace [E][panels]
+    float* scale;            // [E]
+    uint64_t elements;
+    uint64_t panel_count;
+    int64_t gradient_stride;
+    double clip;
+    uint32_t experts;
+    uint32_t reserved;
+};
+
 // ---- logprob ----------------------------------------------------------------------------------------------------------
 
 // What a row's (or a panel's) columns sum to; in a panel's record the label's place holds sum_sq.

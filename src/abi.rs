@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x8412c1a90403179f;
+pub const ABI_DIGEST: u64 = 0x65f1f1dcfa1d7ad4;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -11,6 +11,8 @@ pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
 pub const MOERL_TALLY: u32 = 32;
+pub const MOERL_LEDGER_PANEL: u32 = 256;
+pub const MOERL_NORM_PANEL: u32 = 8192;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -595,6 +597,228 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateBackward, router_logits_element) - 112usize];
     ["Offset of field: MoerlGateBackward::d_topk_weights_element"]
         [::core::mem::offset_of!(MoerlGateBackward, d_topk_weights_element) - 116usize];
+};
+pub const MOERL_GATE_ROWS_NATIVE: MoerlGateRowCount = 0;
+pub const MOERL_GATE_ROWS_REPLAY: MoerlGateRowCount = 1;
+pub const MOERL_GATE_ROWS_MISSING: MoerlGateRowCount = 2;
+pub const MOERL_GATE_ROWS_BAD: MoerlGateRowCount = 3;
+pub const MOERL_GATE_ROWS_PADDING: MoerlGateRowCount = 4;
+pub const MOERL_GATE_ROWS_REPLACED: MoerlGateRowCount = 5;
+pub const MOERL_GATE_ROWS_BAD_REFERENCE: MoerlGateRowCount = 6;
+pub const MOERL_GATE_ROW_COUNTS: MoerlGateRowCount = 7;
+pub type MoerlGateRowCount = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateTelemetry {
+    pub forward: MoerlGateForward,
+    pub recorded_weights: *const ::core::ffi::c_void,
+    pub ref_logits: *const ::core::ffi::c_void,
+    pub old_topk_ids: *const i32,
+    pub old_logprob_sel: *const f32,
+    pub overlap: *mut u8,
+    pub overlap_hist: *mut u64,
+    pub changed: *mut u8,
+    pub changed_layers: *mut u16,
+    pub replaced: *mut u8,
+    pub margin: *mut f32,
+    pub deficit: *mut f32,
+    pub forced_mass: *mut f32,
+    pub gate_l1: *mut f32,
+    pub set_kl: *mut f32,
+    pub router_kl: *mut f32,
+    pub d_router_kl: *mut ::core::ffi::c_void,
+    pub logprob_sel: *mut f32,
+    pub shift: *mut f32,
+    pub counts: *mut u64,
+    pub native_counts: *mut u64,
+    pub row_counts: *mut u64,
+    pub recorded_weights_stride: i64,
+    pub ref_logits_stride: i64,
+    pub d_router_kl_stride: i64,
+    pub score_replace: f32,
+    pub recorded_weights_element: u32,
+    pub d_router_kl_element: u32,
+    pub tally_bytes: u32,
+    pub selects: u8,
+    pub sums: u8,
+    pub reserved: [u8; 6usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateTelemetry"][::core::mem::size_of::<MoerlGateTelemetry>() - 472usize];
+    ["Alignment of MoerlGateTelemetry"][::core::mem::align_of::<MoerlGateTelemetry>() - 8usize];
+    ["Offset of field: MoerlGateTelemetry::forward"][::core::mem::offset_of!(MoerlGateTelemetry, forward) - 0usize];
+    ["Offset of field: MoerlGateTelemetry::recorded_weights"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights) - 256usize];
+    ["Offset of field: MoerlGateTelemetry::ref_logits"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits) - 264usize];
+    ["Offset of field: MoerlGateTelemetry::old_topk_ids"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_topk_ids) - 272usize];
+    ["Offset of field: MoerlGateTelemetry::old_logprob_sel"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_logprob_sel) - 280usize];
+    ["Offset of field: MoerlGateTelemetry::overlap"][::core::mem::offset_of!(MoerlGateTelemetry, overlap) - 288usize];
+    ["Offset of field: MoerlGateTelemetry::overlap_hist"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, overlap_hist) - 296usize];
+    ["Offset of field: MoerlGateTelemetry::changed"][::core::mem::offset_of!(MoerlGateTelemetry, changed) - 304usize];
+    ["Offset of field: MoerlGateTelemetry::changed_layers"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, changed_layers) - 312usize];
+    ["Offset of field: MoerlGateTelemetry::replaced"][::core::mem::offset_of!(MoerlGateTelemetry, replaced) - 320usize];
+    ["Offset of field: MoerlGateTelemetry::margin"][::core::mem::offset_of!(MoerlGateTelemetry, margin) - 328usize];
+    ["Offset of field: MoerlGateTelemetry::deficit"][::core::mem::offset_of!(MoerlGateTelemetry, deficit) - 336usize];
+    ["Offset of field: MoerlGateTelemetry::forced_mass"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, forced_mass) - 344usize];
+    ["Offset of field: MoerlGateTelemetry::gate_l1"][::core::mem::offset_of!(MoerlGateTelemetry, gate_l1) - 352usize];
+    ["Offset of field: MoerlGateTelemetry::set_kl"][::core::mem::offset_of!(MoerlGateTelemetry, set_kl) - 360usize];
+    ["Offset of field: MoerlGateTelemetry::router_kl"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, router_kl) - 368usize];
+    ["Offset of field: MoerlGateTelemetry::d_router_kl"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl) - 376usize];
+    ["Offset of field: MoerlGateTelemetry::logprob_sel"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, logprob_sel) - 384usize];
+    ["Offset of field: MoerlGateTelemetry::shift"][::core::mem::offset_of!(MoerlGateTelemetry, shift) - 392usize];
+    ["Offset of field: MoerlGateTelemetry::counts"][::core::mem::offset_of!(MoerlGateTelemetry, counts) - 400usize];
+    ["Offset of field: MoerlGateTelemetry::native_counts"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, native_counts) - 408usize];
+    ["Offset of field: MoerlGateTelemetry::row_counts"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, row_counts) - 416usize];
+    ["Offset of field: MoerlGateTelemetry::recorded_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_stride) - 424usize];
+    ["Offset of field: MoerlGateTelemetry::ref_logits_stride"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits_stride) - 432usize];
+    ["Offset of field: MoerlGateTelemetry::d_router_kl_stride"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_stride) - 440usize];
+    ["Offset of field: MoerlGateTelemetry::score_replace"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, score_replace) - 448usize];
+    ["Offset of field: MoerlGateTelemetry::recorded_weights_element"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_element) - 452usize];
+    ["Offset of field: MoerlGateTelemetry::d_router_kl_element"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_element) - 456usize];
+    ["Offset of field: MoerlGateTelemetry::tally_bytes"]
+        [::core::mem::offset_of!(MoerlGateTelemetry, tally_bytes) - 460usize];
+    ["Offset of field: MoerlGateTelemetry::selects"][::core::mem::offset_of!(MoerlGateTelemetry, selects) - 464usize];
+    ["Offset of field: MoerlGateTelemetry::sums"][::core::mem::offset_of!(MoerlGateTelemetry, sums) - 465usize];
+    ["Offset of field: MoerlGateTelemetry::reserved"][::core::mem::offset_of!(MoerlGateTelemetry, reserved) - 466usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateRouterShift {
+    pub shift: *const f32,
+    pub router_shift: *mut f32,
+    pub rows: u64,
+    pub layers: f32,
+    pub floor: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateRouterShift"][::core::mem::size_of::<MoerlGateRouterShift>() - 32usize];
+    ["Alignment of MoerlGateRouterShift"][::core::mem::align_of::<MoerlGateRouterShift>() - 8usize];
+    ["Offset of field: MoerlGateRouterShift::shift"][::core::mem::offset_of!(MoerlGateRouterShift, shift) - 0usize];
+    ["Offset of field: MoerlGateRouterShift::router_shift"]
+        [::core::mem::offset_of!(MoerlGateRouterShift, router_shift) - 8usize];
+    ["Offset of field: MoerlGateRouterShift::rows"][::core::mem::offset_of!(MoerlGateRouterShift, rows) - 16usize];
+    ["Offset of field: MoerlGateRouterShift::layers"][::core::mem::offset_of!(MoerlGateRouterShift, layers) - 24usize];
+    ["Offset of field: MoerlGateRouterShift::floor"][::core::mem::offset_of!(MoerlGateRouterShift, floor) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlExpertSums {
+    pub n: u64,
+    pub gate: f64,
+    pub advantage: f64,
+    pub advantage_square: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlExpertSums"][::core::mem::size_of::<MoerlExpertSums>() - 32usize];
+    ["Alignment of MoerlExpertSums"][::core::mem::align_of::<MoerlExpertSums>() - 8usize];
+    ["Offset of field: MoerlExpertSums::n"][::core::mem::offset_of!(MoerlExpertSums, n) - 0usize];
+    ["Offset of field: MoerlExpertSums::gate"][::core::mem::offset_of!(MoerlExpertSums, gate) - 8usize];
+    ["Offset of field: MoerlExpertSums::advantage"][::core::mem::offset_of!(MoerlExpertSums, advantage) - 16usize];
+    ["Offset of field: MoerlExpertSums::advantage_square"]
+        [::core::mem::offset_of!(MoerlExpertSums, advantage_square) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlExpertLedger {
+    pub topk_ids: *const i32,
+    pub topk_weights: *const ::core::ffi::c_void,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub shift: *const f64,
+    pub inverse_deviation: *const f64,
+    pub sums: *mut MoerlExpertSums,
+    pub panels: *mut MoerlExpertSums,
+    pub normalized: *mut f32,
+    pub nonfinite: *mut u64,
+    pub rows: u64,
+    pub panel_count: u64,
+    pub topk_weights_stride: i64,
+    pub layers: f64,
+    pub topk_weights_element: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub clip: f32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlExpertLedger"][::core::mem::size_of::<MoerlExpertLedger>() - 128usize];
+    ["Alignment of MoerlExpertLedger"][::core::mem::align_of::<MoerlExpertLedger>() - 8usize];
+    ["Offset of field: MoerlExpertLedger::topk_ids"][::core::mem::offset_of!(MoerlExpertLedger, topk_ids) - 0usize];
+    ["Offset of field: MoerlExpertLedger::topk_weights"]
+        [::core::mem::offset_of!(MoerlExpertLedger, topk_weights) - 8usize];
+    ["Offset of field: MoerlExpertLedger::advantages"]
+        [::core::mem::offset_of!(MoerlExpertLedger, advantages) - 16usize];
+    ["Offset of field: MoerlExpertLedger::loss_mask"][::core::mem::offset_of!(MoerlExpertLedger, loss_mask) - 24usize];
+    ["Offset of field: MoerlExpertLedger::shift"][::core::mem::offset_of!(MoerlExpertLedger, shift) - 32usize];
+    ["Offset of field: MoerlExpertLedger::inverse_deviation"]
+        [::core::mem::offset_of!(MoerlExpertLedger, inverse_deviation) - 40usize];
+    ["Offset of field: MoerlExpertLedger::sums"][::core::mem::offset_of!(MoerlExpertLedger, sums) - 48usize];
+    ["Offset of field: MoerlExpertLedger::panels"][::core::mem::offset_of!(MoerlExpertLedger, panels) - 56usize];
+    ["Offset of field: MoerlExpertLedger::normalized"]
+        [::core::mem::offset_of!(MoerlExpertLedger, normalized) - 64usize];
+    ["Offset of field: MoerlExpertLedger::nonfinite"][::core::mem::offset_of!(MoerlExpertLedger, nonfinite) - 72usize];
+    ["Offset of field: MoerlExpertLedger::rows"][::core::mem::offset_of!(MoerlExpertLedger, rows) - 80usize];
+    ["Offset of field: MoerlExpertLedger::panel_count"]
+        [::core::mem::offset_of!(MoerlExpertLedger, panel_count) - 88usize];
+    ["Offset of field: MoerlExpertLedger::topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlExpertLedger, topk_weights_stride) - 96usize];
+    ["Offset of field: MoerlExpertLedger::layers"][::core::mem::offset_of!(MoerlExpertLedger, layers) - 104usize];
+    ["Offset of field: MoerlExpertLedger::topk_weights_element"]
+        [::core::mem::offset_of!(MoerlExpertLedger, topk_weights_element) - 112usize];
+    ["Offset of field: MoerlExpertLedger::experts"][::core::mem::offset_of!(MoerlExpertLedger, experts) - 116usize];
+    ["Offset of field: MoerlExpertLedger::top_k"][::core::mem::offset_of!(MoerlExpertLedger, top_k) - 120usize];
+    ["Offset of field: MoerlExpertLedger::clip"][::core::mem::offset_of!(MoerlExpertLedger, clip) - 124usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlExpertNorms {
+    pub gradient: *const ::core::ffi::c_void,
+    pub squares: *mut f64,
+    pub panels: *mut f64,
+    pub scale: *mut f32,
+    pub elements: u64,
+    pub panel_count: u64,
+    pub gradient_stride: i64,
+    pub clip: f64,
+    pub experts: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlExpertNorms"][::core::mem::size_of::<MoerlExpertNorms>() - 72usize];
+    ["Alignment of MoerlExpertNorms"][::core::mem::align_of::<MoerlExpertNorms>() - 8usize];
+    ["Offset of field: MoerlExpertNorms::gradient"][::core::mem::offset_of!(MoerlExpertNorms, gradient) - 0usize];
+    ["Offset of field: MoerlExpertNorms::squares"][::core::mem::offset_of!(MoerlExpertNorms, squares) - 8usize];
+    ["Offset of field: MoerlExpertNorms::panels"][::core::mem::offset_of!(MoerlExpertNorms, panels) - 16usize];
+    ["Offset of field: MoerlExpertNorms::scale"][::core::mem::offset_of!(MoerlExpertNorms, scale) - 24usize];
+    ["Offset of field: MoerlExpertNorms::elements"][::core::mem::offset_of!(MoerlExpertNorms, elements) - 32usize];
+    ["Offset of field: MoerlExpertNorms::panel_count"]
+        [::core::mem::offset_of!(MoerlExpertNorms, panel_count) - 40usize];
+    ["Offset of field: MoerlExpertNorms::gradient_stride"]
+        [::core::mem::offset_of!(MoerlExpertNorms, gradient_stride) - 48usize];
+    ["Offset of field: MoerlExpertNorms::clip"][::core::mem::offset_of!(MoerlExpertNorms, clip) - 56usize];
+    ["Offset of field: MoerlExpertNorms::experts"][::core::mem::offset_of!(MoerlExpertNorms, experts) - 64usize];
+    ["Offset of field: MoerlExpertNorms::reserved"][::core::mem::offset_of!(MoerlExpertNorms, reserved) - 68usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

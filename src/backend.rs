@@ -4,6 +4,7 @@ use bytemuck::Pod;
 
 use crate::advantage;
 use crate::error::{Error, Fault, Result};
+use crate::expert_ledger;
 use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
@@ -97,6 +98,12 @@ pub trait Backend {
         config: &gate::Config,
         call: gate::Backward<'_, Self::Memory>,
     ) -> Result<()>;
+
+    /// The last step of [`RouterShift`](gate::RouterShift): from the sum over layers to what the objective adds to log-ratios.
+    ///
+    /// # Errors
+    /// [`ShiftFinish::validate`](gate::ShiftFinish::validate)'s.
+    fn gate_router_shift(&self, stream: &Self::Stream, call: gate::ShiftFinish<'_, Self::Memory>) -> Result<()>;
 
     // ---- logprob ----------------------------------------------------------------------------------------------------
 
@@ -205,6 +212,37 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    // ---- expert_ledger ----------------------------------------------------------------------------------------------
+
+    /// Adds a layer's tokens to its ledger: see [`expert_ledger`].
+    ///
+    /// # Errors
+    /// [`Ledger::validate`](expert_ledger::Ledger::validate)'s.
+    fn expert_ledger(&self, stream: &Self::Stream, call: expert_ledger::Ledger<'_, Self::Memory>) -> Result<()>;
+
+    /// Adds a layer's part of the advantages normalised by expert.
+    ///
+    /// # Errors
+    /// [`Advantages::validate`](expert_ledger::Advantages::validate)'s.
+    fn expert_advantages(&self, stream: &Self::Stream, call: expert_ledger::Advantages<'_, Self::Memory>)
+    -> Result<()>;
+
+    /// Adds the squares of one parameter's gradient, expert by expert.
+    ///
+    /// # Errors
+    /// [`SquaredNorms::validate`](expert_ledger::SquaredNorms::validate)'s.
+    fn expert_squared_norms(
+        &self,
+        stream: &Self::Stream,
+        call: expert_ledger::SquaredNorms<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// What each expert's gradient is multiplied by to keep its norm below a limit.
+    ///
+    /// # Errors
+    /// [`ClipScale::validate`](expert_ledger::ClipScale::validate)'s.
+    fn expert_clip_scale(&self, stream: &Self::Stream, call: expert_ledger::ClipScale<'_, Self::Memory>) -> Result<()>;
 }
 
 /// The device error word: where kernels report data that only they can see. One word may serve any number of calls on one stream.

@@ -41,6 +41,9 @@
 //! Padding rows, and missing or bad ones under a policy that says so, get the filler ids `(t·k + j) mod E`, distinct and spread over
 //! the experts, with weight 0 and gradient exactly 0, whatever their logits hold.
 //!
+//! **Telemetry.** A forward call may be asked how far its forced experts are from those it would choose today: see [`Telemetry`]. Without it
+//! nothing is spent on it. [`Config::score_replace`] lets replayed experts that have fallen too far behind go.
+//!
 //! **Bad data** that only the device can see sets the error word (smallest row first) and never disturbs another row:
 //!
 //! | found | code | the row |
@@ -65,9 +68,11 @@
 
 mod call;
 mod preset;
+mod telemetry;
 
 pub use call::{Backward, Forced, Forward, Routes, Shape};
 pub use preset::Preset;
+pub use telemetry::{Load, NO_OVERLAP, ROW_COUNTS, RouterShift, RowCount, ShiftFinish, Telemetry, mean_overlap};
 
 #[cfg(doc)]
 use crate::error::FaultCode;
@@ -213,6 +218,10 @@ pub struct Config {
     pub nonfinite: Nonfinite,
     /// The ids of rows that go nowhere.
     pub filler: Filler,
+    /// δ: in a replayed row, a forced expert e stays while `c_(k) − c_e ≤ δ`, `c` being what native selection goes by and `c_(k)` its k-th
+    /// best; one in no admitted group never stays. The others give way, slot after slot, to the best experts of the native choice that
+    /// the row does not have yet. `None`, or +∞: all stay; 0: the native choice, up to equal values. Replayed rows are then read whole.
+    pub score_replace: Option<f32>,
 }
 
 impl Config {
@@ -232,6 +241,7 @@ impl Config {
             bad: Bad::default(),
             nonfinite: Nonfinite::default(),
             filler: Filler::default(),
+            score_replace: None,
         }
     }
 
@@ -298,6 +308,11 @@ impl Config {
         if let Some(c) = self.softcap {
             checks
                 .require(is_positive(c), Kind::Config, "softcap", || format!("is {c}, needs a positive finite number"));
+        }
+        if let Some(delta) = self.score_replace {
+            checks.require(delta >= 0.0, Kind::Config, "score_replace", || {
+                format!("is {delta}, needs a number of at least 0; +inf replaces nothing")
+            });
         }
         if let Renormalize::AddEps(x) | Renormalize::Floor(x) = self.renormalize {
             checks.require(is_positive(x), Kind::Config, "renormalize", || {

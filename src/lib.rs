@@ -6,6 +6,7 @@
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`advantage`] | rewards normalised within their group |
+//! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
 //! loops in f64), by the emulator (feature `emulate`) and by [`Cuda`] (feature `cuda`). Arrays are borrowed: see [`memory`].
@@ -25,6 +26,7 @@ pub mod device;
 pub mod diagnostics;
 pub mod element;
 pub mod error;
+pub mod expert_ledger;
 pub mod gate;
 pub mod logprob;
 pub mod memory;

@@ -18,5 +18,9 @@ mod replay;
 mod rows;
 #[path = "gate/selection.rs"]
 mod selection;
+#[path = "gate/telemetry.rs"]
+mod telemetry;
+#[path = "gate/watch.rs"]
+mod watch;
 #[path = "gate/weights.rs"]
 mod weights;

@@ -6,12 +6,16 @@ mod common;
 #[allow(dead_code)]
 #[path = "gate/harness.rs"]
 mod harness;
+#[allow(dead_code)]
+#[path = "gate/watch.rs"]
+mod watch;
 
 use harness::*;
 use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Preset};
+use watch::{Asked, Given, Watched, watch};
 
 /// The emulators whose results must not differ: every kind of schedule, many seeds, blocks alone and together, small and large grids.
 fn emulators() -> impl Iterator<Item = Emulator> {
@@ -189,4 +193,83 @@ fn backward_writes_each_element_once_and_reads_nothing_else() {
             }
         }
     }
+}
+
+#[test]
+fn no_schedule_changes_what_telemetry_says() {
+    let config = Config { score_replace: Some(0.5), ..Config::softmax_selected(6) };
+    for experts in [128, 512] {
+        let native = Problem::<bf16>::random(config.clone(), 70, experts, 6, 7);
+        let ids = native.random_ids(8);
+        let given = Given {
+            recorded_weights: Some(native.random_upstream(9)),
+            ref_logits: Some(native.rows(&(0..70).rev().collect::<Vec<_>>()).logits),
+            old: Some((native.random_ids(10), native.random_upstream(11))),
+            before: None,
+        };
+        let problem = native.forced(Element::U16, &ids);
+        let mut first: Option<Watched> = None;
+        for emulator in emulators().take(8) {
+            let found = watch(&emulator, &problem, Asked::All, &given);
+            match &first {
+                None => first = Some(found),
+                Some(first) => assert_eq!(first.bits(), found.bits(), "{emulator:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn cheap_telemetry_reads_no_logit_but_those_of_the_slots() {
+    let problem = Problem::<bf16>::random(Config::softmax_selected(8), 300, 256, 8, 3);
+    let replay = problem.forced(Element::U8, &problem.random_ids(4));
+    let given = Given { recorded_weights: Some(vec![0.1; 2400]), ..Given::default() };
+    let (_, plain) = metered(|emulator| forward(emulator, &replay));
+    let (_, cheap) = metered(|emulator| watch(emulator, &replay, Asked::Cheap, &given));
+    let logits = |traffic: &LaunchTraffic| traffic.buffer("router_logits").unwrap().loads;
+    assert_eq!(logits(&cheap), logits(&plain));
+    // Beside the forward's own bytes only the recorded weights and what was asked for.
+    assert_eq!(cheap.buffer("recorded_weights").unwrap().loads.bytes, 2400 * 4);
+    for name in ["gate_l1", "set_kl"] {
+        let stores = cheap.buffer(name).unwrap().stores;
+        assert_eq!((stores.bytes, stores.most), (1200, 1), "{name}");
+    }
+    for name in ["topk_ids", "topk_weights", "selected_logits"] {
+        assert_eq!(cheap.buffer(name).unwrap().stores.bytes, plain.buffer(name).unwrap().stores.bytes, "{name}");
+    }
+}
+
+#[test]
+fn row_telemetry_reads_each_logit_once() {
+    for config in [Config::softmax_selected(8), Config::softmax(8)] {
+        for experts in [128, 256, 384] {
+            let problem = Problem::<bf16>::random(config.clone(), 130, experts, 8, 5);
+            let replay = problem.forced(Element::I32, &problem.random_ids(6));
+            let given = Given {
+                ref_logits: Some(problem.logits.clone()),
+                old: Some((problem.random_ids(7), vec![-3.0; 130 * 8])),
+                ..Given::default()
+            };
+            for asked in [Asked::Choice, Asked::All] {
+                let (_, traffic) = metered(|emulator| watch(emulator, &replay, asked, &given));
+                for name in ["router_logits", "ref_logits"] {
+                    let Some(buffer) = traffic.buffer(name) else { continue };
+                    let bytes = 130 * experts as u64 * 2;
+                    assert_eq!((buffer.loads.bytes, buffer.loads.most), (bytes, 1), "{name}");
+                    assert_eq!(buffer.loads.accesses, bytes / 16, "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn no_telemetry_costs_no_byte() {
+    use moerl::gate::Telemetry;
+    let problem = Problem::<bf16>::random(Config::softmax_selected(8), 100, 256, 8, 3);
+    let replay = problem.forced(Element::U8, &problem.random_ids(4));
+    let (_, plain) = metered(|emulator| forward(emulator, &replay));
+    let (_, empty) = metered(|emulator| forward_watched::<_, _, f32>(emulator, &replay, Some(Telemetry::default())));
+    assert_eq!(plain.kernel, empty.kernel);
+    assert_eq!((plain.load_bytes(), plain.store_bytes()), (empty.load_bytes(), empty.store_bytes()));
 }

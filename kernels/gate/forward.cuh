@@ -80,6 +80,24 @@ MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const u
     }
 }
 
+// All that a row leaves behind. `cutoff`: what the last of its slots was chosen by, NaN where they were not chosen. Called by whole warps.
+template <int LANES>
+MOERL_DEVICE void write_row(const MoerlGateForward& p, uint64_t row, Source source, const uint32_t (&ids)[Group<LANES>::SLOTS],
+                            const float (&selected)[Group<LANES>::SLOTS], float lse, float cutoff, const Weights<LANES>& weights,
+                            uint64_t& fault) {
+    using Slots = Group<LANES>;
+    const bool weighs = source == Source::Native || source == Source::Forced;
+    float scaled[Slots::SLOTS];
+    const bool usable = scale_weights<Slots>(p, weights, ids, weighs, scaled);
+    if (weighs && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
+    if (weighs) {
+        write_weighed<Slots>(p, row, ids, selected, scaled);
+        if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
+    }
+    if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
+    if (p.cutoff != nullptr && source != Source::BehindTheEnd && Slots::lane() == 0) store(p.cutoff + row, cutoff);
+}
+
 // Rows from here on are padding.
 MOERL_DEVICE uint64_t rows_that_count(const MoerlGateForward& p, uint64_t& fault) {
     if (p.row_count == nullptr) return p.rows;
@@ -173,20 +191,14 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
     }
 
     const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
-    float scaled[Slots::SLOTS];
-    const bool usable = scale_weights<Slots>(p, weights, ids, weighs, scaled);
-    if (weighs && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (weighs) {
-        write_weighed<Slots>(p, row, ids, selected, scaled);
-        if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
-    }
-    if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
-    if (p.cutoff != nullptr && source != Source::BehindTheEnd) {
+    float cutoff = f32_of(0x7fc00000u);
+    if (p.cutoff != nullptr) {
+        float last = 0.0f;
         MOERL_UNROLL
-        for (int s = 0; s < Slots::SLOTS; s++) {
-            // What the last of the slots was chosen by.
-            if (Slots::slot(s) == top_k - 1) store(p.cutoff + row, native ? value_of(chosen[s]) : f32_of(0x7fc00000u));
-        }
+        for (int s = 0; s < Slots::SLOTS; s++) last = Slots::slot(s) == top_k - 1 ? value_of(chosen[s]) : last;
+        last = Slots::from(last, (top_k - 1) % LANES);
+        if (native) cutoff = last;
     }
+    write_row<LANES>(p, row, source, ids, selected, lse, cutoff, weights, fault);
     publish_fault(p.errors, fault);
 }

@@ -10,6 +10,12 @@ enum class Source : uint32_t {
     Forced,
 };
 
+// What telemetry asks of a row besides.
+struct RowFacts {
+    uint32_t kind;      // MoerlGateRowCount, of the first five
+    uint64_t tape_row;  // the forced ids' row, for a replayed one
+};
+
 // `(row·k + slot) mod E`, without leaving 64 bits for rows below 2^40.
 MOERL_DEVICE uint32_t filler_id(const MoerlGateRouter& router, uint64_t row, uint32_t slot) {
     return static_cast<uint32_t>((row * router.top_k + slot) % router.experts);
@@ -69,17 +75,22 @@ MOERL_DEVICE Source native_or_padding(const MoerlGateForward& p, uint64_t row, u
 // Decides what `row` is, in the order that the interface states. Called by whole warps. `ids` is set for forced rows.
 template <int LANES>
 MOERL_DEVICE Source classify(const MoerlGateForward& p, uint64_t row, uint64_t row_count, uint32_t (&ids)[Group<LANES>::SLOTS],
-                             uint64_t& fault) {
+                             uint64_t& fault, RowFacts& facts) {
     using Slots = Group<LANES>;
     const uint32_t top_k = p.router.top_k;
     Source source = native_or_padding(p, row, row_count);
+    facts = {static_cast<uint32_t>(source == Source::WithoutWeights ? MOERL_GATE_ROWS_PADDING : MOERL_GATE_ROWS_NATIVE), 0};
     if (p.forced_ids == nullptr) return source;
 
     uint32_t mode = 1;
     if (source == Source::Native && p.row_mode != nullptr) {
         mode = load(p.row_mode + row);
-        if (mode == 2) source = Source::WithoutWeights;
+        if (mode == 2) {
+            source = Source::WithoutWeights;
+            facts.kind = MOERL_GATE_ROWS_PADDING;
+        }
         if (mode > 2) {
+            facts.kind = MOERL_GATE_ROWS_BAD;
             keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_ROW_MODE));
             source = settle<LANES>(p, p.bad, row, ids);
         }
@@ -112,15 +123,25 @@ MOERL_DEVICE Source classify(const MoerlGateForward& p, uint64_t row, uint64_t r
     if (!asks) return source;
 
     if (!present || !other_than_sentinel || !nonzero) {
+        facts.kind = MOERL_GATE_ROWS_MISSING;
         if (p.missing_is_fault != 0) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_MISSING));
         return settle<LANES>(p, p.missing, row, ids);
     }
     if (some_sentinel || some_outside || twice) {
         const uint32_t code = some_sentinel ? MOERL_FAULT_PARTIAL : some_outside ? MOERL_FAULT_RANGE : MOERL_FAULT_DUPLICATE;
         keep_first(fault, fault_at(row, p.tag, code));
+        facts.kind = MOERL_GATE_ROWS_BAD;
         return settle<LANES>(p, p.bad, row, ids);
     }
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) ids[s] = static_cast<uint32_t>(forced[s]);
+    facts = {MOERL_GATE_ROWS_REPLAY, static_cast<uint64_t>(tape_row)};
     return Source::Forced;
+}
+
+template <int LANES>
+MOERL_DEVICE Source classify(const MoerlGateForward& p, uint64_t row, uint64_t row_count, uint32_t (&ids)[Group<LANES>::SLOTS],
+                             uint64_t& fault) {
+    RowFacts facts;
+    return classify<LANES>(p, row, row_count, ids, fault, facts);
 }

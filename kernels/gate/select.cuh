@@ -72,22 +72,25 @@ template <class T, int LANES> MOERL_DEVICE void limit_groups(const MoerlGateForw
     sync_warp();
 }
 
-// The staged keys of a staged row: of its logits, or of its scores plus bias. Called by whole warps; the keys are there for the row's lanes at the end.
-template <class T, int LANES>
-MOERL_DEVICE void stage_keys(const MoerlGateForward& p, const Staged<T, LANES>& row, bool wanted, float lse, bool& nan_bias) {
+// What an expert is selected by: its logit, or its score plus bias.
+MOERL_DEVICE float selection_value(const MoerlGateForward& p, uint32_t column, float logit, float lse, bool& nan_bias) {
     // Both softmax modes are selected by the softmax over all.
     const uint32_t score = p.router.score == MOERL_GATE_SOFTMAX_SELECTED ? static_cast<uint32_t>(MOERL_GATE_SOFTMAX) : p.router.score;
-    const uint32_t experts = wanted ? p.router.experts : 0;
-    for (uint32_t c = Group<LANES>::lane(); c < experts; c += LANES) {
-        float value = row.logit(c);
-        if (p.scored != 0) value = score_of(score, capped(value, p.router.softcap), lse);
-        if (p.selection_bias != nullptr) {
-            const float bias = load(p.selection_bias + c);
-            nan_bias = nan_bias || bias != bias;
-            value += bias;
-        }
-        row.keys[c] = key_of(value);
+    float value = logit;
+    if (p.scored != 0) value = score_of(score, capped(value, p.router.softcap), lse);
+    if (p.selection_bias != nullptr) {
+        const float bias = load(p.selection_bias + column);
+        nan_bias = nan_bias || bias != bias;
+        value += bias;
     }
+    return value;
+}
+
+// The staged keys of a staged row. Called by whole warps; the keys are there for the row's lanes at the end.
+template <class T, int LANES>
+MOERL_DEVICE void stage_keys(const MoerlGateForward& p, const Staged<T, LANES>& row, bool wanted, float lse, bool& nan_bias) {
+    const uint32_t experts = wanted ? p.router.experts : 0;
+    for (uint32_t c = Group<LANES>::lane(); c < experts; c += LANES) row.keys[c] = key_of(selection_value(p, c, row.logit(c), lse, nan_bias));
     sync_warp();
     if (p.group_size != p.router.experts) limit_groups<T, LANES>(p, row, wanted);
 }

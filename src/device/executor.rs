@@ -81,7 +81,7 @@ pub trait Executor {
 }
 
 /// The most buffers that one launch may have.
-const MAX_BUFFERS: usize = 32;
+const MAX_BUFFERS: usize = 40;
 
 /// The buffers of one launch, by name: turns views into the pointers that a parameter structure holds. The emulator checks every
 /// access of the kernel against them; a CUDA device takes no notice.

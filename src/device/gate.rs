@@ -4,7 +4,7 @@ use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
-use crate::gate::{Backward, Bad, Config, Filler, Forward, Groups, Missing, Nonfinite, Renormalize, Score, Shape};
+use crate::gate::{Backward, Bad, Config, Filler, Forward, Missing, Nonfinite, Renormalize, Score, Shape};
 use crate::memory::{MatrixMut, Memory};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
@@ -30,6 +30,10 @@ macro_rules! tiers {
         ] }),*]
     };
 }
+
+mod telemetry;
+
+pub(super) use telemetry::router_shift;
 
 /// Few lanes a row keep more of a warp busy in the rounds of the selection; more lanes hold longer rows in registers.
 const FORWARD: &[Tier] = tiers!("forward": 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
@@ -66,16 +70,15 @@ fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
 }
 
-fn kernel(names: &[&'static str; 3], element: Element) -> Kernel {
-    let name = match element {
+fn name(names: &[&'static str; 3], element: Element) -> &'static str {
+    match element {
         Element::Bf16 => names[0],
         Element::F16 => names[1],
         _ => names[2],
-    };
-    Kernel { image: "gate", name }
+    }
 }
 
-fn element_code(element: Element) -> u32 {
+pub(super) fn element_code(element: Element) -> u32 {
     match element {
         Element::Bf16 => MOERL_BF16,
         Element::F16 => MOERL_F16,
@@ -114,29 +117,17 @@ fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
     }
 }
 
-/// What decides how a native row is selected.
-struct Selection {
-    /// By score plus bias, or by logit.
-    is_scored: bool,
-    /// m of the groups.
-    group_top: usize,
-    groups: Option<Groups>,
+/// True if nothing goes over a row more than once, and registers hold it.
+fn fits_registers(config: &Config, shape: &Shape, is_scored: bool) -> bool {
+    shape.experts <= FORWARD[FORWARD.len() - 1].experts && config.groups.is_none() && !is_scored && !config.needs_lse()
 }
 
-impl Selection {
-    fn new<M: Memory>(config: &Config, call: &Forward<'_, M>, shape: &Shape) -> Selection {
-        let groups = config.groups;
-        let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
-        Selection { is_scored: call.selection_bias.is_some() || group_top > 1, group_top, groups }
-    }
-
-    /// Bytes of shared memory that a row takes where it is gone over more than once.
-    /// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
-    fn staged_bytes(&self, shape: &Shape, element: Element) -> usize {
-        let groups = self.groups.map_or(0, |groups| groups.count);
-        let padded = shape.experts.next_multiple_of(8);
-        (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
-    }
+/// Bytes of shared memory that a row takes there.
+/// As `Staged` of kernels/gate/columns.cuh divides them: the logits, a key for each, a word for each group.
+fn row_bytes(config: &Config, shape: &Shape, element: Element) -> usize {
+    let groups = config.groups.map_or(0, |groups| groups.count);
+    let padded = shape.experts.next_multiple_of(8);
+    (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
 }
 
 /// The launch of a forward call: which kernel, on which grid, and the shared memory that each of its units (a row, or a warp of the kernels
@@ -160,11 +151,12 @@ fn plan_for_many<E: Executor>(
     config: &Config,
     call: &Forward<'_, E::Memory>,
     shape: &Shape,
-    selection: &Selection,
+    params: &MoerlGateForward,
 ) -> Option<Plan> {
     let Shape { tokens, experts, top_k } = *shape;
     let logits = &call.router_logits;
     let (element, size) = (logits.element(), logits.element().size());
+    let is_scored = params.scored != 0;
     let many = tokens > TUNING.few_rows * executor.multiprocessors() as usize;
     let regular = experts.is_multiple_of(32) && experts <= 512;
     // A softcap does not change what is chosen by logit, but it is more than the weights of these kernels take in.
@@ -173,26 +165,25 @@ fn plan_for_many<E: Executor>(
     if !many || !regular || !aligned || !plain {
         return None;
     }
-    let names = if selection.is_scored {
-        let groups = selection.groups.unwrap_or(Groups { count: 4, admitted: 4, top: None });
+    let names = if is_scored {
+        let groups = config.groups.map_or(4, |groups| groups.count);
         let bias = call.selection_bias?;
         let near = config.score == Score::Sigmoid && bias.address().is_multiple_of(16);
         // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
-        let grouped =
-            groups.count.is_multiple_of(4) && groups.count <= 16 && (experts / groups.count).is_multiple_of(4);
-        (near && grouped && selection.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
+        let grouped = groups.is_multiple_of(4) && groups <= 16 && (experts / groups).is_multiple_of(4);
+        (near && grouped && params.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
     } else {
-        if selection.groups.is_some() {
+        if config.groups.is_some() {
             return None;
         }
         MANY.iter().find(|(most, _)| top_k <= *most).map(|(_, names)| names)?
     };
-    let packed = size == 2 && !selection.is_scored;
+    let packed = size == 2 && !is_scored;
     let lanes = if packed { 2 } else { 4 };
     let rows = 32 / lanes;
-    let values = if selection.is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
+    let values = if is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
     let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
-    let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + selection.staged_bytes(shape, element);
+    let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + row_bytes(config, shape, element);
     let warps = (TUNING.shared_bytes / unit_bytes).min(TUNING.threads_of_many / 32);
     let grid = Grid {
         blocks: tokens.div_ceil(warps * rows) as u32,
@@ -206,7 +197,7 @@ fn plan_for_many<E: Executor>(
     let wide_stores = weights.element() == Element::F32
         && [top_k, weights.row_stride()].iter().all(|slots| slots.is_multiple_of(width))
         && [call.topk_ids.address(), weights.address(), saved].iter().all(|address| address.is_multiple_of(4 * width));
-    Some(Plan { kernel: kernel(names, element), grid, unit_bytes, wide_stores })
+    Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
 }
 
 /// The plan for any call.
@@ -215,20 +206,17 @@ fn plan<E: Executor>(
     config: &Config,
     call: &Forward<'_, E::Memory>,
     shape: &Shape,
-    selection: &Selection,
+    params: &MoerlGateForward,
 ) -> Plan {
-    if let Some(plan) = plan_for_many(executor, config, call, shape, selection) {
+    if let Some(plan) = plan_for_many(executor, config, call, shape, params) {
         return plan;
     }
-    let in_registers = shape.experts <= FORWARD[FORWARD.len() - 1].experts
-        && config.groups.is_none()
-        && !selection.is_scored
-        && !config.needs_lse();
+    let in_registers = fits_registers(config, shape, params.scored != 0);
     let element = call.router_logits.element();
     let tier = tier(if in_registers { FORWARD } else { STAGED }, shape.experts);
-    let unit_bytes = if in_registers { 0 } else { selection.staged_bytes(shape, element) };
+    let unit_bytes = if in_registers { 0 } else { row_bytes(config, shape, element) };
     let grid = grid(shape.tokens, tier.lanes, unit_bytes);
-    Plan { kernel: kernel(&tier.names, element), grid, unit_bytes, wide_stores: false }
+    Plan { kernel: Kernel { image: "gate", name: name(&tier.names, element) }, grid, unit_bytes, wide_stores: false }
 }
 
 /// A grid in which every warp holds `32 / lanes` rows. It covers the rows once: a row is too little work to be worth a loop.
@@ -255,13 +243,35 @@ pub(super) fn forward<E: Executor>(
     if shape.tokens == 0 {
         return Ok(());
     }
-    let selection = Selection::new(config, &call, &shape);
-    let plan = plan(executor, config, &call, &shape, &selection);
     let has_maps = call.dense_probs.is_some() || call.bytemap.is_some() || call.bitmap.is_some();
     let mut arguments = Arguments::new::<E>();
-    let forced = forced_params(&mut arguments, &call);
+    let mut params = forward_params(&mut arguments, config, &mut call, &shape);
+    if telemetry::is_needed(config, &call) {
+        telemetry::forward(executor, stream, config, &mut call, &shape, arguments, params)?;
+    } else {
+        let plan = plan(executor, config, &call, &shape, &params);
+        params.stage_bytes = plan.unit_bytes as u32;
+        params.wide_stores = u8::from(plan.wide_stores);
+        // SAFETY: validate checked the length, type and alignment of every array against the shape, and `unit_bytes` is what a row of
+        // this router (or a warp of its rows, in the kernels for many) takes in shared memory.
+        unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params)? };
+    }
+    if has_maps { write_maps(executor, stream, &mut call, &shape) } else { Ok(()) }
+}
+
+/// What a call comes to for the kernels, for rows in shared memory.
+fn forward_params<M: Memory>(
+    arguments: &mut Arguments,
+    config: &Config,
+    call: &mut Forward<'_, M>,
+    shape: &Shape,
+) -> MoerlGateForward {
+    let groups = config.groups;
+    let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
+    let is_scored = call.selection_bias.is_some() || group_top > 1;
+    let forced = forced_params(arguments, call);
     let record = call.record_ids.as_ref().map(|ids| (ids.element(), ids.row_stride()));
-    let params = MoerlGateForward {
+    MoerlGateForward {
         router_logits: arguments.read_matrix("router_logits", &call.router_logits),
         selection_bias: arguments.read_optional("selection_bias", call.selection_bias),
         token_mask: arguments.read_optional("token_mask", call.token_mask),
@@ -272,14 +282,14 @@ pub(super) fn forward<E: Executor>(
         lse: arguments.write_optional("lse", &mut call.lse),
         errors: arguments.write_optional("errors", &mut call.errors),
         expert_scale: arguments.read_optional("expert_scale", call.expert_scale),
-        record_ids: write_optional_matrix(&mut arguments, "record_ids", &mut call.record_ids),
+        record_ids: write_optional_matrix(arguments, "record_ids", &mut call.record_ids),
         record_ids_stride: record.map_or(0, |(_, stride)| stride as i64),
         record_ids_element: record.map_or(MOERL_I32, |(element, _)| element_code(element)),
         cutoff: arguments.write_optional("cutoff", &mut call.cutoff),
         rows: shape.tokens as u64,
         router_logits_stride: call.router_logits.row_stride() as i64,
         topk_weights_stride: call.topk_weights.row_stride() as i64,
-        router: router(config, &shape),
+        router: router(config, shape),
         topk_weights_element: element_code(call.topk_weights.element()),
         missing: match config.missing {
             Missing::Native => MOERL_GATE_POLICY_NATIVE,
@@ -290,21 +300,16 @@ pub(super) fn forward<E: Executor>(
             Bad::Native => MOERL_GATE_POLICY_NATIVE,
             Bad::ZeroWeight => MOERL_GATE_POLICY_ZERO_WEIGHT,
         },
-        group_size: config.groups.map_or(shape.experts, |groups| shape.experts / groups.count) as u32,
-        admitted_groups: config.groups.map_or(1, |groups| groups.admitted) as u32,
-        group_top: selection.group_top as u32,
-        stage_bytes: plan.unit_bytes as u32,
+        group_size: groups.map_or(shape.experts, |groups| shape.experts / groups.count) as u32,
+        admitted_groups: groups.map_or(1, |groups| groups.admitted) as u32,
+        group_top: group_top as u32,
+        stage_bytes: row_bytes(config, shape, call.router_logits.element()) as u32,
         tag: u32::from(call.tag),
         missing_is_fault: u8::from(config.missing == Missing::Error),
         sentinel_filler: u8::from(config.filler == Filler::Sentinel),
-        scored: u8::from(selection.is_scored),
-        wide_stores: u8::from(plan.wide_stores),
+        scored: u8::from(is_scored),
         ..forced
-    };
-    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `unit_bytes` is what a row of
-    // this router (or a warp of its rows, in the kernels for many) takes in shared memory.
-    unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params)? };
-    if has_maps { write_maps(executor, stream, &mut call, &shape) } else { Ok(()) }
+    }
 }
 
 fn write_optional_matrix<M: Memory>(
@@ -385,7 +390,7 @@ pub(super) fn backward<E: Executor>(
         return Ok(());
     }
     let tier = tier(BACKWARD, shape.experts);
-    let kernel = kernel(&tier.names, call.d_router_logits.element());
+    let kernel = Kernel { image: "gate", name: name(&tier.names, call.d_router_logits.element()) };
     // Elsewhere the gradient stays among the slots.
     let logits = call.router_logits.filter(|_| config.needs_lse());
     let mut arguments = Arguments::new::<E>();

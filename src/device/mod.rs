@@ -9,6 +9,7 @@ pub(crate) mod echo;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
+mod expert_ledger;
 mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
@@ -88,6 +89,9 @@ impl<E: Executor> Backend for E {
     ) -> Result<()> {
         gate::backward(self, stream, config, call)
     }
+    fn gate_router_shift(&self, stream: &E::Stream, call: crate::gate::ShiftFinish<'_, E::Memory>) -> Result<()> {
+        gate::router_shift(self, stream, call)
+    }
 
     // ---- objective --------------------------------------------------------------------------------------------------
 
@@ -145,5 +149,32 @@ impl<E: Executor> Backend for E {
         call: crate::advantage::Call<'_, E::Memory>,
     ) -> Result<()> {
         advantage::group_advantages(self, stream, config, groups, call)
+    }
+
+    // ---- expert_ledger ----------------------------------------------------------------------------------------------
+
+    fn expert_ledger(&self, stream: &E::Stream, call: crate::expert_ledger::Ledger<'_, E::Memory>) -> Result<()> {
+        expert_ledger::ledger(self, stream, call)
+    }
+    fn expert_advantages(
+        &self,
+        stream: &E::Stream,
+        call: crate::expert_ledger::Advantages<'_, E::Memory>,
+    ) -> Result<()> {
+        expert_ledger::advantages(self, stream, call)
+    }
+    fn expert_squared_norms(
+        &self,
+        stream: &E::Stream,
+        call: crate::expert_ledger::SquaredNorms<'_, E::Memory>,
+    ) -> Result<()> {
+        expert_ledger::squared_norms(self, stream, call)
+    }
+    fn expert_clip_scale(
+        &self,
+        stream: &E::Stream,
+        call: crate::expert_ledger::ClipScale<'_, E::Memory>,
+    ) -> Result<()> {
+        expert_ledger::clip_scale(self, stream, call)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::{Config, Filler, MAX_EXPERTS, MAX_TOP_K, Score};
+use super::{Config, Filler, MAX_EXPERTS, MAX_TOP_K, Score, Telemetry};
 use crate::element::Element;
 use crate::error::{Checks, Kind, Result};
 use crate::memory::{Matrix, MatrixMut, Memory, View, ViewMut};
@@ -99,6 +99,8 @@ pub struct Forward<'a, M> {
     pub errors: Option<ViewMut<'a, u64, M>>,
     /// The caller's number for this call (a layer), reported with a fault.
     pub tag: u16,
+    /// What else to count and measure.
+    pub telemetry: Option<Telemetry<'a, M>>,
 }
 
 impl<'a, M: Memory> Forward<'a, M> {
@@ -126,6 +128,7 @@ impl<'a, M: Memory> Forward<'a, M> {
             cutoff: None,
             errors: None,
             tag: 0,
+            telemetry: None,
         }
     }
 
@@ -170,7 +173,10 @@ impl<'a, M: Memory> Forward<'a, M> {
         check_lse_use(&mut checks, config, self.lse.is_some());
         self.check_maps(&mut checks, config, &shape);
         check_array(&mut checks, "errors", self.errors.as_ref().map(ViewMut::as_view), 1);
-        checks.disjoint(&[
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.check(&mut checks, &shape, forced.map(|forced| forced.ids.rows()), &self.router_logits);
+        }
+        let mut extents = vec![
             Some(self.router_logits.layout().extent("router_logits", false)),
             forced.map(|forced| forced.ids.layout().extent("forced_ids", false)),
             forced.and_then(|forced| forced.row_index).map(|array| array.extent("row_index")),
@@ -189,7 +195,9 @@ impl<'a, M: Memory> Forward<'a, M> {
             self.bitmap.as_ref().map(|array| array.extent("bitmap")),
             self.cutoff.as_ref().map(|array| array.extent("cutoff")),
             self.errors.as_ref().map(|array| array.extent("errors")),
-        ]);
+        ];
+        extents.extend(self.telemetry.as_ref().map(Telemetry::extents).unwrap_or_default());
+        checks.disjoint(&extents);
         checks.finish().map(|()| shape)
     }
 
@@ -366,7 +374,12 @@ fn check_lse_use(checks: &mut Checks, config: &Config, given: bool) {
     });
 }
 
-fn check_floats<M: Memory>(checks: &mut Checks, name: &'static str, matrix: &Matrix<'_, M>, needed: &[usize; 2]) {
+pub(super) fn check_floats<M: Memory>(
+    checks: &mut Checks,
+    name: &'static str,
+    matrix: &Matrix<'_, M>,
+    needed: &[usize; 2],
+) {
     checks.shape(name, &[matrix.rows(), matrix.columns()], needed).require(
         Element::FLOATS.contains(&matrix.element()),
         Kind::Dtype,
@@ -377,7 +390,7 @@ fn check_floats<M: Memory>(checks: &mut Checks, name: &'static str, matrix: &Mat
     check_pointer(checks, name, matrix.address(), 1, matrix.rows() * matrix.columns());
 }
 
-fn check_array<T: Pod, M: Memory>(
+pub(super) fn check_array<T: Pod, M: Memory>(
     checks: &mut Checks,
     name: &'static str,
     array: Option<View<'_, T, M>>,

@@ -1,12 +1,14 @@
 //! Gating in f64: a stable sort, then the formulas of [`crate::gate`] as they stand there.
 
+mod telemetry;
 mod weights;
 
 use crate::abi::MOERL_NO_FAULT;
 use crate::element::Element;
 use crate::error::{Fault, FaultCode, Result};
-use crate::gate::{Backward, Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, Score, Shape};
+use crate::gate::{Backward, Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, RowCount, Score, Shape};
 use crate::memory::Host;
+pub(super) use telemetry::router_shift;
 use weights::{Rules, log_sum_exp};
 
 /// What a NaN of all ones in the saved logits says: the row has no weights and no gradient.
@@ -25,40 +27,64 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
     let rules = Rules::new(config, shape.top_k);
     let mut faults = Faults { first: MOERL_NO_FAULT, tag: call.tag };
     let count = row_count(&call, &shape, &mut faults);
+    let mut telemetry = call.telemetry.take().unwrap_or_default();
+    let replaces = config.replaces().filter(|_| call.forced().is_some());
     for t in 0..shape.tokens {
         let logits = call.router_logits.row_f64(t);
-        let row = if t >= count || call.token_mask.is_some_and(|mask| mask.as_slice()[t] == 0) {
-            Row::WithoutWeights
+        let (row, kind) = if t >= count || call.token_mask.is_some_and(|mask| mask.as_slice()[t] == 0) {
+            (Row::WithoutWeights, RowCount::Padding)
         } else {
             classify(config, call.forced(), t, &shape, &mut faults)
         };
-        let (ids, is_native) = match row {
+        telemetry::count_row(&mut telemetry, kind);
+        telemetry::clear(&mut telemetry, t, &shape)?;
+        let (forced, is_native) = match row {
             Row::WithoutWeights => {
                 write_without_weights(config, &mut call, t, &shape)?;
                 continue;
             }
-            Row::Native => {
-                let Selected { ids, cutoff } = select(config, &rules, &call, &logits, &shape, &mut faults);
-                write_cutoff(&mut call, t, cutoff);
-                (ids, true)
-            }
-            Row::Forced(ids) => {
-                write_cutoff(&mut call, t, f64::NAN);
-                (ids, false)
-            }
+            Row::Native => (Vec::new(), true),
+            Row::Forced(ids) => (ids, false),
         };
+        let replays = kind == RowCount::Replay;
+        let lse = log_sum_exp(&rules.capped_row(&logits));
+        let seen = telemetry::Row { t, replays, logits: &logits, lse };
+        let needs_choice = is_native || telemetry.needs_choice() || replaces.is_some();
+        let choice = needs_choice.then(|| choose(config, &rules, &call, &logits, &shape));
+        let mut ids = forced;
+        let mut cutoff = f64::NAN;
+        if let Some(choice) = &choice {
+            if is_native {
+                ids = choice.order[..shape.top_k].to_vec();
+                cutoff = choice.values[ids[shape.top_k - 1]];
+            }
+            telemetry::measure_choice(&mut telemetry, &seen, choice, &ids);
+        }
+        write_cutoff(&mut call, t, cutoff);
+        let before = ids.clone();
+        if let (Some(delta), Some(choice), true) = (replaces, &choice, replays) {
+            let (replaced, count) = telemetry::replace(f64::from(delta), choice, &ids);
+            ids = replaced;
+            telemetry::count_replaced(&mut telemetry, t, count);
+        }
+        telemetry::measure_softmax(&mut telemetry, &rules, &seen, &before, &ids)?;
+        let bias_matters = is_native || (replaces.is_some() && replays);
+        let nan_bias = call.selection_bias.is_some_and(|bias| bias.as_slice().iter().any(|b| b.is_nan()));
+        faults.require(!(bias_matters && nan_bias), 0, FaultCode::NanBias);
         if is_native && config.score != Score::Softmax {
             let unselected = (0..shape.experts).filter(|e| !ids.contains(e));
             faults.require(!unselected.into_iter().any(|e| logits[e].is_nan()), t, FaultCode::NanLogit);
         }
         let selected: Vec<f64> = ids.iter().map(|&e| logits[e]).collect();
         // The saved value is what backward will see, so forward sees it too.
-        let lse = if config.needs_lse() { f64::from(log_sum_exp(&rules.capped_row(&logits)) as f32) } else { 0.0 };
+        let lse = if config.needs_lse() { f64::from(lse as f32) } else { 0.0 };
+        let exact = rules.weights(&selected, lse);
         let scale = |e: usize| call.expert_scale.map_or(1.0, |scale| f64::from(scale.as_slice()[e]));
-        let weights: Vec<f32> =
-            rules.weights(&selected, lse).iter().zip(&ids).map(|(&w, &e)| (w * scale(e)) as f32).collect();
+        let weights: Vec<f32> = exact.iter().zip(&ids).map(|(&w, &e)| (w * scale(e)) as f32).collect();
         let finite = rules.is_usable(&selected, lse)
             && (call.expert_scale.is_none() || weights.iter().all(|weight| weight.is_finite()));
+        let recorded = call.forced().filter(|_| replays).map(|forced| tape_row(forced, t) as usize);
+        telemetry::measure_weights(&mut telemetry, &seen, &ids, &exact, rules.scaling_factor, recorded, finite);
         faults.require(finite, t, FaultCode::NonfiniteWeight);
         let slots = t * shape.top_k..(t + 1) * shape.top_k;
         for (to, &e) in call.topk_ids.as_mut_slice()[slots.clone()].iter_mut().zip(&ids) {
@@ -174,21 +200,27 @@ fn write_without_weights(config: &Config, call: &mut Forward<'_, Host>, t: usize
     call.topk_weights.write_row(t, &vec![0.0; shape.top_k])
 }
 
-fn classify(config: &Config, forced: Option<&Forced<'_, Host>>, t: usize, shape: &Shape, faults: &mut Faults) -> Row {
-    let Some(forced) = forced else { return Row::Native };
+fn classify(
+    config: &Config,
+    forced: Option<&Forced<'_, Host>>,
+    t: usize,
+    shape: &Shape,
+    faults: &mut Faults,
+) -> (Row, RowCount) {
+    let Some(forced) = forced else { return (Row::Native, RowCount::Native) };
     match forced.row_mode.map(|mode| mode.as_slice()[t]) {
-        Some(0) => return Row::Native,
-        Some(2) => return Row::WithoutWeights,
+        Some(0) => return (Row::Native, RowCount::Native),
+        Some(2) => return (Row::WithoutWeights, RowCount::Padding),
         None | Some(1) => {}
         Some(_) => {
             faults.require(false, t, FaultCode::RowMode);
-            return bad(config);
+            return (bad(config), RowCount::Bad);
         }
     }
-    let index = forced.row_index.map_or(t as i64, |index| i64::from(index.as_slice()[t]));
+    let index = tape_row(forced, t);
     faults.require(index >= -1, t, FaultCode::RowIndex);
     if index < 0 || index >= forced.ids.rows() as i64 {
-        return missing(config, t, shape, faults);
+        return (missing(config, t, shape, faults), RowCount::Missing);
     }
     let ids = forced.ids.row_i64(index as usize);
     let sentinel = if forced.ids.element().size() == 1 { 0xff } else { 0xffff };
@@ -196,18 +228,25 @@ fn classify(config: &Config, forced: Option<&Forced<'_, Host>>, t: usize, shape:
     let sentinels = ids.iter().filter(|&&id| is_sentinel(id)).count();
     let zeros = forced.zeros_are_missing && shape.top_k > 1 && ids.iter().all(|&id| id == 0);
     if sentinels == shape.top_k || zeros {
-        return missing(config, t, shape, faults);
+        return (missing(config, t, shape, faults), RowCount::Missing);
     }
     let in_range = ids.iter().all(|id| (0..shape.experts as i64).contains(id));
     let distinct = ids.iter().enumerate().all(|(j, id)| !ids[..j].contains(id));
     let code = match (sentinels, in_range, distinct) {
-        (0, true, true) => return Row::Forced(ids.iter().map(|&id| id as usize).collect()),
+        (0, true, true) => {
+            return (Row::Forced(ids.iter().map(|&id| id as usize).collect()), RowCount::Replay);
+        }
         (0, true, false) => FaultCode::Duplicate,
         (0, false, _) => FaultCode::Range,
         _ => FaultCode::Partial,
     };
     faults.require(false, t, code);
-    bad(config)
+    (bad(config), RowCount::Bad)
+}
+
+/// The row of the forced ids that row t takes, if there is such a row.
+fn tape_row(forced: &Forced<'_, Host>, t: usize) -> i64 {
+    forced.row_index.map_or(t as i64, |index| i64::from(index.as_slice()[t]))
 }
 
 fn is_unsigned(forced: &Forced<'_, Host>) -> bool {
@@ -235,22 +274,14 @@ fn by_value(a: f64, b: f64) -> std::cmp::Ordering {
     b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
-/// What a row selected for itself, and the value that the last of it was selected by.
-struct Selected {
-    ids: Vec<usize>,
-    cutoff: f64,
+/// What selection saw: a value for every expert, and those of admitted groups, best first.
+struct Choice {
+    values: Vec<f64>,
+    order: Vec<usize>,
 }
 
-fn select(
-    config: &Config,
-    rules: &Rules,
-    call: &Forward<'_, Host>,
-    logits: &[f64],
-    shape: &Shape,
-    faults: &mut Faults,
-) -> Selected {
+fn choose(config: &Config, rules: &Rules, call: &Forward<'_, Host>, logits: &[f64], shape: &Shape) -> Choice {
     let bias = call.selection_bias.map(|bias| bias.as_slice());
-    faults.require(!bias.is_some_and(|bias| bias.iter().any(|b| b.is_nan())), 0, FaultCode::NanBias);
     let values = selection_values(config, rules, bias, logits, shape);
     let mut order: Vec<usize> = (0..shape.experts).collect();
     if let Some(groups) = config.groups {
@@ -258,8 +289,7 @@ fn select(
         order.retain(|e| admitted.contains(&(e / (shape.experts / groups.count))));
     }
     order.sort_by(|&a, &b| by_value(values[a], values[b]));
-    order.truncate(shape.top_k);
-    Selected { cutoff: values[order[shape.top_k - 1]], ids: order }
+    Choice { values, order }
 }
 
 fn group_top(config: &Config, shape: &Shape) -> usize {

@@ -1,6 +1,7 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod expert_ledger;
 mod gate;
 mod logprob;
 mod objective;
@@ -89,6 +90,9 @@ impl Backend for Reference {
     ) -> Result<()> {
         gate::backward(config, call)
     }
+    fn gate_router_shift(&self, (): &(), call: crate::gate::ShiftFinish<'_, Host>) -> Result<()> {
+        gate::router_shift(call)
+    }
 
     // ---- objective --------------------------------------------------------------------------------------------------
 
@@ -146,5 +150,20 @@ impl Backend for Reference {
         call: crate::advantage::Call<'_, Host>,
     ) -> Result<()> {
         advantage::group_advantages(config, groups, call)
+    }
+
+    // ---- expert_ledger ----------------------------------------------------------------------------------------------
+
+    fn expert_ledger(&self, (): &(), call: crate::expert_ledger::Ledger<'_, Host>) -> Result<()> {
+        expert_ledger::ledger(call)
+    }
+    fn expert_advantages(&self, (): &(), call: crate::expert_ledger::Advantages<'_, Host>) -> Result<()> {
+        expert_ledger::advantages(call)
+    }
+    fn expert_squared_norms(&self, (): &(), call: crate::expert_ledger::SquaredNorms<'_, Host>) -> Result<()> {
+        expert_ledger::squared_norms(call)
+    }
+    fn expert_clip_scale(&self, (): &(), call: crate::expert_ledger::ClipScale<'_, Host>) -> Result<()> {
+        expert_ledger::clip_scale(call)
     }
 }

@@ -2,7 +2,7 @@
 
 use moerl::element::{Element, Float, Scalar, bf16, f16};
 use moerl::error::Fault;
-use moerl::gate::{Backward, Config, Forced, Forward, Routes};
+use moerl::gate::{Backward, Config, Forced, Forward, Routes, Telemetry};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
@@ -194,6 +194,15 @@ pub fn forward<B: Backend, T: Float>(backend: &B, problem: &Problem<T>) -> Forwa
 
 /// Forward with weights of type `W`.
 pub fn forward_into<B: Backend, T: Float, W: Float>(backend: &B, problem: &Problem<T>) -> Forwarded {
+    forward_watched::<B, T, W>(backend, problem, None)
+}
+
+/// Forward with weights of type `W`, and telemetry.
+pub fn forward_watched<B: Backend, T: Float, W: Float>(
+    backend: &B,
+    problem: &Problem<T>,
+    telemetry: Option<Telemetry<'_, B::Memory>>,
+) -> Forwarded {
     let Problem { tokens, experts, k, .. } = *problem;
     let stream = backend.stream().unwrap();
     let logits = backend.upload(&stream, &problem.logits).unwrap();
@@ -224,6 +233,7 @@ pub fn forward_into<B: Backend, T: Float, W: Float>(backend: &B, problem: &Probl
     call.lse = problem.config.needs_lse().then(|| lse.view_mut());
     call.errors = Some(word.view_mut());
     call.tag = 7;
+    call.telemetry = telemetry;
     if let (Some(tape), Some(ids)) = (tape, &tape_ids) {
         call.routes = Routes::Forced(Forced {
             row_index: row_index.as_ref().map(Buffer::view),

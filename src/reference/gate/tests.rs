@@ -1,5 +1,6 @@
 //! The reference's gradients against central differences of its own weights.
 
+use super::telemetry::router_kl;
 use super::weights::{Rules, Slots, log_sum_exp};
 use crate::gate::{Config, Renormalize, Score};
 
@@ -89,6 +90,24 @@ fn gradients_are_central_differences_where_scores_are_tiny() {
             let config = Config { renormalize, ..Config::new(score, 3) };
             let far: Vec<f64> = logits(9).iter().map(|x| x - 30.0).collect();
             check(&format!("{config:?}"), &config, &[1, 6, 10], &far);
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_the_routers_divergence_is_central_differences() {
+    for softcap in [None, Some(2.5)] {
+        let rules = Rules::new(&Config { softcap, ..Config::softmax(1) }, 1);
+        let (reference, here) = (logits(4), logits(5));
+        let (_, gradient) = router_kl(&rules, &reference, &here).unwrap();
+        for e in 0..EXPERTS {
+            let moved = |by: f64| {
+                let mut moved = here.clone();
+                moved[e] += by;
+                router_kl(&rules, &reference, &moved).unwrap().0
+            };
+            let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            assert!((gradient[e] - difference).abs() < 1e-8, "expert {e} has {}, not {difference}", gradient[e]);
         }
     }
 }

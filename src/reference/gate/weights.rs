@@ -9,7 +9,7 @@ const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 pub(super) struct Rules {
     score: Score,
     renormalize: Renormalize,
-    scaling_factor: f64,
+    pub(super) scaling_factor: f64,
     softcap: Option<f64>,
     nonfinite: Nonfinite,
 }
@@ -81,7 +81,7 @@ impl Rules {
         x.iter().map(|&x| self.capped(x)).collect()
     }
 
-    fn softcap_slope(&self, x: f64) -> f64 {
+    pub(super) fn softcap_slope(&self, x: f64) -> f64 {
         self.softcap.map_or(1.0, |c| {
             let w = (-2.0 * x.abs() / c).exp();
             4.0 * w / ((1.0 + w) * (1.0 + w))

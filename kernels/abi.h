@@ -206,19 +206,209 @@ struct MoerlObjective {
 
 // ---- advantage ------------------------------------------------------------------------------------------------------
 
+#define MOERL_GROUP_CHUNK 1024    // members that one block adds up, where a group has more than these
+#define MOERL_MOMENTS_TILE 4096   // values that one block adds up
+#define MOERL_RETURN_BLOCK 32     // positions of a segment that one lane walks through
+#define MOERL_BASELINE_TILE 128   // token indices of a group that one block takes
+
+// What is subtracted from a reward.
+enum MoerlBaseline {
+    MOERL_BASELINE_MEAN = 0,
+    MOERL_BASELINE_LEAVE_ONE_OUT = 1,
+    MOERL_BASELINE_LENGTH_WEIGHTED = 2,
+};
+
+// A piece of a group that one block takes: members for the group's statistics, token indices for the baselines of tokens.
+struct MoerlGroupPiece {
+    uint32_t group;
+    uint32_t index;  // which of the group's pieces
+};
+
+// What a chunk, or all, of a group's finite rewards come to.
+struct MoerlGroupSums {
+    double count;
+    double sum;
+    double min;
+    double max;
+    double weight;    // of the lengths
+    double weighted;  // of length times reward
+};
+
+// A = (R - shift) * factor.
+struct MoerlGroupScale {
+    double mean;
+    double shift;
+    double factor;
+    uint32_t count;
+    uint32_t is_flat;
+};
+
 struct MoerlGroupAdvantages {
     const float* rewards;        // [S]
+    const uint32_t* lengths;     // [S], of MOERL_BASELINE_LENGTH_WEIGHTED
     float* advantages;           // [S]
     uint64_t* counts;            // [3], added to
     const uint32_t* group_ptr;   // [G + 1]
     const uint32_t* members;
+    // of groups with more than MOERL_GROUP_CHUNK members
+    const struct MoerlGroupPiece* chunks;
+    struct MoerlGroupSums* sums;    // [chunks]
+    double* squares;                // [chunks]
+    struct MoerlGroupScale* scales; // [chunks], used where a group's first chunk is
+    uint32_t* tickets;              // [chunks], likewise
     uint64_t groups;
     double epsilon;
     double degenerate_tol;
     uint32_t ddof;
+    uint32_t baseline;           // MoerlBaseline
     uint8_t divide;              // by the standard deviation
     uint8_t single_keeps_reward;
+    uint8_t reserved[6];
+};
+
+// Sums over a batch: weight, sum of weight * value, and in a second pass sum of weight * (value - mean)^2.
+struct MoerlMoments {
+    const float* values;      // [L]
+    const uint8_t* mask;      // [L], or null
+    const uint32_t* weights;  // [L], or null
+    double* moments;          // [3]
+    double* records;          // [tiles][2]
+    uint32_t* ticket;
+    uint64_t length;
+    uint32_t squares;         // 1: the second pass
+    uint32_t reserved;
+};
+
+struct MoerlWhiten {
+    float* values;          // [L], in place
+    const uint8_t* mask;    // [L], or null
+    const double* moments;  // [3]
+    uint64_t length;
+    double epsilon;
+    uint32_t ddof;
+    uint8_t centre;
+    uint8_t epsilon_in_root;
     uint8_t reserved[2];
+};
+
+struct MoerlDoublyRobust {
+    const float* rewards;  // [S]
+    const float* values;
+    const float* weights;  // null: 1
+    float* advantages;
+    float* estimates;      // null, or [S]
+    uint64_t* nonfinite;   // [1], added to
+    uint64_t segments;
+};
+
+struct MoerlCountTokens {
+    const uint8_t* loss_mask;         // [N], or null
+    const int64_t* offsets;           // [S + 1]
+    const struct MoerlUnit* units;
+    uint32_t* counts;                 // [S], zero before
+    uint64_t unit_count;
+};
+
+// What a run of positions makes of the state to its right: value, if one of its tokens counts; y = b + h * value_in + a * y_in.
+struct MoerlReturnMap {
+    double value;
+    double b;
+    double h;
+    double a;
+    uint64_t counts;  // 0: nothing counts, the state passes through
+};
+
+// What lies to the right of a position: gamma V of the next token (at the end, the reward and gamma times the bootstrap), and its y.
+struct MoerlReturnState {
+    double value;
+    double y;
+};
+
+struct MoerlTokenAdvantages {
+    const float* token_rewards;    // [N], or null: 0
+    const float* segment_rewards;  // [S], or null: 0
+    const float* values;           // [N], or null: 0
+    const float* bootstrap;        // [S], or null: 0
+    const float* ratio;            // [N], or null: 1
+    const uint8_t* loss_mask;      // [N], or null
+    const int64_t* offsets;        // [S + 1]
+    const struct MoerlUnit* units;
+    // [N], or null
+    float* advantages;
+    float* returns;
+    float* policy_weights;
+    uint64_t* nonfinite;           // [1], added to
+    uint64_t* errors;
+    struct MoerlReturnMap* maps;      // [units]
+    struct MoerlReturnState* carries; // [units]
+    uint32_t* tickets;                // [units]
+    uint64_t unit_count;
+    double gamma;
+    double decay;                  // gamma * lambda
+    double ratio_bar;
+    double trace_bar;
+    uint32_t tag;
+    uint8_t one_step;
+    uint8_t reserved[3];
+};
+
+// Sums over the counted tokens to the left of a tile, or of it.
+struct MoerlEnergy {
+    double energy;
+    uint64_t tokens;
+};
+
+struct MoerlTokenBaseline {
+    const float* returns;          // [N]
+    const float* logprobs;
+    const float* sum_p2;
+    const float* weights;          // [N], or null: 1
+    const uint8_t* loss_mask;      // [N], or null
+    const int64_t* offsets;        // [S + 1]
+    const struct MoerlUnit* units;
+    const uint32_t* group_ptr;     // [G + 1]
+    const uint32_t* members;
+    const struct MoerlGroupPiece* pieces;
+    float* advantages;             // [N]
+    uint64_t* nonfinite;           // [1], added to
+    uint64_t* errors;
+    struct MoerlEnergy* energies;  // [units]
+    uint32_t* tickets;             // [units]
+    // by segment, the counted tokens in order
+    double* cumulative;            // [N]
+    uint32_t* positions;           // [N], from the segment's start
+    uint32_t* counts;              // [S]
+    uint64_t unit_count;
+    double epsilon;
+    uint32_t tag;
+    uint8_t zero_tail;
+    uint8_t reserved[3];
+};
+
+// ---- ema --------------------------------------------------------------------------------------------------------------
+
+#define MOERL_EMA_CHUNK 8192    // elements that one block takes
+#define MOERL_EMA_TENSORS 512   // of one launch
+
+struct MoerlEmaTensor {
+    const void* parameters;  // [length] of `element`
+    const void* initial;     // likewise, or null
+    float* state;
+    void* copy;              // bf16, or null
+    uint64_t length;
+    uint32_t first_block;
+    uint8_t element;         // MoerlElement
+    uint8_t aligned;         // every array begins at a 16-byte boundary
+    uint8_t reserved[2];
+};
+
+struct MoerlEma {
+    uint64_t* nonfinite;     // [1], added to; or null
+    uint32_t tensor_count;
+    float weight;
+    float scale;
+    float bias;
+    struct MoerlEmaTensor tensors[MOERL_EMA_TENSORS];
 };
 
 // ---- echo: what the device sees of a structure ------------------------------------------------------------------------

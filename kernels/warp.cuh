@@ -10,6 +10,12 @@ MOERL_DEVICE float warp_sum(float x) {
     return x;
 }
 
+MOERL_DEVICE double warp_sum(double x) {
+    MOERL_UNROLL
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
+    return x;
+}
+
 MOERL_DEVICE float warp_max_nan(float x) {
     MOERL_UNROLL
     for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x = max_nan(x, shuffle_xor(x, lanes));

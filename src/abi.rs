@@ -4,6 +4,7 @@
 
 /// A digest of the `kernels/abi.h` that this was generated from.
 pub const ABI_DIGEST: u64 = 0x65f1f1dcfa1d7ad4;
+pub const ABI_DIGEST: u64 = 0xcc21054078392753;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -11,6 +12,12 @@ pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
 pub const MOERL_TALLY: u32 = 32;
+pub const MOERL_GROUP_CHUNK: u32 = 1024;
+pub const MOERL_MOMENTS_TILE: u32 = 4096;
+pub const MOERL_RETURN_BLOCK: u32 = 32;
+pub const MOERL_BASELINE_TILE: u32 = 128;
+pub const MOERL_EMA_CHUNK: u32 = 8192;
+pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
 pub const MOERL_BF16: MoerlElement = 0;
@@ -261,45 +268,445 @@ const _: () = {
     ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 369usize];
     ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 370usize];
 };
+pub const MOERL_BASELINE_MEAN: MoerlBaseline = 0;
+pub const MOERL_BASELINE_LEAVE_ONE_OUT: MoerlBaseline = 1;
+pub const MOERL_BASELINE_LENGTH_WEIGHTED: MoerlBaseline = 2;
+pub type MoerlBaseline = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupPiece {
+    pub group: u32,
+    pub index: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupPiece"][::core::mem::size_of::<MoerlGroupPiece>() - 8usize];
+    ["Alignment of MoerlGroupPiece"][::core::mem::align_of::<MoerlGroupPiece>() - 4usize];
+    ["Offset of field: MoerlGroupPiece::group"][::core::mem::offset_of!(MoerlGroupPiece, group) - 0usize];
+    ["Offset of field: MoerlGroupPiece::index"][::core::mem::offset_of!(MoerlGroupPiece, index) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupSums {
+    pub count: f64,
+    pub sum: f64,
+    pub min: f64,
+    pub max: f64,
+    pub weight: f64,
+    pub weighted: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupSums"][::core::mem::size_of::<MoerlGroupSums>() - 48usize];
+    ["Alignment of MoerlGroupSums"][::core::mem::align_of::<MoerlGroupSums>() - 8usize];
+    ["Offset of field: MoerlGroupSums::count"][::core::mem::offset_of!(MoerlGroupSums, count) - 0usize];
+    ["Offset of field: MoerlGroupSums::sum"][::core::mem::offset_of!(MoerlGroupSums, sum) - 8usize];
+    ["Offset of field: MoerlGroupSums::min"][::core::mem::offset_of!(MoerlGroupSums, min) - 16usize];
+    ["Offset of field: MoerlGroupSums::max"][::core::mem::offset_of!(MoerlGroupSums, max) - 24usize];
+    ["Offset of field: MoerlGroupSums::weight"][::core::mem::offset_of!(MoerlGroupSums, weight) - 32usize];
+    ["Offset of field: MoerlGroupSums::weighted"][::core::mem::offset_of!(MoerlGroupSums, weighted) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGroupScale {
+    pub mean: f64,
+    pub shift: f64,
+    pub factor: f64,
+    pub count: u32,
+    pub is_flat: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupScale"][::core::mem::size_of::<MoerlGroupScale>() - 32usize];
+    ["Alignment of MoerlGroupScale"][::core::mem::align_of::<MoerlGroupScale>() - 8usize];
+    ["Offset of field: MoerlGroupScale::mean"][::core::mem::offset_of!(MoerlGroupScale, mean) - 0usize];
+    ["Offset of field: MoerlGroupScale::shift"][::core::mem::offset_of!(MoerlGroupScale, shift) - 8usize];
+    ["Offset of field: MoerlGroupScale::factor"][::core::mem::offset_of!(MoerlGroupScale, factor) - 16usize];
+    ["Offset of field: MoerlGroupScale::count"][::core::mem::offset_of!(MoerlGroupScale, count) - 24usize];
+    ["Offset of field: MoerlGroupScale::is_flat"][::core::mem::offset_of!(MoerlGroupScale, is_flat) - 28usize];
+};
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MoerlGroupAdvantages {
     pub rewards: *const f32,
+    pub lengths: *const u32,
     pub advantages: *mut f32,
     pub counts: *mut u64,
     pub group_ptr: *const u32,
     pub members: *const u32,
+    pub chunks: *const MoerlGroupPiece,
+    pub sums: *mut MoerlGroupSums,
+    pub squares: *mut f64,
+    pub scales: *mut MoerlGroupScale,
+    pub tickets: *mut u32,
     pub groups: u64,
     pub epsilon: f64,
     pub degenerate_tol: f64,
     pub ddof: u32,
+    pub baseline: u32,
     pub divide: u8,
     pub single_keeps_reward: u8,
+    pub reserved: [u8; 6usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGroupAdvantages"][::core::mem::size_of::<MoerlGroupAdvantages>() - 128usize];
+    ["Alignment of MoerlGroupAdvantages"][::core::mem::align_of::<MoerlGroupAdvantages>() - 8usize];
+    ["Offset of field: MoerlGroupAdvantages::rewards"][::core::mem::offset_of!(MoerlGroupAdvantages, rewards) - 0usize];
+    ["Offset of field: MoerlGroupAdvantages::lengths"][::core::mem::offset_of!(MoerlGroupAdvantages, lengths) - 8usize];
+    ["Offset of field: MoerlGroupAdvantages::advantages"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, advantages) - 16usize];
+    ["Offset of field: MoerlGroupAdvantages::counts"][::core::mem::offset_of!(MoerlGroupAdvantages, counts) - 24usize];
+    ["Offset of field: MoerlGroupAdvantages::group_ptr"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, group_ptr) - 32usize];
+    ["Offset of field: MoerlGroupAdvantages::members"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, members) - 40usize];
+    ["Offset of field: MoerlGroupAdvantages::chunks"][::core::mem::offset_of!(MoerlGroupAdvantages, chunks) - 48usize];
+    ["Offset of field: MoerlGroupAdvantages::sums"][::core::mem::offset_of!(MoerlGroupAdvantages, sums) - 56usize];
+    ["Offset of field: MoerlGroupAdvantages::squares"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, squares) - 64usize];
+    ["Offset of field: MoerlGroupAdvantages::scales"][::core::mem::offset_of!(MoerlGroupAdvantages, scales) - 72usize];
+    ["Offset of field: MoerlGroupAdvantages::tickets"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, tickets) - 80usize];
+    ["Offset of field: MoerlGroupAdvantages::groups"][::core::mem::offset_of!(MoerlGroupAdvantages, groups) - 88usize];
+    ["Offset of field: MoerlGroupAdvantages::epsilon"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, epsilon) - 96usize];
+    ["Offset of field: MoerlGroupAdvantages::degenerate_tol"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, degenerate_tol) - 104usize];
+    ["Offset of field: MoerlGroupAdvantages::ddof"][::core::mem::offset_of!(MoerlGroupAdvantages, ddof) - 112usize];
+    ["Offset of field: MoerlGroupAdvantages::baseline"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, baseline) - 116usize];
+    ["Offset of field: MoerlGroupAdvantages::divide"][::core::mem::offset_of!(MoerlGroupAdvantages, divide) - 120usize];
+    ["Offset of field: MoerlGroupAdvantages::single_keeps_reward"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, single_keeps_reward) - 121usize];
+    ["Offset of field: MoerlGroupAdvantages::reserved"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, reserved) - 122usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlMoments {
+    pub values: *const f32,
+    pub mask: *const u8,
+    pub weights: *const u32,
+    pub moments: *mut f64,
+    pub records: *mut f64,
+    pub ticket: *mut u32,
+    pub length: u64,
+    pub squares: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlMoments"][::core::mem::size_of::<MoerlMoments>() - 64usize];
+    ["Alignment of MoerlMoments"][::core::mem::align_of::<MoerlMoments>() - 8usize];
+    ["Offset of field: MoerlMoments::values"][::core::mem::offset_of!(MoerlMoments, values) - 0usize];
+    ["Offset of field: MoerlMoments::mask"][::core::mem::offset_of!(MoerlMoments, mask) - 8usize];
+    ["Offset of field: MoerlMoments::weights"][::core::mem::offset_of!(MoerlMoments, weights) - 16usize];
+    ["Offset of field: MoerlMoments::moments"][::core::mem::offset_of!(MoerlMoments, moments) - 24usize];
+    ["Offset of field: MoerlMoments::records"][::core::mem::offset_of!(MoerlMoments, records) - 32usize];
+    ["Offset of field: MoerlMoments::ticket"][::core::mem::offset_of!(MoerlMoments, ticket) - 40usize];
+    ["Offset of field: MoerlMoments::length"][::core::mem::offset_of!(MoerlMoments, length) - 48usize];
+    ["Offset of field: MoerlMoments::squares"][::core::mem::offset_of!(MoerlMoments, squares) - 56usize];
+    ["Offset of field: MoerlMoments::reserved"][::core::mem::offset_of!(MoerlMoments, reserved) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlWhiten {
+    pub values: *mut f32,
+    pub mask: *const u8,
+    pub moments: *const f64,
+    pub length: u64,
+    pub epsilon: f64,
+    pub ddof: u32,
+    pub centre: u8,
+    pub epsilon_in_root: u8,
     pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGroupAdvantages"][::core::mem::size_of::<MoerlGroupAdvantages>() - 72usize];
-    ["Alignment of MoerlGroupAdvantages"][::core::mem::align_of::<MoerlGroupAdvantages>() - 8usize];
-    ["Offset of field: MoerlGroupAdvantages::rewards"][::core::mem::offset_of!(MoerlGroupAdvantages, rewards) - 0usize];
-    ["Offset of field: MoerlGroupAdvantages::advantages"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, advantages) - 8usize];
-    ["Offset of field: MoerlGroupAdvantages::counts"][::core::mem::offset_of!(MoerlGroupAdvantages, counts) - 16usize];
-    ["Offset of field: MoerlGroupAdvantages::group_ptr"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, group_ptr) - 24usize];
-    ["Offset of field: MoerlGroupAdvantages::members"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, members) - 32usize];
-    ["Offset of field: MoerlGroupAdvantages::groups"][::core::mem::offset_of!(MoerlGroupAdvantages, groups) - 40usize];
-    ["Offset of field: MoerlGroupAdvantages::epsilon"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, epsilon) - 48usize];
-    ["Offset of field: MoerlGroupAdvantages::degenerate_tol"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, degenerate_tol) - 56usize];
-    ["Offset of field: MoerlGroupAdvantages::ddof"][::core::mem::offset_of!(MoerlGroupAdvantages, ddof) - 64usize];
-    ["Offset of field: MoerlGroupAdvantages::divide"][::core::mem::offset_of!(MoerlGroupAdvantages, divide) - 68usize];
-    ["Offset of field: MoerlGroupAdvantages::single_keeps_reward"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, single_keeps_reward) - 69usize];
-    ["Offset of field: MoerlGroupAdvantages::reserved"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, reserved) - 70usize];
+    ["Size of MoerlWhiten"][::core::mem::size_of::<MoerlWhiten>() - 48usize];
+    ["Alignment of MoerlWhiten"][::core::mem::align_of::<MoerlWhiten>() - 8usize];
+    ["Offset of field: MoerlWhiten::values"][::core::mem::offset_of!(MoerlWhiten, values) - 0usize];
+    ["Offset of field: MoerlWhiten::mask"][::core::mem::offset_of!(MoerlWhiten, mask) - 8usize];
+    ["Offset of field: MoerlWhiten::moments"][::core::mem::offset_of!(MoerlWhiten, moments) - 16usize];
+    ["Offset of field: MoerlWhiten::length"][::core::mem::offset_of!(MoerlWhiten, length) - 24usize];
+    ["Offset of field: MoerlWhiten::epsilon"][::core::mem::offset_of!(MoerlWhiten, epsilon) - 32usize];
+    ["Offset of field: MoerlWhiten::ddof"][::core::mem::offset_of!(MoerlWhiten, ddof) - 40usize];
+    ["Offset of field: MoerlWhiten::centre"][::core::mem::offset_of!(MoerlWhiten, centre) - 44usize];
+    ["Offset of field: MoerlWhiten::epsilon_in_root"][::core::mem::offset_of!(MoerlWhiten, epsilon_in_root) - 45usize];
+    ["Offset of field: MoerlWhiten::reserved"][::core::mem::offset_of!(MoerlWhiten, reserved) - 46usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlDoublyRobust {
+    pub rewards: *const f32,
+    pub values: *const f32,
+    pub weights: *const f32,
+    pub advantages: *mut f32,
+    pub estimates: *mut f32,
+    pub nonfinite: *mut u64,
+    pub segments: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlDoublyRobust"][::core::mem::size_of::<MoerlDoublyRobust>() - 56usize];
+    ["Alignment of MoerlDoublyRobust"][::core::mem::align_of::<MoerlDoublyRobust>() - 8usize];
+    ["Offset of field: MoerlDoublyRobust::rewards"][::core::mem::offset_of!(MoerlDoublyRobust, rewards) - 0usize];
+    ["Offset of field: MoerlDoublyRobust::values"][::core::mem::offset_of!(MoerlDoublyRobust, values) - 8usize];
+    ["Offset of field: MoerlDoublyRobust::weights"][::core::mem::offset_of!(MoerlDoublyRobust, weights) - 16usize];
+    ["Offset of field: MoerlDoublyRobust::advantages"]
+        [::core::mem::offset_of!(MoerlDoublyRobust, advantages) - 24usize];
+    ["Offset of field: MoerlDoublyRobust::estimates"][::core::mem::offset_of!(MoerlDoublyRobust, estimates) - 32usize];
+    ["Offset of field: MoerlDoublyRobust::nonfinite"][::core::mem::offset_of!(MoerlDoublyRobust, nonfinite) - 40usize];
+    ["Offset of field: MoerlDoublyRobust::segments"][::core::mem::offset_of!(MoerlDoublyRobust, segments) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCountTokens {
+    pub loss_mask: *const u8,
+    pub offsets: *const i64,
+    pub units: *const MoerlUnit,
+    pub counts: *mut u32,
+    pub unit_count: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCountTokens"][::core::mem::size_of::<MoerlCountTokens>() - 40usize];
+    ["Alignment of MoerlCountTokens"][::core::mem::align_of::<MoerlCountTokens>() - 8usize];
+    ["Offset of field: MoerlCountTokens::loss_mask"][::core::mem::offset_of!(MoerlCountTokens, loss_mask) - 0usize];
+    ["Offset of field: MoerlCountTokens::offsets"][::core::mem::offset_of!(MoerlCountTokens, offsets) - 8usize];
+    ["Offset of field: MoerlCountTokens::units"][::core::mem::offset_of!(MoerlCountTokens, units) - 16usize];
+    ["Offset of field: MoerlCountTokens::counts"][::core::mem::offset_of!(MoerlCountTokens, counts) - 24usize];
+    ["Offset of field: MoerlCountTokens::unit_count"][::core::mem::offset_of!(MoerlCountTokens, unit_count) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlReturnMap {
+    pub value: f64,
+    pub b: f64,
+    pub h: f64,
+    pub a: f64,
+    pub counts: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlReturnMap"][::core::mem::size_of::<MoerlReturnMap>() - 40usize];
+    ["Alignment of MoerlReturnMap"][::core::mem::align_of::<MoerlReturnMap>() - 8usize];
+    ["Offset of field: MoerlReturnMap::value"][::core::mem::offset_of!(MoerlReturnMap, value) - 0usize];
+    ["Offset of field: MoerlReturnMap::b"][::core::mem::offset_of!(MoerlReturnMap, b) - 8usize];
+    ["Offset of field: MoerlReturnMap::h"][::core::mem::offset_of!(MoerlReturnMap, h) - 16usize];
+    ["Offset of field: MoerlReturnMap::a"][::core::mem::offset_of!(MoerlReturnMap, a) - 24usize];
+    ["Offset of field: MoerlReturnMap::counts"][::core::mem::offset_of!(MoerlReturnMap, counts) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlReturnState {
+    pub value: f64,
+    pub y: f64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlReturnState"][::core::mem::size_of::<MoerlReturnState>() - 16usize];
+    ["Alignment of MoerlReturnState"][::core::mem::align_of::<MoerlReturnState>() - 8usize];
+    ["Offset of field: MoerlReturnState::value"][::core::mem::offset_of!(MoerlReturnState, value) - 0usize];
+    ["Offset of field: MoerlReturnState::y"][::core::mem::offset_of!(MoerlReturnState, y) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlTokenAdvantages {
+    pub token_rewards: *const f32,
+    pub segment_rewards: *const f32,
+    pub values: *const f32,
+    pub bootstrap: *const f32,
+    pub ratio: *const f32,
+    pub loss_mask: *const u8,
+    pub offsets: *const i64,
+    pub units: *const MoerlUnit,
+    pub advantages: *mut f32,
+    pub returns: *mut f32,
+    pub policy_weights: *mut f32,
+    pub nonfinite: *mut u64,
+    pub errors: *mut u64,
+    pub maps: *mut MoerlReturnMap,
+    pub carries: *mut MoerlReturnState,
+    pub tickets: *mut u32,
+    pub unit_count: u64,
+    pub gamma: f64,
+    pub decay: f64,
+    pub ratio_bar: f64,
+    pub trace_bar: f64,
+    pub tag: u32,
+    pub one_step: u8,
+    pub reserved: [u8; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlTokenAdvantages"][::core::mem::size_of::<MoerlTokenAdvantages>() - 176usize];
+    ["Alignment of MoerlTokenAdvantages"][::core::mem::align_of::<MoerlTokenAdvantages>() - 8usize];
+    ["Offset of field: MoerlTokenAdvantages::token_rewards"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, token_rewards) - 0usize];
+    ["Offset of field: MoerlTokenAdvantages::segment_rewards"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, segment_rewards) - 8usize];
+    ["Offset of field: MoerlTokenAdvantages::values"][::core::mem::offset_of!(MoerlTokenAdvantages, values) - 16usize];
+    ["Offset of field: MoerlTokenAdvantages::bootstrap"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, bootstrap) - 24usize];
+    ["Offset of field: MoerlTokenAdvantages::ratio"][::core::mem::offset_of!(MoerlTokenAdvantages, ratio) - 32usize];
+    ["Offset of field: MoerlTokenAdvantages::loss_mask"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, loss_mask) - 40usize];
+    ["Offset of field: MoerlTokenAdvantages::offsets"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, offsets) - 48usize];
+    ["Offset of field: MoerlTokenAdvantages::units"][::core::mem::offset_of!(MoerlTokenAdvantages, units) - 56usize];
+    ["Offset of field: MoerlTokenAdvantages::advantages"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, advantages) - 64usize];
+    ["Offset of field: MoerlTokenAdvantages::returns"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, returns) - 72usize];
+    ["Offset of field: MoerlTokenAdvantages::policy_weights"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, policy_weights) - 80usize];
+    ["Offset of field: MoerlTokenAdvantages::nonfinite"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, nonfinite) - 88usize];
+    ["Offset of field: MoerlTokenAdvantages::errors"][::core::mem::offset_of!(MoerlTokenAdvantages, errors) - 96usize];
+    ["Offset of field: MoerlTokenAdvantages::maps"][::core::mem::offset_of!(MoerlTokenAdvantages, maps) - 104usize];
+    ["Offset of field: MoerlTokenAdvantages::carries"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, carries) - 112usize];
+    ["Offset of field: MoerlTokenAdvantages::tickets"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, tickets) - 120usize];
+    ["Offset of field: MoerlTokenAdvantages::unit_count"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, unit_count) - 128usize];
+    ["Offset of field: MoerlTokenAdvantages::gamma"][::core::mem::offset_of!(MoerlTokenAdvantages, gamma) - 136usize];
+    ["Offset of field: MoerlTokenAdvantages::decay"][::core::mem::offset_of!(MoerlTokenAdvantages, decay) - 144usize];
+    ["Offset of field: MoerlTokenAdvantages::ratio_bar"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, ratio_bar) - 152usize];
+    ["Offset of field: MoerlTokenAdvantages::trace_bar"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, trace_bar) - 160usize];
+    ["Offset of field: MoerlTokenAdvantages::tag"][::core::mem::offset_of!(MoerlTokenAdvantages, tag) - 168usize];
+    ["Offset of field: MoerlTokenAdvantages::one_step"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, one_step) - 172usize];
+    ["Offset of field: MoerlTokenAdvantages::reserved"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, reserved) - 173usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlEnergy {
+    pub energy: f64,
+    pub tokens: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlEnergy"][::core::mem::size_of::<MoerlEnergy>() - 16usize];
+    ["Alignment of MoerlEnergy"][::core::mem::align_of::<MoerlEnergy>() - 8usize];
+    ["Offset of field: MoerlEnergy::energy"][::core::mem::offset_of!(MoerlEnergy, energy) - 0usize];
+    ["Offset of field: MoerlEnergy::tokens"][::core::mem::offset_of!(MoerlEnergy, tokens) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlTokenBaseline {
+    pub returns: *const f32,
+    pub logprobs: *const f32,
+    pub sum_p2: *const f32,
+    pub weights: *const f32,
+    pub loss_mask: *const u8,
+    pub offsets: *const i64,
+    pub units: *const MoerlUnit,
+    pub group_ptr: *const u32,
+    pub members: *const u32,
+    pub pieces: *const MoerlGroupPiece,
+    pub advantages: *mut f32,
+    pub nonfinite: *mut u64,
+    pub errors: *mut u64,
+    pub energies: *mut MoerlEnergy,
+    pub tickets: *mut u32,
+    pub cumulative: *mut f64,
+    pub positions: *mut u32,
+    pub counts: *mut u32,
+    pub unit_count: u64,
+    pub epsilon: f64,
+    pub tag: u32,
+    pub zero_tail: u8,
+    pub reserved: [u8; 3usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlTokenBaseline"][::core::mem::size_of::<MoerlTokenBaseline>() - 168usize];
+    ["Alignment of MoerlTokenBaseline"][::core::mem::align_of::<MoerlTokenBaseline>() - 8usize];
+    ["Offset of field: MoerlTokenBaseline::returns"][::core::mem::offset_of!(MoerlTokenBaseline, returns) - 0usize];
+    ["Offset of field: MoerlTokenBaseline::logprobs"][::core::mem::offset_of!(MoerlTokenBaseline, logprobs) - 8usize];
+    ["Offset of field: MoerlTokenBaseline::sum_p2"][::core::mem::offset_of!(MoerlTokenBaseline, sum_p2) - 16usize];
+    ["Offset of field: MoerlTokenBaseline::weights"][::core::mem::offset_of!(MoerlTokenBaseline, weights) - 24usize];
+    ["Offset of field: MoerlTokenBaseline::loss_mask"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, loss_mask) - 32usize];
+    ["Offset of field: MoerlTokenBaseline::offsets"][::core::mem::offset_of!(MoerlTokenBaseline, offsets) - 40usize];
+    ["Offset of field: MoerlTokenBaseline::units"][::core::mem::offset_of!(MoerlTokenBaseline, units) - 48usize];
+    ["Offset of field: MoerlTokenBaseline::group_ptr"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, group_ptr) - 56usize];
+    ["Offset of field: MoerlTokenBaseline::members"][::core::mem::offset_of!(MoerlTokenBaseline, members) - 64usize];
+    ["Offset of field: MoerlTokenBaseline::pieces"][::core::mem::offset_of!(MoerlTokenBaseline, pieces) - 72usize];
+    ["Offset of field: MoerlTokenBaseline::advantages"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, advantages) - 80usize];
+    ["Offset of field: MoerlTokenBaseline::nonfinite"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, nonfinite) - 88usize];
+    ["Offset of field: MoerlTokenBaseline::errors"][::core::mem::offset_of!(MoerlTokenBaseline, errors) - 96usize];
+    ["Offset of field: MoerlTokenBaseline::energies"][::core::mem::offset_of!(MoerlTokenBaseline, energies) - 104usize];
+    ["Offset of field: MoerlTokenBaseline::tickets"][::core::mem::offset_of!(MoerlTokenBaseline, tickets) - 112usize];
+    ["Offset of field: MoerlTokenBaseline::cumulative"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, cumulative) - 120usize];
+    ["Offset of field: MoerlTokenBaseline::positions"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, positions) - 128usize];
+    ["Offset of field: MoerlTokenBaseline::counts"][::core::mem::offset_of!(MoerlTokenBaseline, counts) - 136usize];
+    ["Offset of field: MoerlTokenBaseline::unit_count"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, unit_count) - 144usize];
+    ["Offset of field: MoerlTokenBaseline::epsilon"][::core::mem::offset_of!(MoerlTokenBaseline, epsilon) - 152usize];
+    ["Offset of field: MoerlTokenBaseline::tag"][::core::mem::offset_of!(MoerlTokenBaseline, tag) - 160usize];
+    ["Offset of field: MoerlTokenBaseline::zero_tail"]
+        [::core::mem::offset_of!(MoerlTokenBaseline, zero_tail) - 164usize];
+    ["Offset of field: MoerlTokenBaseline::reserved"][::core::mem::offset_of!(MoerlTokenBaseline, reserved) - 165usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlEmaTensor {
+    pub parameters: *const ::core::ffi::c_void,
+    pub initial: *const ::core::ffi::c_void,
+    pub state: *mut f32,
+    pub copy: *mut ::core::ffi::c_void,
+    pub length: u64,
+    pub first_block: u32,
+    pub element: u8,
+    pub aligned: u8,
+    pub reserved: [u8; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlEmaTensor"][::core::mem::size_of::<MoerlEmaTensor>() - 48usize];
+    ["Alignment of MoerlEmaTensor"][::core::mem::align_of::<MoerlEmaTensor>() - 8usize];
+    ["Offset of field: MoerlEmaTensor::parameters"][::core::mem::offset_of!(MoerlEmaTensor, parameters) - 0usize];
+    ["Offset of field: MoerlEmaTensor::initial"][::core::mem::offset_of!(MoerlEmaTensor, initial) - 8usize];
+    ["Offset of field: MoerlEmaTensor::state"][::core::mem::offset_of!(MoerlEmaTensor, state) - 16usize];
+    ["Offset of field: MoerlEmaTensor::copy"][::core::mem::offset_of!(MoerlEmaTensor, copy) - 24usize];
+    ["Offset of field: MoerlEmaTensor::length"][::core::mem::offset_of!(MoerlEmaTensor, length) - 32usize];
+    ["Offset of field: MoerlEmaTensor::first_block"][::core::mem::offset_of!(MoerlEmaTensor, first_block) - 40usize];
+    ["Offset of field: MoerlEmaTensor::element"][::core::mem::offset_of!(MoerlEmaTensor, element) - 44usize];
+    ["Offset of field: MoerlEmaTensor::aligned"][::core::mem::offset_of!(MoerlEmaTensor, aligned) - 45usize];
+    ["Offset of field: MoerlEmaTensor::reserved"][::core::mem::offset_of!(MoerlEmaTensor, reserved) - 46usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlEma {
+    pub nonfinite: *mut u64,
+    pub tensor_count: u32,
+    pub weight: f32,
+    pub scale: f32,
+    pub bias: f32,
+    pub tensors: [MoerlEmaTensor; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlEma"][::core::mem::size_of::<MoerlEma>() - 24600usize];
+    ["Alignment of MoerlEma"][::core::mem::align_of::<MoerlEma>() - 8usize];
+    ["Offset of field: MoerlEma::nonfinite"][::core::mem::offset_of!(MoerlEma, nonfinite) - 0usize];
+    ["Offset of field: MoerlEma::tensor_count"][::core::mem::offset_of!(MoerlEma, tensor_count) - 8usize];
+    ["Offset of field: MoerlEma::weight"][::core::mem::offset_of!(MoerlEma, weight) - 12usize];
+    ["Offset of field: MoerlEma::scale"][::core::mem::offset_of!(MoerlEma, scale) - 16usize];
+    ["Offset of field: MoerlEma::bias"][::core::mem::offset_of!(MoerlEma, bias) - 20usize];
+    ["Offset of field: MoerlEma::tensors"][::core::mem::offset_of!(MoerlEma, tensors) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

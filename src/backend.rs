@@ -3,6 +3,7 @@
 use bytemuck::Pod;
 
 use crate::advantage;
+use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::expert_ledger;
 use crate::gate;
@@ -212,6 +213,83 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    /// One of the two passes over a batch's values: see [`advantage::Moments`].
+    ///
+    /// # Errors
+    /// [`Moments::validate`](advantage::Moments::validate)'s.
+    fn batch_moments(
+        &self,
+        stream: &Self::Stream,
+        pass: advantage::Pass,
+        call: advantage::Moments<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// Whitens values by the moments of their batch: see [`advantage::Whitening`].
+    ///
+    /// # Errors
+    /// [`Whiten::validate`](advantage::Whiten::validate)'s.
+    fn batch_whiten(
+        &self,
+        stream: &Self::Stream,
+        config: &advantage::Whitening,
+        call: advantage::Whiten<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The counted tokens of every segment.
+    ///
+    /// # Errors
+    /// [`CountTokens::validate`](advantage::CountTokens::validate)'s.
+    fn count_tokens(
+        &self,
+        stream: &Self::Stream,
+        plan: &objective::Plan<Self>,
+        call: advantage::CountTokens<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// Advantages of tokens, from the end of every segment backwards: see [`advantage::TokenEstimator`].
+    ///
+    /// # Errors
+    /// [`TokenCall::validate`](advantage::TokenCall::validate)'s; what only the device can see goes to the call's error word.
+    fn token_advantages(
+        &self,
+        stream: &Self::Stream,
+        config: &advantage::TokenEstimator,
+        plan: &objective::Plan<Self>,
+        call: advantage::TokenCall<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// Returns less the optimal baseline of their token index: see [`advantage::TokenBaseline`].
+    ///
+    /// # Errors
+    /// [`BaselineCall::validate`](advantage::BaselineCall::validate)'s; what only the device can see goes to the call's error word.
+    fn token_baseline(
+        &self,
+        stream: &Self::Stream,
+        config: &advantage::TokenBaseline,
+        plan: &advantage::BaselinePlan<Self>,
+        call: advantage::BaselineCall<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// A value model's estimates, corrected per segment: see [`advantage::DoublyRobust`].
+    ///
+    /// # Errors
+    /// [`DoublyRobust::validate`](advantage::DoublyRobust::validate)'s.
+    fn doubly_robust(&self, stream: &Self::Stream, call: advantage::DoublyRobust<'_, Self::Memory>) -> Result<()>;
+
+    // ---- ema --------------------------------------------------------------------------------------------------------
+
+    /// One step of the moving averages of a list of tensors: see [`ema`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](ema::Call::validate)'s.
+    fn ema(&self, stream: &Self::Stream, step: &ema::Step, call: ema::Call<'_, '_, Self::Memory>) -> Result<()>;
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------
 

@@ -97,6 +97,8 @@ pub enum Kind {
     LowPrecision,
     /// Packed offsets that do not describe segments of the tokens given.
     Segments,
+    /// A moving average in 16 bits, where it would stop moving.
+    EmaStateTooNarrow,
 }
 
 /// What the device error word holds: the smallest (row, tag, code) of all faults since the last check.

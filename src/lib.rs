@@ -5,6 +5,8 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
+//! | [`ema`] | moving averages of parameters |
 //! | [`advantage`] | rewards normalised within their group |
 //! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
@@ -25,6 +27,7 @@ mod backend;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
+pub mod ema;
 pub mod error;
 pub mod expert_ledger;
 pub mod gate;

@@ -150,6 +150,8 @@ pub struct Plan<B: Backend> {
     pub(crate) unit_count: usize,
     /// True where a unit holds several segments: kernels then need shared memory.
     pub(crate) has_packs: bool,
+    /// True where a segment has several units.
+    pub(crate) has_tiles: bool,
     pub(crate) offsets: B::Buffer<i64>,
     pub(crate) units: B::Buffer<Unit>,
 }
@@ -165,6 +167,7 @@ impl<B: Backend> Plan<B> {
             segments: segments.clone(),
             unit_count: list.len(),
             has_packs: list.iter().any(|unit| unit.segments > 1),
+            has_tiles: list.iter().any(|unit| unit.segments == 0),
             offsets: backend.upload(stream, segments.offsets())?,
             units: backend.upload(stream, &list)?,
         })

@@ -1,151 +1,55 @@
-//! Group-normalised advantages: what every backend must agree on.
+//! Advantages: what every backend must agree on.
 
+#[path = "advantage/baseline.rs"]
+mod baseline;
+#[path = "advantage/batch.rs"]
+mod batch;
 mod common;
+#[cfg(feature = "emulate")]
+#[path = "advantage/emulated.rs"]
+mod emulated;
+#[path = "advantage/group.rs"]
+mod group;
+#[path = "advantage/token.rs"]
+mod token;
 
-use moerl::advantage::{COUNTS, Call, Config, Count, GroupPlan, Single};
-use moerl::error::Kind;
-use moerl::objective::Groups;
-use moerl::{Backend, Buffer, Reference};
-use rand::RngExt;
+use baseline::*;
+use batch::*;
+use group::*;
+use token::*;
 
 on_every_backend!(
     four_answers_give_the_values_of_the_table,
+    the_mean_of_the_others_gives_the_values_of_the_table,
+    a_mean_by_length_gives_the_value_of_the_table,
     groups_of_one_and_of_equal_rewards_are_zero,
     rewards_that_are_not_finite_leave_their_group,
     members_may_lie_anywhere_and_groups_have_any_size,
+    large_groups_agree_with_the_reference,
     a_large_offset_costs_no_digits,
     counts_add_up,
     faults_are_listed_together,
+    moments_are_sums_that_ranks_may_add_up,
+    whitened_values_have_mean_0_and_deviation_1,
+    without_two_values_there_is_no_deviation,
+    a_batch_of_rewards_is_divided_by_its_deviation,
+    a_segment_counts_as_often_as_it_has_tokens,
+    tokens_are_counted_by_segment,
+    doubly_robust_estimates_correct_the_value_by_the_weighted_error,
+    two_tokens_give_gae_of_the_table,
+    two_tokens_give_vtrace_of_the_table,
+    vtrace_at_ratio_one_is_gae_bit_for_bit,
+    token_results_agree_with_the_reference_for_every_estimator_and_length,
+    rewards_of_tokens_and_segments_add_up,
+    a_mask_gap_changes_nothing,
+    masked_tokens_hold_anything_and_get_zero,
+    tokens_that_are_not_finite_are_left_out_and_reported,
+    nothing_to_count_is_zero,
+    returns_are_whitened_over_the_batch,
+    faults_of_a_token_call_are_listed_together,
+    two_members_give_the_baseline_of_the_formula,
+    baselines_agree_with_the_reference,
+    a_mask_gap_does_not_shift_the_index,
+    a_baseline_leaves_out_what_is_not_finite,
+    faults_of_a_baseline_call_are_listed_together,
 );
-
-fn run<B: Backend>(backend: &B, config: &Config, ids: &[i32], rewards: &[f32]) -> (Vec<f32>, Vec<u64>) {
-    let stream = backend.stream().unwrap();
-    let groups = GroupPlan::new(backend, &stream, &Groups::from_ids(ids)).unwrap();
-    let rewards = backend.upload(&stream, rewards).unwrap();
-    let mut advantages = backend.upload(&stream, &vec![f32::NAN; ids.len()]).unwrap();
-    let mut counts = backend.allocate::<u64>(&stream, COUNTS).unwrap();
-    let call = Call { rewards: rewards.view(), advantages: advantages.view_mut(), counts: Some(counts.view_mut()) };
-    backend.group_advantages(&stream, config, &groups, call).unwrap();
-    (backend.download(&stream, advantages.view()).unwrap(), backend.download(&stream, counts.view()).unwrap())
-}
-
-fn assert_close(found: &[f32], expected: &[f64]) {
-    // f64 inside, one rounding to f32; the expected values have 6 digits.
-    for (f, e) in found.iter().zip(expected) {
-        assert!((f64::from(*f) - e).abs() <= 1e-6 * e.abs(), "{found:?} not {expected:?}");
-    }
-}
-
-fn four_answers_give_the_values_of_the_table<B: Backend>(backend: &B) {
-    let rewards = [95.0, 70.0, 85.0, 80.0];
-    let (found, _) = run(backend, &Config::without_std(), &[4; 4], &rewards);
-    assert_close(&found, &[12.5, -12.5, 2.5, -2.5]);
-    let (found, _) = run(backend, &Config::default(), &[4; 4], &rewards);
-    assert_close(&found, &[1.200961, -1.200961, 0.2401922, -0.2401922]);
-    let (found, _) = run(backend, &Config { ddof: 0, epsilon: 0.0, ..Config::default() }, &[4; 4], &rewards);
-    // sd = √(325/4)
-    assert_close(&found, &[1.386750, -1.386750, 0.277350, -0.277350]);
-}
-
-fn groups_of_one_and_of_equal_rewards_are_zero<B: Backend>(backend: &B) {
-    let (found, counts) = run(backend, &Config::default(), &[1, 2, 2, 2], &[3.0, 0.1, 0.1, 0.1]);
-    assert_eq!(found, [0.0; 4]);
-    assert_eq!(counts[Count::GroupsSizeOne as usize], 1);
-    assert_eq!(counts[Count::GroupsZeroStd as usize], 1);
-    let (found, _) = run(backend, &Config::verl(true), &[1, 2, 2], &[3.0, 0.0, 1.0]);
-    assert_eq!(found[0], 3.0);
-    assert_eq!(Config::verl(true).single, Single::Reward);
-    // Rewards that differ by rounding alone are equal; without the rule they are ±0.7.
-    let noise = [0.3, 0.3 + 3e-8];
-    assert_eq!(run(backend, &Config::default(), &[1, 1], &noise).0, [0.0; 2]);
-    let strict = Config { degenerate_tol: 0.0, epsilon: 0.0, ..Config::default() };
-    assert_close(
-        &run(backend, &strict, &[1, 1], &noise).0,
-        &[-std::f64::consts::FRAC_1_SQRT_2, std::f64::consts::FRAC_1_SQRT_2],
-    );
-    assert_eq!(run(backend, &strict, &[1, 1], &[0.3, 0.3]).0, [0.0; 2]);
-}
-
-fn rewards_that_are_not_finite_leave_their_group<B: Backend>(backend: &B) {
-    let (found, counts) = run(backend, &Config::default(), &[1, 1, 1], &[f32::NAN, 1.0, 0.0]);
-    assert_eq!(found[0].to_bits(), 0);
-    assert_eq!(found[1..], run(backend, &Config::default(), &[1, 1], &[1.0, 0.0]).0);
-    assert_eq!(counts[Count::RewardsNonFinite as usize], 1);
-    let (found, counts) = run(backend, &Config::default(), &[1, 1], &[f32::NAN, f32::NEG_INFINITY]);
-    assert_eq!((found, counts[Count::RewardsNonFinite as usize]), (vec![0.0; 2], 2));
-}
-
-fn members_may_lie_anywhere_and_groups_have_any_size<B: Backend>(backend: &B) {
-    let mut rng = common::seeded(1);
-    let ids: Vec<i32> = (0..500).map(|i| if i % 3 == 0 { -7 } else { rng.random_range(0..40) }).collect();
-    let rewards: Vec<f32> = ids.iter().map(|_| rng.random_range(-3.0..3.0)).collect();
-    for config in [Config::default(), Config::without_std(), Config::trl(true), Config::verl(false)] {
-        let (found, counts) = run(backend, &config, &ids, &rewards);
-        let (expected, expected_counts) = run(&Reference, &config, &ids, &rewards);
-        let expected: Vec<f64> = expected.iter().map(|&a| f64::from(a)).collect();
-        assert!(common::worst(&found, &expected, 1e-9, 2e-7) <= 1.0);
-        assert_eq!(counts, expected_counts);
-    }
-}
-
-fn a_large_offset_costs_no_digits<B: Backend>(backend: &B) {
-    let rewards: Vec<f32> = [0.0, 1.0, 2.0, 5.0].iter().map(|r| r + 65536.0).collect();
-    let strict = Config { degenerate_tol: 0.0, ..Config::default() };
-    let (offset, _) = run(backend, &strict, &[0; 4], &rewards);
-    let (plain, _) = run(backend, &strict, &[0; 4], &[0.0, 1.0, 2.0, 5.0]);
-    assert_eq!(offset, plain);
-}
-
-fn counts_add_up<B: Backend>(backend: &B) {
-    let ids: Vec<i32> = (0..40).map(|i| i / 2).collect();
-    let (_, counts) = run(backend, &Config::default(), &ids, &[0.5; 40]);
-    assert_eq!(counts, [20, 0, 0]);
-}
-
-fn faults_are_listed_together<B: Backend>(backend: &B) {
-    let stream = backend.stream().unwrap();
-    let groups = GroupPlan::new(backend, &stream, &Groups::from_ids(&[0, 0, 1])).unwrap();
-    let rewards = backend.upload(&stream, &[1.0_f32, 2.0]).unwrap();
-    let mut advantages = backend.upload(&stream, &[0.0_f32; 3]).unwrap();
-    let config = Config { epsilon: -1.0, ddof: 2, ..Config::default() };
-    let call = Call { rewards: rewards.view(), advantages: advantages.view_mut(), counts: None };
-    let error = backend.group_advantages(&stream, &config, &groups, call).unwrap_err();
-    for part in ["epsilon: is -1", "ddof: is 2", "advantages: has shape [3], needs [2]", "names segment 2"] {
-        assert!(error.to_string().contains(part), "{part:?} is not in {error}");
-    }
-}
-
-#[test]
-fn groups_are_checked() {
-    for (ptr, members, part) in [
-        (vec![0, 2], vec![0, 3], "names segment 3 at index 1"),
-        (vec![0, 2], vec![1, 1], "names segment 1 again"),
-        (vec![0, 1], vec![0, 1], "group_ptr"),
-        (vec![], vec![], "group_ptr"),
-    ] {
-        let error = Groups::new(&ptr, &members, 3).unwrap_err();
-        assert!(error.is(Kind::Segments) && error.to_string().contains(part), "{error}");
-    }
-    let groups = Groups::from_ids(&[5, -1, 5, 0, -1]);
-    assert_eq!(groups.len(), 3);
-    assert_eq!(groups.members(0), [0, 2]);
-    assert_eq!(groups.members(1), [1, 4]);
-    assert_eq!(groups, Groups::new(&[0, 2, 4, 5], &[0, 2, 1, 4, 3], 5).unwrap());
-}
-
-#[cfg(feature = "emulate")]
-#[test]
-fn every_schedule_gives_the_same_bits() {
-    use moerl::Emulator;
-    use moerl::device::emulator::Schedule;
-    let mut rng = common::seeded(2);
-    let ids: Vec<i32> = (0..300).map(|_| rng.random_range(0..9)).collect();
-    let rewards: Vec<f32> = ids.iter().map(|_| rng.random_range(-3.0..3.0)).collect();
-    let first = run(&Emulator::new(), &Config::default(), &ids, &rewards);
-    for seed in 0..20 {
-        let emulator = Emulator::new().with_seed(seed).with_schedule(Schedule::Priorities);
-        let found = run(&emulator, &Config::default(), &ids, &rewards);
-        assert_eq!(common::bits(&found.0), common::bits(&first.0), "seed {seed}");
-        assert_eq!(found.1, first.1);
-    }
-}

@@ -80,16 +80,12 @@ pub trait Executor {
     ) -> Result<()>;
 }
 
-/// The most buffers that one launch may have.
-const MAX_BUFFERS: usize = 40;
-
 /// The buffers of one launch, by name: turns views into the pointers that a parameter structure holds. The emulator checks every
-/// access of the kernel against them; a CUDA device takes no notice.
+/// access of the kernel against them. For a device nothing is kept, nor allocated.
 #[derive(Debug)]
 pub struct Arguments {
     alias: usize,
-    count: usize,
-    ranges: [BufferRange; MAX_BUFFERS],
+    ranges: Vec<BufferRange>,
 }
 
 /// One buffer of a launch: rows of `row_bytes`, `stride_bytes` apart (equal where there is no gap), `bytes` in all.
@@ -112,19 +108,19 @@ pub struct BufferRange {
 impl Arguments {
     /// No buffers yet.
     pub fn new<E: Executor>() -> Arguments {
-        Arguments { alias: E::ALIAS, count: 0, ranges: [BufferRange::default(); MAX_BUFFERS] }
+        Arguments { alias: E::ALIAS, ranges: Vec::new() }
     }
 
-    /// The buffers so far.
+    /// The buffers so far, for the emulator.
     pub fn ranges(&self) -> &[BufferRange] {
-        &self.ranges[..self.count]
+        &self.ranges
     }
 
     fn add(&mut self, range: BufferRange) -> usize {
-        // A launch has as many buffers as its parameter structure has pointers, which is known when the launch is written.
-        assert!(self.count < MAX_BUFFERS, "more than {MAX_BUFFERS} buffers in one launch");
-        self.ranges[self.count] = range;
-        self.count += 1;
+        // Where kernels see the real addresses, nobody asks for the ranges.
+        if self.alias != 0 {
+            self.ranges.push(range);
+        }
         range.address.wrapping_add(self.alias)
     }
 

@@ -6,6 +6,7 @@ pub mod bandwidth;
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
 pub(crate) mod echo;
+mod ema;
 #[cfg(feature = "emulate")]
 pub mod emulator;
 pub mod executor;
@@ -149,6 +150,62 @@ impl<E: Executor> Backend for E {
         call: crate::advantage::Call<'_, E::Memory>,
     ) -> Result<()> {
         advantage::group_advantages(self, stream, config, groups, call)
+    }
+    fn batch_moments(
+        &self,
+        stream: &E::Stream,
+        pass: crate::advantage::Pass,
+        call: crate::advantage::Moments<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::batch_moments(self, stream, pass, call)
+    }
+    fn batch_whiten(
+        &self,
+        stream: &E::Stream,
+        config: &crate::advantage::Whitening,
+        call: crate::advantage::Whiten<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::batch_whiten(self, stream, config, call)
+    }
+    fn count_tokens(
+        &self,
+        stream: &E::Stream,
+        plan: &Plan<E>,
+        call: crate::advantage::CountTokens<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::count_tokens(self, stream, plan, call)
+    }
+    fn token_advantages(
+        &self,
+        stream: &E::Stream,
+        config: &crate::advantage::TokenEstimator,
+        plan: &Plan<E>,
+        call: crate::advantage::TokenCall<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::token_advantages(self, stream, config, plan, call)
+    }
+    fn token_baseline(
+        &self,
+        stream: &E::Stream,
+        config: &crate::advantage::TokenBaseline,
+        plan: &crate::advantage::BaselinePlan<E>,
+        call: crate::advantage::BaselineCall<'_, E::Memory>,
+    ) -> Result<()> {
+        advantage::token_baseline(self, stream, config, plan, call)
+    }
+    fn doubly_robust(&self, stream: &E::Stream, call: crate::advantage::DoublyRobust<'_, E::Memory>) -> Result<()> {
+        advantage::doubly_robust(self, stream, call)
+    }
+
+    // ---- ema --------------------------------------------------------------------------------------------------------
+
+    fn ema(
+        &self,
+        stream: &E::Stream,
+        step: &crate::ema::Step,
+        call: crate::ema::Call<'_, '_, E::Memory>,
+    ) -> Result<()> {
+        ema::ema(self, stream, step, call)
     }
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------

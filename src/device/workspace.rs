@@ -1,6 +1,6 @@
 //! How much scratch memory a call needs, and what lies where in it.
 
-use crate::abi::MOERL_TALLY;
+use crate::abi::{MOERL_MOMENTS_TILE, MOERL_TALLY};
 use crate::memory::{Memory, ViewMut};
 
 /// The parts of the workspace of [`objective`](crate::objective), as byte offsets from a multiple of 16.
@@ -14,6 +14,12 @@ pub(crate) struct ObjectiveWorkspace {
 }
 
 const ALIGNMENT: usize = 16;
+
+/// The `end` bytes of a workspace from its first multiple of 16 on.
+fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, end: usize) -> ViewMut<'_, u8, M> {
+    let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
+    workspace.slice(skipped..skipped + end)
+}
 
 /// Nodes of a tree with 32 branches over `leaves`, without the leaves.
 fn nodes(leaves: usize) -> usize {
@@ -78,7 +84,164 @@ impl ObjectiveWorkspace {
 
     /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
     pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
-        let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
-        workspace.slice(skipped..skipped + self.end())
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`group_advantages`](crate::Backend::group_advantages), for groups in chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupWorkspace {
+    chunks: usize,
+}
+
+impl GroupWorkspace {
+    pub(crate) fn of(chunks: usize) -> GroupWorkspace {
+        GroupWorkspace { chunks }
+    }
+
+    /// u32 per chunk: cleared before a launch counts on them.
+    pub(crate) fn tickets(&self) -> usize {
+        0
+    }
+    /// Six f64 per chunk.
+    pub(crate) fn sums(&self) -> usize {
+        (self.chunks * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// One f64 per chunk.
+    pub(crate) fn squares(&self) -> usize {
+        self.sums() + self.chunks * 48
+    }
+    /// 32 bytes per chunk.
+    pub(crate) fn scales(&self) -> usize {
+        self.squares() + self.chunks * 8
+    }
+    fn end(&self) -> usize {
+        self.scales() + self.chunks * 32
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        if self.chunks == 0 { 0 } else { self.end() + ALIGNMENT }
+    }
+
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`batch_moments`](crate::Backend::batch_moments).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MomentsWorkspace {
+    tiles: usize,
+}
+
+impl MomentsWorkspace {
+    pub(crate) fn of(len: usize) -> MomentsWorkspace {
+        MomentsWorkspace { tiles: len.div_ceil(MOERL_MOMENTS_TILE as usize).max(1) }
+    }
+
+    /// How many blocks take a tile: one also where there is nothing to add up, for sums of 0 are to be written.
+    pub(crate) fn tiles(&self) -> usize {
+        self.tiles
+    }
+    /// One u32: cleared before a launch counts on it. The records follow.
+    pub(crate) fn ticket(&self) -> usize {
+        0
+    }
+    /// Two f64 per tile.
+    pub(crate) fn records(&self) -> usize {
+        ALIGNMENT
+    }
+    fn end(&self) -> usize {
+        self.records() + self.tiles * 16
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`token_advantages`](crate::Backend::token_advantages).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TokenWorkspace {
+    units: usize,
+}
+
+impl TokenWorkspace {
+    pub(crate) fn of(units: usize) -> TokenWorkspace {
+        TokenWorkspace { units }
+    }
+
+    /// u32 per unit: cleared before a launch counts on them.
+    pub(crate) fn tickets(&self) -> usize {
+        0
+    }
+    /// 40 bytes per unit: what a tile makes of the state to its right.
+    pub(crate) fn maps(&self) -> usize {
+        (self.units * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// 16 bytes per unit: that state.
+    pub(crate) fn carries(&self) -> usize {
+        self.maps() + self.units * 40
+    }
+    fn end(&self) -> usize {
+        self.carries() + self.units * 16
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`token_baseline`](crate::Backend::token_baseline).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BaselineWorkspace {
+    tokens: usize,
+    segments: usize,
+    units: usize,
+}
+
+impl BaselineWorkspace {
+    pub(crate) fn of(tokens: usize, segments: usize, units: usize) -> BaselineWorkspace {
+        BaselineWorkspace { tokens, segments, units }
+    }
+
+    /// u32 per unit: cleared before a launch counts on them, with the counts.
+    pub(crate) fn tickets(&self) -> usize {
+        0
+    }
+    /// u32 per segment: its counted tokens.
+    pub(crate) fn counts(&self) -> usize {
+        self.units * 4
+    }
+    /// 16 bytes per unit: what the tiles before one sum to.
+    pub(crate) fn energies(&self) -> usize {
+        (self.counts() + self.segments * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// f64 per token.
+    pub(crate) fn cumulative(&self) -> usize {
+        self.energies() + self.units * 16
+    }
+    /// u32 per token.
+    pub(crate) fn positions(&self) -> usize {
+        self.cumulative() + self.tokens * 8
+    }
+    fn end(&self) -> usize {
+        self.positions() + self.tokens * 4
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
     }
 }

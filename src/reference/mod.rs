@@ -1,6 +1,7 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod ema;
 mod expert_ledger;
 mod gate;
 mod logprob;
@@ -150,6 +151,57 @@ impl Backend for Reference {
         call: crate::advantage::Call<'_, Host>,
     ) -> Result<()> {
         advantage::group_advantages(config, groups, call)
+    }
+    fn batch_moments(
+        &self,
+        (): &(),
+        pass: crate::advantage::Pass,
+        call: crate::advantage::Moments<'_, Host>,
+    ) -> Result<()> {
+        advantage::batch_moments(pass, call)
+    }
+    fn batch_whiten(
+        &self,
+        (): &(),
+        config: &crate::advantage::Whitening,
+        call: crate::advantage::Whiten<'_, Host>,
+    ) -> Result<()> {
+        advantage::batch_whiten(config, call)
+    }
+    fn count_tokens(
+        &self,
+        (): &(),
+        plan: &Plan<Reference>,
+        call: crate::advantage::CountTokens<'_, Host>,
+    ) -> Result<()> {
+        advantage::count_tokens(plan, call)
+    }
+    fn token_advantages(
+        &self,
+        (): &(),
+        config: &crate::advantage::TokenEstimator,
+        plan: &Plan<Reference>,
+        call: crate::advantage::TokenCall<'_, Host>,
+    ) -> Result<()> {
+        advantage::token_advantages(config, plan, call)
+    }
+    fn token_baseline(
+        &self,
+        (): &(),
+        config: &crate::advantage::TokenBaseline,
+        plan: &crate::advantage::BaselinePlan<Reference>,
+        call: crate::advantage::BaselineCall<'_, Host>,
+    ) -> Result<()> {
+        advantage::token_baseline(config, plan, call)
+    }
+    fn doubly_robust(&self, (): &(), call: crate::advantage::DoublyRobust<'_, Host>) -> Result<()> {
+        advantage::doubly_robust(call)
+    }
+
+    // ---- ema --------------------------------------------------------------------------------------------------------
+
+    fn ema(&self, (): &(), step: &crate::ema::Step, call: crate::ema::Call<'_, '_, Host>) -> Result<()> {
+        ema::ema(step, call)
     }
 
     // ---- expert_ledger ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 //! | UNSUPPORTED | a producer, function, option or feature that this version does not know |
 //! | FAIL | a quantity outside its tolerance, a missing tensor, or an error of the operation |
 
+mod advantage;
 mod gate;
 mod logprob;
 mod objective;
@@ -170,6 +171,7 @@ pub struct Case<'a> {
 /// Why a case has no PASS. The functions that run cases use it with `?`.
 #[derive(Debug)]
 enum Stop {
+    Differs(String),
     Unsupported(String),
     Fail(String),
 }
@@ -199,11 +201,13 @@ impl<'a> Case<'a> {
         let outcome = match self.family {
             Family::Gate => gate::check(backend, self),
             Family::Logprob => logprob::check(backend, self),
+            Family::Objective if self.text("family") == Some("advantage") => advantage::check(backend, self),
             Family::Objective => objective::check(backend, self),
             Family::Step => unsupported("a step file needs no list of cases"),
         };
         let verdict = match outcome {
             Ok(compared) => compared.verdict(),
+            Err(Stop::Differs(reason)) => Verdict::Differs(reason),
             Err(Stop::Unsupported(reason)) => Verdict::Unsupported(reason),
             Err(Stop::Fail(reason)) => Verdict::Fail(reason),
         };

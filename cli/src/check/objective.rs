@@ -1,14 +1,13 @@
-//! Family objective: losses with their gradients, and advantages.
+//! Family objective: losses with their gradients.
 //!
 //! A producer's convention is part of the meaning of its configuration (which rows a mean counts, where a log-ratio is clamped), so
 //! producers are known by name: verl, trl, liger-kernel, paper. Tensors: `BATCH/cu_seqlens`, `loss_mask`, `logp_new`, `logp_old`,
-//! `group`, `reward`, the advantages and weights that the case names; expected `ID/grad` or `ID/advantage`, and the loss in the case.
+//! the advantages and weights that the case names; expected `ID/grad`, and the loss in the case.
 
 use moerl::Backend;
-use moerl::objective::{Aggregation, Cap, Clip, Config as Objective, Groups, Saturation, Segments, Variant};
+use moerl::objective::{Aggregation, Cap, Clip, Config as Objective, Saturation, Segments, Variant};
 
 use super::{Case, Compared, Config, Stop, Tolerance, unsupported};
-use crate::advantage;
 use crate::clock::Clock;
 use crate::objective::{Counts, HostAdvantages, Inputs, run};
 
@@ -19,7 +18,6 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
         ("verl", "policy_loss") => loss(backend, case, verl),
         ("trl" | "liger-kernel", "grpo_loss") => loss(backend, case, trl),
         ("paper", "gspo_paper") => loss(backend, case, paper),
-        ("verl", "advantage") => advantages(backend, case),
         ("verl" | "trl" | "liger-kernel" | "paper", _) => unsupported(format!("{kind} of {}", case.producer_name())),
         (producer, _) => unsupported(format!("producer {producer}, whose conventions are not known")),
     }
@@ -314,35 +312,4 @@ fn clip(config: &Config<'_>, low: &str, high: &str) -> Result<Clip, Stop> {
         Some((low, high)) => Ok(Clip::new(low, high)),
         None => Err(Stop::Fail(format!("the configuration has no {low} and {high}"))),
     }
-}
-
-/// A group's mean and deviation are formed in f64 and the quotient rounded once; the producer's was cast to f32 as well. The absolute
-/// part is for groups of equal rewards, exactly 0 here: the producer divides the rounding of its mean by ε.
-const ADVANTAGE: Tolerance = Tolerance { relative: 1e-6, absolute: 1e-6 };
-
-/// verl's `compute_grpo_outcome_advantage`: one value per token, 0 where the mask is.
-fn advantages<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop> {
-    let std = match case.text("function") {
-        Some("grpo") => true,
-        Some("grpo_nostd") => false,
-        other => return unsupported(format!("advantage {}", other.unwrap_or("without a function"))),
-    };
-    let config = case.config(&["norm_adv_by_std_in_grpo"])?;
-    if config.get("norm_adv_by_std_in_grpo").is_some() && config.flag("norm_adv_by_std_in_grpo") != std {
-        return Err(Stop::Fail("norm_adv_by_std_in_grpo contradicts the function".into()));
-    }
-    let (data, batch) = Data::new(case)?;
-    let s = data.segments.len();
-    let groups = Groups::from_ids(&case.values::<i32>(&format!("{batch}/group"), s)?);
-    let rewards = case.values::<f32>(&format!("{batch}/reward"), s)?;
-    let convention = moerl::advantage::Config::verl(std);
-    let found = advantage::run(backend, &backend.stream()?, &convention, &groups, &rewards, &mut Clock::default())?;
-    let mut by_token = Vec::with_capacity(data.mask.len());
-    for (segment, range) in data.segments.ranges().enumerate() {
-        by_token.extend(range.map(|u| if data.mask[u] != 0 { found[segment] } else { 0.0 }));
-    }
-    let expected = case.values::<f32>(&format!("{}/advantage", case.id), by_token.len())?;
-    let mut compared = Compared::default();
-    compared.close("advantage", &by_token, &expected, ADVANTAGE);
-    Ok(compared)
 }

@@ -15,6 +15,7 @@ use moerl::objective::Groups;
 use moerl::{Backend, gate, logprob};
 
 use super::{Compared, Record, Stop, Tolerance, Verdict};
+use crate::advantage::{Estimator, Rewards};
 use crate::arguments::Family;
 use crate::clock::Clock;
 use crate::failure::Result;
@@ -58,6 +59,7 @@ pub(super) fn records<B: Backend>(backend: &B, path: &Path, chosen: &dyn Fn(&str
         let Some(expected) = file.tensor(name).filter(|_| chosen(&id)) else { continue };
         let verdict = match run(&Expectation { context: &context, expected }) {
             Ok(compared) => compared.verdict(),
+            Err(Stop::Differs(reason)) => Verdict::Differs(reason),
             Err(Stop::Unsupported(reason)) => Verdict::Unsupported(reason),
             Err(Stop::Fail(reason)) => Verdict::Fail(reason),
         };
@@ -171,11 +173,12 @@ impl<B: Backend> Expectation<'_, B> {
         else {
             return Err(Stop::Fail(format!("tensor reward is {}, group is needed too", reward.describe())));
         };
-        let config = moerl::advantage::Config::default();
+        let estimator = Estimator::Group(moerl::advantage::Config::default());
         let (backend, stream) = (self.context.backend, &self.context.stream);
         let rewards = reward.all::<f32>();
         let groups = Groups::from_ids(&group);
-        let found = crate::advantage::run(backend, stream, &config, &groups, &rewards, &mut Clock::default())?;
+        let inputs = Rewards { groups: &groups, rewards: &rewards, lengths: None };
+        let found = crate::advantage::run(backend, stream, &estimator, &inputs, &mut Clock::default())?;
         let mut compared = Compared::default();
         compared.close("", &found, &self.floats(s)?, ADVANTAGE);
         Ok(compared)

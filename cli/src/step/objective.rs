@@ -9,6 +9,7 @@ use moerl::objective::{Aggregation, Algorithm, Cap, Config, Groups, NonFinite, S
 use moerl::{Backend, Reference};
 
 use super::{Context, Stage, largest_difference};
+use crate::advantage::{Estimator, Rewards};
 use crate::arguments::{self, AggregationName, AnchorName, NonfiniteName, ObjectiveName, Switch};
 use crate::clock::Clock;
 use crate::failure::{Failure, Result};
@@ -128,10 +129,11 @@ pub fn advantages<'a, B: Backend>(context: &Context<'a, B>, plan: &Plan) -> Resu
     };
     let groups = Groups::from_ids(&context.file.group().unwrap_or_default());
     let mut stage = Stage::new("advantage", rewards.len());
-    let config = &plan.advantage;
-    let found = crate::advantage::run(context.backend, &context.stream, config, &groups, &rewards, &mut stage.clock)?;
+    let estimator = Estimator::Group(plan.advantage);
+    let inputs = Rewards { groups: &groups, rewards: &rewards, lengths: None };
+    let found = crate::advantage::run(context.backend, &context.stream, &estimator, &inputs, &mut stage.clock)?;
     if context.compare {
-        let exact = crate::advantage::run(&Reference, &(), config, &groups, &rewards, &mut Clock::default())?;
+        let exact = crate::advantage::run(&Reference, &(), &estimator, &inputs, &mut Clock::default())?;
         stage.differs("advantages", largest_difference(&found, &exact));
     }
     Ok((Owned::PerSegment(found.into()), Some(stage)))

@@ -890,21 +890,26 @@ struct MoerlGateForward {
     float* selected_logits;
     float* lse;
     uint64_t* errors;
+    const float* expert_scale;
+    void* record_ids;
+    float* cutoff;           // not of the kernels for many rows
     uint64_t rows;
     uint64_t forced_rows;
     int64_t router_logits_stride;
     int64_t forced_ids_stride;
     int64_t topk_weights_stride;
+    int64_t record_ids_stride;
     struct MoerlGateRouter router;
     uint32_t forced_ids_element;
     uint32_t topk_weights_element;
+    uint32_t record_ids_element;
     int32_t sentinel;
     uint32_t missing;        // MoerlGatePolicy
     uint32_t bad;            // MoerlGatePolicy
     uint32_t group_size;     // experts of a group; all of them: no limit
     uint32_t admitted_groups;
     uint32_t group_top;
-    uint32_t stage_bytes;    // a row's place in shared memory, a multiple of 16; 0: rows stay in registers
+    uint32_t stage_bytes;    // a row's place in shared memory (a warp's, in the kernels for many rows), a multiple of 16; 0: rows stay in registers
     uint32_t tag;
     // 0 or 1
     uint8_t has_sentinel;
@@ -912,7 +917,24 @@ struct MoerlGateForward {
     uint8_t missing_is_fault;
     uint8_t sentinel_filler;
     uint8_t scored;          // selection goes by score + bias, not by the logit
-    uint8_t reserved[3];
+    uint8_t wide_stores;     // of the kernels for many rows: slots may be stored several at a time
+    uint8_t reserved[6];
+};
+
+// What a forward call chose, as maps over all experts.
+struct MoerlGateMaps {
+    const int32_t* topk_ids;
+    const void* topk_weights;
+    void* dense_probs;
+    uint8_t* bytemap;
+    uint8_t* bitmap;
+    uint64_t rows;
+    int64_t topk_weights_stride;
+    int64_t dense_probs_stride;
+    uint32_t topk_weights_element;
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t reserved;
 };
 
 #define MOERL_PANEL 256  // rows whose column sums are made in f32, before they are merged in f64

@@ -3,11 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x03e810d30cccacb1;
-pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
-pub const ABI_DIGEST: u64 = 0x06d8314e9314b2f2;
-pub const ABI_DIGEST: u64 = 0x1fa3e9e0e68f4932;
-pub const ABI_DIGEST: u64 = 0x26d605e8a7e2bd6d;
+pub const ABI_DIGEST: u64 = 0x058a255f3503a878;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -30,7 +26,6 @@ pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
 pub const MOERL_PANEL: u32 = 256;
-pub const MOERL_TALLY: u32 = 32;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
 pub const MOERL_MAX_SHARDS: u32 = 64;
@@ -1442,14 +1437,19 @@ pub struct MoerlGateForward {
     pub selected_logits: *mut f32,
     pub lse: *mut f32,
     pub errors: *mut u64,
+    pub expert_scale: *const f32,
+    pub record_ids: *mut ::core::ffi::c_void,
+    pub cutoff: *mut f32,
     pub rows: u64,
     pub forced_rows: u64,
     pub router_logits_stride: i64,
     pub forced_ids_stride: i64,
     pub topk_weights_stride: i64,
+    pub record_ids_stride: i64,
     pub router: MoerlGateRouter,
     pub forced_ids_element: u32,
     pub topk_weights_element: u32,
+    pub record_ids_element: u32,
     pub sentinel: i32,
     pub missing: u32,
     pub bad: u32,
@@ -1463,11 +1463,12 @@ pub struct MoerlGateForward {
     pub missing_is_fault: u8,
     pub sentinel_filler: u8,
     pub scored: u8,
-    pub reserved: [u8; 3usize],
+    pub wide_stores: u8,
+    pub reserved: [u8; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 216usize];
+    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 256usize];
     ["Alignment of MoerlGateForward"][::core::mem::align_of::<MoerlGateForward>() - 8usize];
     ["Offset of field: MoerlGateForward::router_logits"]
         [::core::mem::offset_of!(MoerlGateForward, router_logits) - 0usize];
@@ -1485,40 +1486,86 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateForward, selected_logits) - 72usize];
     ["Offset of field: MoerlGateForward::lse"][::core::mem::offset_of!(MoerlGateForward, lse) - 80usize];
     ["Offset of field: MoerlGateForward::errors"][::core::mem::offset_of!(MoerlGateForward, errors) - 88usize];
-    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 96usize];
+    ["Offset of field: MoerlGateForward::expert_scale"]
+        [::core::mem::offset_of!(MoerlGateForward, expert_scale) - 96usize];
+    ["Offset of field: MoerlGateForward::record_ids"][::core::mem::offset_of!(MoerlGateForward, record_ids) - 104usize];
+    ["Offset of field: MoerlGateForward::cutoff"][::core::mem::offset_of!(MoerlGateForward, cutoff) - 112usize];
+    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 120usize];
     ["Offset of field: MoerlGateForward::forced_rows"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 104usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 128usize];
     ["Offset of field: MoerlGateForward::router_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 112usize];
+        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 136usize];
     ["Offset of field: MoerlGateForward::forced_ids_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 120usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 144usize];
     ["Offset of field: MoerlGateForward::topk_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 128usize];
-    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 136usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 152usize];
+    ["Offset of field: MoerlGateForward::record_ids_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_stride) - 160usize];
+    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 168usize];
     ["Offset of field: MoerlGateForward::forced_ids_element"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 168usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 200usize];
     ["Offset of field: MoerlGateForward::topk_weights_element"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 172usize];
-    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 176usize];
-    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 180usize];
-    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 184usize];
-    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 188usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 204usize];
+    ["Offset of field: MoerlGateForward::record_ids_element"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_element) - 208usize];
+    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 212usize];
+    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 216usize];
+    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 220usize];
+    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 224usize];
     ["Offset of field: MoerlGateForward::admitted_groups"]
-        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 192usize];
-    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 196usize];
+        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 228usize];
+    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 232usize];
     ["Offset of field: MoerlGateForward::stage_bytes"]
-        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 200usize];
-    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 204usize];
+        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 236usize];
+    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 240usize];
     ["Offset of field: MoerlGateForward::has_sentinel"]
-        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 208usize];
+        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 244usize];
     ["Offset of field: MoerlGateForward::zeros_are_missing"]
-        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 209usize];
+        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 245usize];
     ["Offset of field: MoerlGateForward::missing_is_fault"]
-        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 210usize];
+        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 246usize];
     ["Offset of field: MoerlGateForward::sentinel_filler"]
-        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 211usize];
-    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 212usize];
-    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 213usize];
+        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 247usize];
+    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 248usize];
+    ["Offset of field: MoerlGateForward::wide_stores"]
+        [::core::mem::offset_of!(MoerlGateForward, wide_stores) - 249usize];
+    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 250usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateMaps {
+    pub topk_ids: *const i32,
+    pub topk_weights: *const ::core::ffi::c_void,
+    pub dense_probs: *mut ::core::ffi::c_void,
+    pub bytemap: *mut u8,
+    pub bitmap: *mut u8,
+    pub rows: u64,
+    pub topk_weights_stride: i64,
+    pub dense_probs_stride: i64,
+    pub topk_weights_element: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateMaps"][::core::mem::size_of::<MoerlGateMaps>() - 80usize];
+    ["Alignment of MoerlGateMaps"][::core::mem::align_of::<MoerlGateMaps>() - 8usize];
+    ["Offset of field: MoerlGateMaps::topk_ids"][::core::mem::offset_of!(MoerlGateMaps, topk_ids) - 0usize];
+    ["Offset of field: MoerlGateMaps::topk_weights"][::core::mem::offset_of!(MoerlGateMaps, topk_weights) - 8usize];
+    ["Offset of field: MoerlGateMaps::dense_probs"][::core::mem::offset_of!(MoerlGateMaps, dense_probs) - 16usize];
+    ["Offset of field: MoerlGateMaps::bytemap"][::core::mem::offset_of!(MoerlGateMaps, bytemap) - 24usize];
+    ["Offset of field: MoerlGateMaps::bitmap"][::core::mem::offset_of!(MoerlGateMaps, bitmap) - 32usize];
+    ["Offset of field: MoerlGateMaps::rows"][::core::mem::offset_of!(MoerlGateMaps, rows) - 40usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_stride) - 48usize];
+    ["Offset of field: MoerlGateMaps::dense_probs_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, dense_probs_stride) - 56usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_element"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_element) - 64usize];
+    ["Offset of field: MoerlGateMaps::experts"][::core::mem::offset_of!(MoerlGateMaps, experts) - 68usize];
+    ["Offset of field: MoerlGateMaps::top_k"][::core::mem::offset_of!(MoerlGateMaps, top_k) - 72usize];
+    ["Offset of field: MoerlGateMaps::reserved"][::core::mem::offset_of!(MoerlGateMaps, reserved) - 76usize];
 };
 pub const MOERL_ROUTER_BALANCE: MoerlRouterTerm = 0;
 pub const MOERL_ROUTER_Z: MoerlRouterTerm = 1;
@@ -1808,59 +1855,59 @@ pub struct MoerlGateTelemetry {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateTelemetry"][::core::mem::size_of::<MoerlGateTelemetry>() - 432usize];
+    ["Size of MoerlGateTelemetry"][::core::mem::size_of::<MoerlGateTelemetry>() - 472usize];
     ["Alignment of MoerlGateTelemetry"][::core::mem::align_of::<MoerlGateTelemetry>() - 8usize];
     ["Offset of field: MoerlGateTelemetry::forward"][::core::mem::offset_of!(MoerlGateTelemetry, forward) - 0usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights) - 216usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights) - 256usize];
     ["Offset of field: MoerlGateTelemetry::ref_logits"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits) - 224usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits) - 264usize];
     ["Offset of field: MoerlGateTelemetry::old_topk_ids"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, old_topk_ids) - 232usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_topk_ids) - 272usize];
     ["Offset of field: MoerlGateTelemetry::old_logprob_sel"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, old_logprob_sel) - 240usize];
-    ["Offset of field: MoerlGateTelemetry::overlap"][::core::mem::offset_of!(MoerlGateTelemetry, overlap) - 248usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_logprob_sel) - 280usize];
+    ["Offset of field: MoerlGateTelemetry::overlap"][::core::mem::offset_of!(MoerlGateTelemetry, overlap) - 288usize];
     ["Offset of field: MoerlGateTelemetry::overlap_hist"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, overlap_hist) - 256usize];
-    ["Offset of field: MoerlGateTelemetry::changed"][::core::mem::offset_of!(MoerlGateTelemetry, changed) - 264usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, overlap_hist) - 296usize];
+    ["Offset of field: MoerlGateTelemetry::changed"][::core::mem::offset_of!(MoerlGateTelemetry, changed) - 304usize];
     ["Offset of field: MoerlGateTelemetry::changed_layers"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, changed_layers) - 272usize];
-    ["Offset of field: MoerlGateTelemetry::replaced"][::core::mem::offset_of!(MoerlGateTelemetry, replaced) - 280usize];
-    ["Offset of field: MoerlGateTelemetry::margin"][::core::mem::offset_of!(MoerlGateTelemetry, margin) - 288usize];
-    ["Offset of field: MoerlGateTelemetry::deficit"][::core::mem::offset_of!(MoerlGateTelemetry, deficit) - 296usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, changed_layers) - 312usize];
+    ["Offset of field: MoerlGateTelemetry::replaced"][::core::mem::offset_of!(MoerlGateTelemetry, replaced) - 320usize];
+    ["Offset of field: MoerlGateTelemetry::margin"][::core::mem::offset_of!(MoerlGateTelemetry, margin) - 328usize];
+    ["Offset of field: MoerlGateTelemetry::deficit"][::core::mem::offset_of!(MoerlGateTelemetry, deficit) - 336usize];
     ["Offset of field: MoerlGateTelemetry::forced_mass"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, forced_mass) - 304usize];
-    ["Offset of field: MoerlGateTelemetry::gate_l1"][::core::mem::offset_of!(MoerlGateTelemetry, gate_l1) - 312usize];
-    ["Offset of field: MoerlGateTelemetry::set_kl"][::core::mem::offset_of!(MoerlGateTelemetry, set_kl) - 320usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, forced_mass) - 344usize];
+    ["Offset of field: MoerlGateTelemetry::gate_l1"][::core::mem::offset_of!(MoerlGateTelemetry, gate_l1) - 352usize];
+    ["Offset of field: MoerlGateTelemetry::set_kl"][::core::mem::offset_of!(MoerlGateTelemetry, set_kl) - 360usize];
     ["Offset of field: MoerlGateTelemetry::router_kl"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, router_kl) - 328usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, router_kl) - 368usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl) - 336usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl) - 376usize];
     ["Offset of field: MoerlGateTelemetry::logprob_sel"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, logprob_sel) - 344usize];
-    ["Offset of field: MoerlGateTelemetry::shift"][::core::mem::offset_of!(MoerlGateTelemetry, shift) - 352usize];
-    ["Offset of field: MoerlGateTelemetry::counts"][::core::mem::offset_of!(MoerlGateTelemetry, counts) - 360usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, logprob_sel) - 384usize];
+    ["Offset of field: MoerlGateTelemetry::shift"][::core::mem::offset_of!(MoerlGateTelemetry, shift) - 392usize];
+    ["Offset of field: MoerlGateTelemetry::counts"][::core::mem::offset_of!(MoerlGateTelemetry, counts) - 400usize];
     ["Offset of field: MoerlGateTelemetry::native_counts"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, native_counts) - 368usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, native_counts) - 408usize];
     ["Offset of field: MoerlGateTelemetry::row_counts"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, row_counts) - 376usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, row_counts) - 416usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_stride) - 384usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_stride) - 424usize];
     ["Offset of field: MoerlGateTelemetry::ref_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits_stride) - 392usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits_stride) - 432usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_stride) - 400usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_stride) - 440usize];
     ["Offset of field: MoerlGateTelemetry::score_replace"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, score_replace) - 408usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, score_replace) - 448usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights_element"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_element) - 412usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_element) - 452usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl_element"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_element) - 416usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_element) - 456usize];
     ["Offset of field: MoerlGateTelemetry::tally_bytes"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, tally_bytes) - 420usize];
-    ["Offset of field: MoerlGateTelemetry::selects"][::core::mem::offset_of!(MoerlGateTelemetry, selects) - 424usize];
-    ["Offset of field: MoerlGateTelemetry::sums"][::core::mem::offset_of!(MoerlGateTelemetry, sums) - 425usize];
-    ["Offset of field: MoerlGateTelemetry::reserved"][::core::mem::offset_of!(MoerlGateTelemetry, reserved) - 426usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, tally_bytes) - 460usize];
+    ["Offset of field: MoerlGateTelemetry::selects"][::core::mem::offset_of!(MoerlGateTelemetry, selects) - 464usize];
+    ["Offset of field: MoerlGateTelemetry::sums"][::core::mem::offset_of!(MoerlGateTelemetry, sums) - 465usize];
+    ["Offset of field: MoerlGateTelemetry::reserved"][::core::mem::offset_of!(MoerlGateTelemetry, reserved) - 466usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -12,6 +12,7 @@
 
 #define MOERL_DEVICE inline __attribute__((always_inline))
 #define MOERL_UNROLL
+#define MOERL_ROLLED
 #define MOERL_SITE ::emulation::Site site = ::emulation::Site::here()
 
 // A kernel is a plain function of its parameters, and a record of it that the generated table points to.

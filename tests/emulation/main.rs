@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod broken;
+mod broken_gate;
 mod harness;
 mod logprob;
 mod meter;

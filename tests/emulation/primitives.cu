@@ -254,10 +254,25 @@ MOERL_KERNEL(binary, TestCall, 1024) {
             case 4:
                 y = from_f32_x2<bf16>(f32_of(a), f32_of(b));
                 break;
-            case 5:  // counters of 7 and 250
-                y = count_above_x2<f16>(from_f32_x2<f16>(7.0f, 250.0f), a, b);
+            case 5:
+                y = bits_of(min_nan(f32_of(a), f32_of(b)));
                 break;
             case 6:
+                y = min_nan_x2<f16>(a, b);
+                break;
+            case 7:
+                y = min_nan_x2<bf16>(a, b);
+                break;
+            case 8:
+                y = at_least_x2<f16>(a, b);
+                break;
+            case 9:
+                y = at_least_x2<bf16>(a, b);
+                break;
+            case 10:  // counters of 7 and 250
+                y = count_above_x2<f16>(from_f32_x2<f16>(7.0f, 250.0f), a, b);
+                break;
+            case 11:
                 y = count_above_x2<bf16>(from_f32_x2<bf16>(7.0f, 250.0f), a, b);
                 break;
         }

@@ -1,6 +1,6 @@
-//! Time and bytes per second of `gate`: native forward, replay forward and dense backward, at the shapes of released models. The bytes are
+//! Time and bytes per second of `gate`: native forward, replay forward, dense and compact backward, at the shapes of released models. The bytes are
 //! those that the mathematics needs: forward reads a native row's logits, or a replayed row's ids and the 32-byte sectors of its logits, and
-//! writes ids, weights and saved logits; backward reads those and writes the row.
+//! writes ids, weights and saved logits; backward reads those and writes the row, or k gradients.
 //!
 //! On a CUDA device: by events on its stream, with a cold L2 (each call takes other arrays, of more bytes in all than any L2 holds).
 //! One row (`1`) is what a launch costs. Without a device the f64 reference is timed by the clock, on few rows, and it says so.
@@ -107,6 +107,7 @@ struct Arrays<B: Backend, T: Float> {
     selected: B::Buffer<f32>,
     upstream: B::Buffer<f32>,
     gradient: B::Buffer<T>,
+    compact: B::Buffer<f32>,
 }
 
 /// Logits without a pattern: hashed bits, summed to something like a normal distribution.
@@ -134,6 +135,7 @@ impl<B: Backend, T: Float> Arrays<B, T> {
             selected: backend.allocate(stream, tokens * k)?,
             upstream: backend.upload(stream, &vec![0.5; tokens * k])?,
             gradient: backend.allocate(stream, tokens * experts)?,
+            compact: backend.allocate(stream, tokens * k)?,
         })
     }
 
@@ -157,11 +159,22 @@ impl<B: Backend, T: Float> Arrays<B, T> {
         backend.gate_forward(stream, config, call)
     }
 
-    fn backward(&mut self, backend: &B, stream: &B::Stream, config: &Config, shape: Shape) -> Result<()> {
+    fn backward(
+        &mut self,
+        backend: &B,
+        stream: &B::Stream,
+        config: &Config,
+        shape: Shape,
+        compact: bool,
+    ) -> Result<()> {
         let Shape { tokens, experts, k, .. } = shape;
         let upstream = Matrix::new(self.upstream.view(), tokens, k)?;
-        let gradient = MatrixMut::new(self.gradient.view_mut(), tokens, experts)?;
-        let call = Backward::new(upstream, self.ids.view(), self.selected.view(), gradient);
+        let (ids, selected) = (self.ids.view(), self.selected.view());
+        let call = if compact {
+            Backward::compact(upstream, ids, selected, self.compact.view_mut(), experts)
+        } else {
+            Backward::new(upstream, ids, selected, MatrixMut::new(self.gradient.view_mut(), tokens, experts)?)
+        };
         backend.gate_backward(stream, config, call)
     }
 }
@@ -203,14 +216,19 @@ fn measure<B: Backend, T: Float>(
     for set in &mut sets {
         set.forward(backend, &stream, &config, &bias, shape, false)?;
     }
-    group.throughput(Throughput::Bytes((12 * slots + row_bytes) as u64));
-    group.bench_function(BenchmarkId::new("backward", tokens), |bencher| {
-        bencher.iter_custom(|n| {
-            let mut calls =
-                || (0..n as usize).try_for_each(|i| sets[i % copies].backward(backend, &stream, &config, shape));
-            timer.time(backend, &stream, &mut calls).expect("a valid call")
+    for (name, bytes, compact) in [("backward", 12 * slots + row_bytes, false), ("backward compact", 16 * slots, true)]
+    {
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(BenchmarkId::new(name, tokens), |bencher| {
+            bencher.iter_custom(|n| {
+                let mut calls = || {
+                    (0..n as usize)
+                        .try_for_each(|i| sets[i % copies].backward(backend, &stream, &config, shape, compact))
+                };
+                timer.time(backend, &stream, &mut calls).expect("a valid call")
+            });
         });
-    });
+    }
     group.finish();
     Ok(())
 }

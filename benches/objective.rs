@@ -26,7 +26,10 @@ mod on_device {
 
     use criterion::{BenchmarkId, Criterion, Throughput};
     use moerl::device::cuda::{DeviceBuffer, Stream};
-    use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};
+    use moerl::objective::{
+        Advantages, Batch, CispoCap, Config, Denominators, Kl, KlForm, Output, Plan, Sapo, Segments, Variant,
+        workspace_bytes,
+    };
     use moerl::{Backend, Buffer, Cuda, Result, diagnostics};
 
     /// In cache, and far out of it.
@@ -49,11 +52,24 @@ mod on_device {
             x = (x + 0.618_033_988_749_895) % 1.0;
             x
         };
+        // Log-normal with mean 4096: the sum of twelve uniform numbers less six is a normal one.
+        let mut log_normal = {
+            let mut uniform = uniform.clone();
+            move || {
+                let normal = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+                (4096.0 * (normal - 0.5).exp()) as usize
+            }
+        };
+        let mut halves = {
+            let mut first = true;
+            move || if std::mem::take(&mut first) { tokens / 2 } else { 256 }
+        };
         vec![
             ("1", fill(&mut || 1)),
             ("17", fill(&mut || 17)),
             ("1-2k", fill(&mut || 1 + (uniform() * 2047.0) as usize)),
-            ("4k", fill(&mut || 4096)),
+            ("log-normal 4k", fill(&mut log_normal)),
+            ("one and 256s", fill(&mut halves)),
             ("16k", fill(&mut || 16_384)),
             ("one", fill(&mut || tokens)),
         ]
@@ -62,10 +78,14 @@ mod on_device {
     pub fn run(gpu: &Cuda, criterion: &mut Criterion) -> Result<()> {
         for tokens in TOKENS {
             for (name, lengths) in distributions(tokens) {
-                // ppo_clip: 1 byte for the count, 9 for the tokens, 4 written; gspo: 9, 1 and 4.
-                for (variant, config, per_token) in
-                    [("ppo_clip", Config::ppo_clip(0.2, 0.28), 14), ("gspo", Config::gspo(3e-4, 4e-4), 14)]
-                {
+                // ppo_clip: 1 byte for the count, 9 for the tokens, 4 written; gspo: 9, 1 and 4; the divergence reads l and r again.
+                for (variant, config, per_token) in [
+                    ("ppo_clip", Config::ppo_clip(0.2, 0.28), 14),
+                    ("gspo", Config::gspo(3e-4, 4e-4), 14),
+                    ("gspo+k3", Config::gspo(3e-4, 4e-4).with_kl(Kl::new(0.01, KlForm::K3)), 22),
+                    ("cispo", Config::cispo(CispoCap::Raw { max: 5.0 }), 14),
+                    ("sapo", Config::new(Variant::Sapo(Sapo::default())), 14),
+                ] {
                     for with_diagnostics in [false, true] {
                         let suffix = if with_diagnostics { "+diagnostics" } else { "" };
                         let bytes = (tokens * per_token + lengths.len() * 12) as u64;
@@ -104,6 +124,7 @@ mod on_device {
         plan: Plan<Cuda>,
         logprobs: DeviceBuffer<f32>,
         old_logprobs: DeviceBuffer<f32>,
+        ref_logprobs: DeviceBuffer<f32>,
         advantages: DeviceBuffer<f32>,
         loss_mask: DeviceBuffer<u8>,
         loss: DeviceBuffer<f64>,
@@ -124,6 +145,7 @@ mod on_device {
                 plan,
                 logprobs: gpu.upload(stream, &new)?,
                 old_logprobs: gpu.upload(stream, &old)?,
+                ref_logprobs: gpu.upload(stream, &old)?,
                 advantages: gpu.upload(stream, &advantages)?,
                 loss_mask: gpu.upload(stream, &vec![1; tokens])?,
                 loss: gpu.allocate(stream, 1)?,
@@ -137,6 +159,7 @@ mod on_device {
             let denominators = Denominators::global(segments.tokens() as u64, segments.len() as u64);
             let batch = Batch {
                 old_logprobs: Some(self.old_logprobs.view()),
+                ref_logprobs: config.kl.map(|_| self.ref_logprobs.view()),
                 loss_mask: Some(self.loss_mask.view()),
                 ..Batch::new(self.logprobs.view(), Advantages::PerSegment(self.advantages.view()), denominators)
             };

@@ -10,6 +10,8 @@
 //   shared memory  MOERL_SHARED(type, name, count)  MOERL_DYNAMIC_SHARED(type, name)  shared_atomic_*     (plain dereference is right here)
 //   block          sync_block() sync_block_or(p) sync_block_and(p) sync_block_count(p)
 //   warp           sync_warp shuffle shuffle_xor shuffle_up shuffle_down ballot any all match_any reduce_{add,min,max}_u32
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of is_finite popcount ...
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> count_above_x2<bf16|f16> to_f32 from_f32 bits_of f32_of popcount ...
 //   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of popcount ...
 //
 // A pointer that arrives in a parameter structure is GLOBAL: only the helpers may follow it (under emulation it lies in an
@@ -134,6 +136,7 @@ MOERL_DEVICE void fence_device() { __threadfence(); }
 MOERL_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
 MOERL_DEVICE uint32_t shared_atomic_min(uint32_t* p, uint32_t v) { return atomicMin(p, v); }
 MOERL_DEVICE uint32_t shared_atomic_max(uint32_t* p, uint32_t v) { return atomicMax(p, v); }
+MOERL_DEVICE uint32_t shared_atomic_or(uint32_t* p, uint32_t v) { return atomicOr(p, v); }
 MOERL_DEVICE uint64_t shared_atomic_min(uint64_t* p, uint64_t v) { return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v)); }
 
 // A copy from global to shared memory that the thread does not wait for; both at a BYTES boundary.
@@ -207,6 +210,30 @@ template <> MOERL_DEVICE uint32_t max_nan_x2<f16>(uint32_t a, uint32_t b) {
     return r;
 }
 
+// Two counters of type T in one word; each goes up by 1 where its half of `words` is above its half of `thresholds`. Exact up to 256.
+template <class T> MOERL_DEVICE uint32_t count_above_x2(uint32_t counts, uint32_t words, uint32_t thresholds);
+template <> MOERL_DEVICE uint32_t count_above_x2<f16>(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    uint32_t ones, r;
+    asm("set.gt.f16x2.f16x2 %0, %1, %2;" : "=r"(ones) : "r"(words), "r"(thresholds));
+    asm("add.f16x2 %0, %1, %2;" : "=r"(r) : "r"(counts), "r"(ones));
+    return r;
+}
+template <> MOERL_DEVICE uint32_t count_above_x2<bf16>(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    uint32_t r;
+#if __CUDA_ARCH__ >= 900
+    uint32_t ones;
+    asm("set.gt.bf16x2.bf16x2 %0, %1, %2;" : "=r"(ones) : "r"(words), "r"(thresholds));
+    asm("add.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(counts), "r"(ones));
+#else
+    // A bf16 is the upper half of an f32. 0x3f80 is 1, of each half.
+    const bool low = __uint_as_float(words << 16) > __uint_as_float(thresholds << 16);
+    const bool high = __uint_as_float(words & 0xffff0000u) > __uint_as_float(thresholds & 0xffff0000u);
+    const uint32_t ones = (low ? 0x3f80u : 0u) | (high ? 0x3f800000u : 0u);
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(ones), "r"(0x3f803f80u), "r"(counts));
+#endif
+    return r;
+}
+
 // Widening is exact; narrowing rounds to nearest, ties to even.
 MOERL_DEVICE float to_f32(float x) { return x; }
 MOERL_DEVICE float to_f32(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
@@ -241,3 +268,7 @@ template <> MOERL_DEVICE uint32_t from_f32_x2<f16>(float low, float high) {
 }
 
 #endif
+
+// ---- of both ------------------------------------------------------------------------------------------------------------
+// Neither NaN nor infinite.
+MOERL_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

@@ -1,14 +1,12 @@
-// Top-k expert gating with forced route replay: forward and backward.
+// Top-k expert gating with forced route replay: forward. Backward is in gate_backward.cu.
 //
 // For every token t with logits x[E]: k experts S and their weights w, from the native choice or from recorded ids,
 //
 //   S = the k best by  x_e  or  score(x_e) + bias_e          w_j = normalise(score(x_j), j in S) * scale
-//   d_x_e = sum_j d_w_j * dw_j/dx_e                          (0 outside S, unless the score is the softmax over all)
 //
 // Data movement. A row belongs to a group of 8, 16 or 32 lanes; a warp holds 4, 2 or 1 rows. Forward loads each logit of a native row
 // once, 16 bytes at a time, straight into registers. A replayed row loads its ids and the k logits that they name, and
-// nothing else (all of the row where the softmax over all needs its sum). Backward loads k ids, k logits and k gradients, and stores every
-// element of d_x once, zeros and slots in the same 16 bytes.
+// nothing else (all of the row where the softmax over all needs its sum).
 //
 //   gate/rows.cuh     what a row is: native, forced, without weights        gate/select.cuh   the k best of a row
 //   gate/columns.cuh  a row in the registers of its lanes                   gate/weights.cuh  weights and their gradient
@@ -22,7 +20,6 @@
 // 4. Sums over slots have a tree that does not know how many lanes a row has.
 // 5. The lanes of a warp do what any of its rows needs and drop what their own row does not; so every collective is met by all.
 
-#include "gate/backward.cuh"
 #include "gate/forward.cuh"
 
 // The number is the most experts that a kernel takes. Blocks have 256 threads or fewer; those declared for more are so because ptxas
@@ -61,14 +58,3 @@ MOERL_KERNEL(gate_forward_staged_f32_256, MoerlGateForward, 256) { gate_forward<
 MOERL_KERNEL(gate_forward_staged_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 1024) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
-
-// By the type of d_x.
-MOERL_KERNEL(gate_backward_bf16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 8>(p); }
-MOERL_KERNEL(gate_backward_bf16_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 16>(p); }
-MOERL_KERNEL(gate_backward_bf16_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<bf16, 32>(p); }
-MOERL_KERNEL(gate_backward_f16_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<f16, 8>(p); }
-MOERL_KERNEL(gate_backward_f16_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<f16, 16>(p); }
-MOERL_KERNEL(gate_backward_f16_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<f16, 32>(p); }
-MOERL_KERNEL(gate_backward_f32_128, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<float, 8>(p); }
-MOERL_KERNEL(gate_backward_f32_256, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<float, 16>(p); }
-MOERL_KERNEL(gate_backward_f32_4096, MoerlGateBackward, BACKWARD_THREADS) { gate_backward<float, 32>(p); }

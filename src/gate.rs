@@ -24,7 +24,8 @@
 //! | √softplus, not renormalised, or under a floor | `g_j s_j r_j`, `/m` | exactly 0 |
 //! | raw | `g_j` | exactly 0 |
 //!
-//! and a softcap multiplies each by `4w/(1+w)²`, `w = exp(−2|x|/c)`.
+//! and a softcap multiplies each by `4w/(1+w)²`, `w = exp(−2|x|/c)`. An expert scale multiplies `g_j`, and its own gradient is the sum over tokens of
+//! `d_topk_weights_j` times the weight before that factor. [`Surrogate`] adds its term in the same write.
 //!
 //! Forced weights over the selected experts are those of rollout routing replay (R3, <https://arxiv.org/abs/2510.11370>, with ids
 //! recorded by the rollout engine) and of R2 (<https://arxiv.org/abs/2512.01374>, with ids recorded under the old policy); the gate
@@ -65,11 +66,15 @@
 //! [`NonfiniteWeight`]: FaultCode::NonfiniteWeight
 //! [`NanBias`]: FaultCode::NanBias
 
+mod backward;
 mod call;
 mod preset;
 mod telemetry;
 
-pub use call::{Backward, Forced, Forward, Routes, Shape};
+pub(crate) use backward::aligned_workspace;
+pub use backward::{Backward, Output, Surrogate};
+pub use call::{Forced, Forward, Routes, Shape};
+pub(crate) use call::{check_array, check_floats, check_sizes};
 pub use preset::Preset;
 pub use telemetry::{Load, NO_OVERLAP, ROW_COUNTS, RouterShift, RowCount, ShiftFinish, Telemetry, mean_overlap};
 

@@ -4,6 +4,11 @@ mod common;
 
 #[path = "gate/agreement.rs"]
 mod agreement;
+#[path = "gate/backward.rs"]
+mod backward;
+#[cfg(feature = "emulate")]
+#[path = "gate/backward_emulated.rs"]
+mod backward_emulated;
 #[path = "gate/bad_input.rs"]
 mod bad_input;
 #[path = "gate/harness.rs"]

@@ -24,10 +24,10 @@ pub enum Command {
     Devices,
     /// Write a synthetic step file of any size.
     Generate(Generate),
-    /// Look into recorded experts.
-    Routes(Routes),
     /// Measure every kernel: time against what memory gives on a device, bytes moved under emulation.
     Bench(crate::bench::Options),
+    /// Look into recorded experts.
+    Routes(Routes),
 }
 
 /// Who executes the operations.
@@ -267,6 +267,11 @@ pub struct Step {
     /// The policy that ratios are taken against.
     #[arg(long, default_value = "old", value_name = "POLICY", help_heading = "Objective")]
     pub anchor: AnchorName,
+    /// Weights and rejections against the rollout: terms with commas between them. Weights: tis=C, clamp=LO_HI, icepop=LO_HI (each also
+    /// -sequence, -geometric: tis-sequence=2), seq-mask-tis=LO_HI, snis, metropolis=SEED, metropolis-mask=SEED; normalise. Rejections:
+    /// band-LEVEL=LO_HI, k1-OVER=LO_HI, k2-OVER=T, k3-OVER=T (OVER: token, sum, mean, max), veto=LO or LO_HI, opsm=T.
+    #[arg(long, value_name = "TERMS", value_parser = crate::step::parse_correction, help_heading = "Objective")]
+    pub correction: Option<moerl::correction::Config>,
     /// What to do about numbers at counted tokens that are not finite; without this option they are an error.
     #[arg(long, value_name = "RULE", help_heading = "Objective")]
     pub nonfinite: Option<NonfiniteName>,

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod check;
 pub mod clock;
+pub mod correction;
 pub mod devices;
 pub mod failure;
 pub mod findings;
@@ -84,10 +85,10 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Step(options) => step::run(options).map(Into::into),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
+        Command::Bench(options) => bench::run(options).map(Into::into),
         Command::Routes(options) => match &options.command {
             RoutesCommand::Inspect(options) => routes::run(options),
         },
-        Command::Bench(options) => bench::run(options).map(Into::into),
     }
 }
 

@@ -101,3 +101,11 @@ MOERL_DEVICE uint32_t max_nan_x2(uint32_t a, uint32_t b) {
     const float high = max_nan(to_f32(T{static_cast<uint16_t>(a >> 16)}), to_f32(T{static_cast<uint16_t>(b >> 16)}));
     return from_f32_x2<T>(low, high);
 }
+
+template <class T>
+MOERL_DEVICE uint32_t count_above_x2(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
+    const auto half = [](uint32_t word, int shift) { return to_f32(T{static_cast<uint16_t>(word >> shift)}); };
+    const auto counted = [&](int shift) { return half(counts, shift) + (half(words, shift) > half(thresholds, shift) ? 1.0f : 0.0f); };
+    return from_f32_x2<T>(counted(0), counted(16));
+}

@@ -1,16 +1,18 @@
-//! Launches `kernels/gate.cu`.
+//! Launches `kernels/gate.cu`, and `kernels/gate_backward.cu` from `backward`.
+
+mod backward;
+
+pub(super) use backward::{backward, regularizer_alone};
 
 use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
-use crate::gate::{Backward, Bad, Config, Filler, Forward, Missing, Nonfinite, Renormalize, Score, Shape};
+use crate::gate::{Bad, Config, Filler, Forward, Missing, Nonfinite, Renormalize, Score, Shape};
 use crate::memory::Memory;
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlGateForward {}
-// SAFETY: likewise.
-unsafe impl Parameters for MoerlGateBackward {}
 
 /// A kernel for up to so many experts, and how many lanes share a row there.
 struct Tier {
@@ -39,6 +41,8 @@ const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 
 const STAGED: &[Tier] = tiers!("forward_staged": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
 /// Backward holds one pack a lane at a time: the lanes are as many as make full use of wide stores.
 const BACKWARD: &[Tier] = tiers!("backward": 128 by 8, 256 by 16, 4096 by 32);
+/// The same with the row in shared memory. As many lanes as forward has for a row there, for their sums must have its tree.
+const BACKWARD_ROW: &[Tier] = tiers!("backward_row": 128 by 8, 256 by 16, 4096 by 32);
 
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
@@ -75,7 +79,7 @@ pub(super) fn element_code(element: Element) -> u32 {
     }
 }
 
-fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
+pub(super) fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
     let (renormalize, renormalize_by) = match config.renormalize_for(shape.top_k) {
         Renormalize::None => (MOERL_GATE_RENORMALIZE_NONE, 0.0),
         Renormalize::AddEps(eps) => (MOERL_GATE_RENORMALIZE_ADD_EPS, eps),
@@ -223,41 +227,4 @@ fn forced_params<M: Memory>(arguments: &mut Arguments, call: &Forward<'_, M>) ->
         zeros_are_missing: u8::from(forced.zeros_are_missing),
         ..empty
     }
-}
-
-/// [`Backend::gate_backward`](crate::Backend::gate_backward).
-pub(super) fn backward<E: Executor>(
-    executor: &E,
-    stream: &E::Stream,
-    config: &Config,
-    mut call: Backward<'_, E::Memory>,
-) -> Result<()> {
-    let shape = call.validate(config)?;
-    if shape.tokens == 0 {
-        return Ok(());
-    }
-    let tier = tier(BACKWARD, shape.experts);
-    let kernel = Kernel { image: "gate", name: name(tier, call.d_router_logits.element()) };
-    // Elsewhere the gradient stays among the slots.
-    let logits = call.router_logits.filter(|_| config.needs_lse());
-    let mut arguments = Arguments::new::<E>();
-    let params = MoerlGateBackward {
-        router_logits: logits.map_or(std::ptr::null(), |logits| arguments.read_matrix("router_logits", &logits)),
-        d_topk_weights: arguments.read_matrix("d_topk_weights", &call.d_topk_weights),
-        topk_ids: arguments.read("topk_ids", call.topk_ids),
-        selected_logits: arguments.read("selected_logits", call.selected_logits),
-        lse: arguments.read_optional("lse", call.lse),
-        d_router_logits: arguments.write_matrix("d_router_logits", &mut call.d_router_logits),
-        rows: shape.tokens as u64,
-        router_logits_stride: logits.map_or(0, |logits| logits.row_stride() as i64),
-        d_topk_weights_stride: call.d_topk_weights.row_stride() as i64,
-        d_router_logits_stride: call.d_router_logits.row_stride() as i64,
-        router: router(config, &shape),
-        router_logits_element: logits.map_or(MOERL_F32, |logits| element_code(logits.element())),
-        d_topk_weights_element: element_code(call.d_topk_weights.element()),
-    };
-    let grid = grid(shape.tokens, tier.lanes, 0);
-    // SAFETY: validate checked the length, type and alignment of every array against the shape, and that the logits and the
-    // log-sum-exp are there where the gradient needs them.
-    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }

@@ -2,6 +2,8 @@
 
 mod advantage;
 pub mod bandwidth;
+mod correction;
+mod covariance;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
@@ -16,6 +18,8 @@ mod gate;
 pub(crate) mod images;
 mod logprob;
 mod objective;
+mod route_change;
+mod router_loss;
 pub(crate) mod workspace;
 
 use bytemuck::Pod;
@@ -71,6 +75,22 @@ impl<E: Executor> Backend for E {
     ) -> Result<()> {
         logprob::backward(self, stream, config, call)
     }
+    fn logprob_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::partial(self, stream, config, call)
+    }
+    fn logprob_combine(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::combine(self, stream, config, call)
+    }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
 
@@ -92,6 +112,44 @@ impl<E: Executor> Backend for E {
     }
     fn gate_router_shift(&self, stream: &E::Stream, call: crate::gate::ShiftFinish<'_, E::Memory>) -> Result<()> {
         gate::router_shift(self, stream, call)
+    }
+
+    // ---- router_loss ------------------------------------------------------------------------------------------------
+
+    fn router_loss_partial(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<E>,
+        call: crate::router_loss::Partial<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::partial(self, stream, gate, config, plan, call)
+    }
+    fn router_loss_finish(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<E>,
+        call: crate::router_loss::Finish<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::finish(self, stream, gate, config, plan, call)
+    }
+    fn router_loss_backward(
+        &self,
+        stream: &E::Stream,
+        gate: &crate::gate::Config,
+        call: crate::router_loss::Backward<'_, E::Memory>,
+    ) -> Result<()> {
+        gate::regularizer_alone(self, stream, gate, call)
+    }
+    fn router_bias_update(
+        &self,
+        stream: &E::Stream,
+        call: crate::router_loss::BiasUpdate<'_, E::Memory>,
+    ) -> Result<()> {
+        router_loss::bias_update(self, stream, call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------
@@ -138,6 +196,69 @@ impl<E: Executor> Backend for E {
         output: Output<'_, E::Memory>,
     ) -> Result<()> {
         objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::one_call(self, stream, config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::partial(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::finish(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::apply(self, stream, config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, stream: &Self::Stream, call: crate::route_change::Call<'_, E::Memory>) -> Result<()> {
+        route_change::route_change(self, stream, call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, E::Memory>,
+    ) -> Result<()> {
+        covariance::covariance(self, stream, config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

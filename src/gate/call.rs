@@ -176,86 +176,26 @@ impl<'a, M: Memory> Forward<'a, M> {
     }
 }
 
-/// One backward call. Uses what forward saved and never selects again.
-#[derive(Debug)]
-pub struct Backward<'a, M> {
-    /// `[T, k]` f32, bf16 or f16, any row stride: the gradient of the loss by the weights. NaN stays within its row.
-    pub d_topk_weights: Matrix<'a, M>,
-    /// `[T, k]`: the experts of the forward call.
-    pub topk_ids: View<'a, i32, M>,
-    /// `[T, k]`: what the forward call saved.
-    pub selected_logits: View<'a, f32, M>,
-    /// `[T]`: what the forward call saved. Needed where [`Config::needs_lse`].
-    pub lse: Option<View<'a, f32, M>>,
-    /// `[T, E]`: the logits of the forward call. Needed (and read) where [`Config::needs_lse`] alone, for there the gradient reaches every expert.
-    pub router_logits: Option<Matrix<'a, M>>,
-    /// `[T, E]` bf16, f16 or f32, any row stride: the gradient, rounded once. Every element is written.
-    pub d_router_logits: MatrixMut<'a, M>,
-}
-
-impl<'a, M: Memory> Backward<'a, M> {
-    /// A call without what only softmax over all experts needs.
-    pub fn new(
-        d_topk_weights: Matrix<'a, M>,
-        topk_ids: impl Into<View<'a, i32, M>>,
-        selected_logits: impl Into<View<'a, f32, M>>,
-        d_router_logits: MatrixMut<'a, M>,
-    ) -> Self {
-        Backward {
-            d_topk_weights,
-            topk_ids: topk_ids.into(),
-            selected_logits: selected_logits.into(),
-            lse: None,
-            router_logits: None,
-            d_router_logits,
-        }
-    }
-
-    /// Checks the whole call before anything is queued.
-    ///
-    /// # Errors
-    /// `Invalid` with every fault: `Config`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `MissingInput`.
-    pub fn validate(&self, config: &Config) -> Result<Shape> {
-        let mut checks = Checks::new();
-        let target = self.d_router_logits.as_matrix();
-        // The gradient's columns are the experts, the weights' columns the chosen ones.
-        let shape = check_router(&mut checks, config, &target, Some(self.d_topk_weights.columns()));
-        let Shape { tokens, experts, top_k } = shape;
-        check_floats(&mut checks, "d_topk_weights", &self.d_topk_weights, &[tokens, top_k]);
-        check_array(&mut checks, "topk_ids", Some(self.topk_ids), tokens * top_k);
-        check_array(&mut checks, "selected_logits", Some(self.selected_logits), tokens * top_k);
-        check_array(&mut checks, "lse", self.lse, tokens);
-        check_lse_use(&mut checks, config, self.lse.is_some());
-        for (name, given) in [("lse", self.lse.is_some()), ("router_logits", self.router_logits.is_some())] {
-            checks.require(given || !config.needs_lse(), Kind::MissingInput, name, || {
-                "is needed by softmax over all experts".into()
-            });
-        }
-        if let Some(logits) = &self.router_logits {
-            check_floats(&mut checks, "router_logits", logits, &[tokens, experts]);
-        }
-        checks.disjoint(&[
-            Some(self.d_topk_weights.layout().extent("d_topk_weights", false)),
-            Some(self.topk_ids.extent("topk_ids")),
-            Some(self.selected_logits.extent("selected_logits")),
-            self.lse.map(|array| array.extent("lse")),
-            self.router_logits.map(|logits| logits.layout().extent("router_logits", false)),
-            Some(self.d_router_logits.layout().extent("d_router_logits", true)),
-        ]);
-        checks.finish().map(|()| shape)
-    }
-}
-
-/// Checks the configuration against `[T, E]` logits (or their gradient) and settles k.
+/// Checks the configuration against `[T, E]` logits and settles k.
 fn check_router<M: Memory>(
     checks: &mut Checks,
     config: &Config,
     logits: &Matrix<'_, M>,
     given_top_k: Option<usize>,
 ) -> Shape {
-    let (tokens, experts) = (logits.rows(), logits.columns());
+    check_floats(checks, "router_logits", logits, &[logits.rows(), logits.columns()]);
+    check_sizes(checks, config, logits.rows(), logits.columns(), given_top_k)
+}
+
+/// Checks the configuration against T and E and settles k.
+pub(crate) fn check_sizes(
+    checks: &mut Checks,
+    config: &Config,
+    tokens: usize,
+    experts: usize,
+    given_top_k: Option<usize>,
+) -> Shape {
     checks.merge(config.validate());
-    check_floats(checks, "router_logits", logits, &[tokens, experts]);
     checks
         .require((1..=MAX_EXPERTS).contains(&experts), Kind::Shape, "router_logits", || {
             format!("have {experts} experts, needs 1 to {MAX_EXPERTS}")
@@ -318,13 +258,13 @@ fn check_forced<M: Memory>(checks: &mut Checks, forced: &Forced<'_, M>, shape: &
     check_array(checks, "row_mode", forced.row_mode, shape.tokens);
 }
 
-fn check_lse_use(checks: &mut Checks, config: &Config, given: bool) {
+pub(super) fn check_lse_use(checks: &mut Checks, config: &Config, given: bool) {
     checks.require(!given || config.needs_lse(), Kind::Config, "lse", || {
         format!("is only there for the score {:?}, not for {:?}", Score::Softmax, config.score)
     });
 }
 
-pub(super) fn check_floats<M: Memory>(
+pub(crate) fn check_floats<M: Memory>(
     checks: &mut Checks,
     name: &'static str,
     matrix: &Matrix<'_, M>,
@@ -340,7 +280,7 @@ pub(super) fn check_floats<M: Memory>(
     check_pointer(checks, name, matrix.address(), 1, matrix.rows() * matrix.columns());
 }
 
-pub(super) fn check_array<T: Pod, M: Memory>(
+pub(crate) fn check_array<T: Pod, M: Memory>(
     checks: &mut Checks,
     name: &'static str,
     array: Option<View<'_, T, M>>,
@@ -351,7 +291,7 @@ pub(super) fn check_array<T: Pod, M: Memory>(
     check_pointer(checks, name, array.address(), align_of::<T>(), array.len());
 }
 
-fn check_pointer(checks: &mut Checks, name: &'static str, address: usize, alignment: usize, len: usize) {
+pub(super) fn check_pointer(checks: &mut Checks, name: &'static str, address: usize, alignment: usize, len: usize) {
     checks.require(address != 0 || len == 0, Kind::Alignment, name, || "is a null pointer".into()).require(
         address.is_multiple_of(alignment),
         Kind::Alignment,

@@ -1,17 +1,20 @@
 //! Gating in f64: a stable sort, then the formulas of [`crate::gate`] as they stand there.
 
+mod backward;
 mod telemetry;
-mod weights;
+pub(super) mod weights;
+
+pub(super) use backward::{backward, write_dense};
 
 use crate::abi::MOERL_NO_FAULT;
 use crate::error::{Fault, FaultCode, Result};
-use crate::gate::{Backward, Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, RowCount, Score, Shape};
+use crate::gate::{Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, RowCount, Score, Shape};
 use crate::memory::Host;
 pub(super) use telemetry::router_shift;
 use weights::{Rules, log_sum_exp};
 
 /// What a NaN of all ones in the saved logits says: the row has no weights and no gradient.
-const WITHOUT_WEIGHTS: f32 = f32::from_bits(u32::MAX);
+pub(super) const WITHOUT_WEIGHTS: f32 = f32::from_bits(u32::MAX);
 
 /// What a row turned out to be.
 enum Row {
@@ -262,28 +265,6 @@ fn admitted_groups(values: &[f64], shape: &Shape, count: usize, admitted: usize,
     order.sort_by(|&a, &b| by_value(scores[a], scores[b]));
     order.truncate(admitted);
     order
-}
-
-pub(super) fn backward(config: &Config, mut call: Backward<'_, Host>) -> Result<()> {
-    let shape = call.validate(config)?;
-    let rules = Rules::new(config, shape.top_k);
-    for t in 0..shape.tokens {
-        let slots = t * shape.top_k..(t + 1) * shape.top_k;
-        let saved = &call.selected_logits.as_slice()[slots.clone()];
-        let mut gradient = vec![0.0; shape.experts];
-        if saved[0].to_bits() != WITHOUT_WEIGHTS.to_bits() {
-            let ids = call.topk_ids.as_slice()[slots].iter().map(|&id| id as usize).collect();
-            let selected: Vec<f64> = saved.iter().map(|&x| f64::from(x)).collect();
-            let lse = call.lse.map_or(0.0, |lse| f64::from(lse.as_slice()[t]));
-            let logits = call.router_logits.filter(|_| config.needs_lse()).map(|logits| logits.row_f64(t));
-            let upstream = call.d_topk_weights.row_f64(t);
-            let slots = weights::Slots { ids, selected, lse };
-            rules.add_gradient(&slots, logits.as_deref(), &upstream, &mut gradient);
-        }
-        let gradient: Vec<f32> = gradient.iter().map(|&x| x as f32).collect();
-        call.d_router_logits.write_row(t, &gradient)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod correction;
+mod covariance;
 mod ema;
 mod expert_ledger;
 mod gate;
 mod logprob;
 mod objective;
+mod route_change;
+mod router_loss;
 
 use bytemuck::Pod;
 
@@ -77,6 +81,22 @@ impl Backend for Reference {
     ) -> Result<()> {
         logprob::backward(config, call)
     }
+    fn logprob_partial(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, Host>,
+    ) -> Result<()> {
+        logprob::partial(config, call)
+    }
+    fn logprob_combine(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, Host>,
+    ) -> Result<()> {
+        logprob::combine(config, call)
+    }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
 
@@ -93,6 +113,40 @@ impl Backend for Reference {
     }
     fn gate_router_shift(&self, (): &(), call: crate::gate::ShiftFinish<'_, Host>) -> Result<()> {
         gate::router_shift(call)
+    }
+
+    // ---- router_loss ------------------------------------------------------------------------------------------------
+
+    fn router_loss_partial(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<Reference>,
+        call: crate::router_loss::Partial<'_, Host>,
+    ) -> Result<()> {
+        router_loss::partial(gate, config, plan, call)
+    }
+    fn router_loss_finish(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        config: &crate::router_loss::Config,
+        plan: &crate::router_loss::Plan<Reference>,
+        call: crate::router_loss::Finish<'_, Host>,
+    ) -> Result<()> {
+        router_loss::finish(gate, config, plan, call)
+    }
+    fn router_loss_backward(
+        &self,
+        (): &(),
+        gate: &crate::gate::Config,
+        call: crate::router_loss::Backward<'_, Host>,
+    ) -> Result<()> {
+        router_loss::backward(gate, call)
+    }
+    fn router_bias_update(&self, (): &(), call: crate::router_loss::BiasUpdate<'_, Host>) -> Result<()> {
+        router_loss::bias_update(call)
     }
 
     // ---- objective --------------------------------------------------------------------------------------------------
@@ -139,6 +193,69 @@ impl Backend for Reference {
         output: Output<'_, Host>,
     ) -> Result<()> {
         objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::one_call(config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::partial(config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::finish(config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::apply(config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, (): &(), call: crate::route_change::Call<'_, Host>) -> Result<()> {
+        route_change::route_change(call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        _stream: &(),
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, Host>,
+    ) -> Result<()> {
+        covariance::covariance(config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

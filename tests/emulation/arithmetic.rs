@@ -151,18 +151,38 @@ fn max_nan_keeps_nan_and_orders_the_zeros() {
     }
 }
 
-#[test]
-fn max_nan_on_halves_of_a_word() {
+/// Words of two halves each: zeros, subnormals, infinities, NaNs, and noise.
+fn halves() -> Vec<[u32; 2]> {
     let mut values: Vec<u16> =
         vec![0, 0x8000, 1, 0x8001, 0x7c00, 0xfc00, 0x7e00, 0xfe01, 0x7f80, 0xff80, 0x7fc0, 0xffc0, 0x3c00, 0xbc00];
     let mut noise = noise(4);
     values.extend((0..100).map(|_| noise() as u16));
-    let pairs: Vec<[u32; 2]> = values
-        .iter()
-        .flat_map(|&a| {
-            values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
-        })
-        .collect();
+    let pairs = values.iter().flat_map(|&a| {
+        values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
+    });
+    pairs.collect()
+}
+
+#[test]
+fn halves_above_others_are_counted() {
+    let pairs = halves();
+    let expected = |above: [bool; 2], widen: fn(f32) -> u16| {
+        let count = |from: f32, above: bool| u32::from(widen(from + f32::from(u8::from(above))));
+        count(250.0, above[0]) << 16 | count(7.0, above[1])
+    };
+    for ([a, b], found) in pairs.iter().zip(binary(5, &pairs)) {
+        let above = [16, 0].map(|at| f16::from_bits((a >> at) as u16) > f16::from_bits((b >> at) as u16));
+        assert_eq!(found, expected(above, |x| f16::from_f32(x).to_bits()), "f16 {a:08x} {b:08x}");
+    }
+    for ([a, b], found) in pairs.iter().zip(binary(6, &pairs)) {
+        let above = [16, 0].map(|at| bf16::from_bits((a >> at) as u16) > bf16::from_bits((b >> at) as u16));
+        assert_eq!(found, expected(above, |x| bf16::from_f32(x).to_bits()), "bf16 {a:08x} {b:08x}");
+    }
+}
+
+#[test]
+fn max_nan_on_halves_of_a_word() {
+    let pairs = halves();
     let widen_f16 = |bits: u32| f16::from_bits(bits as u16).to_f32();
     let widen_bf16 = |bits: u32| bf16::from_bits(bits as u16).to_f32();
     let narrow_f16 = |x: u32| {
@@ -188,4 +208,18 @@ fn bits_are_counted_as_cuda_counts_them() {
     assert_eq!(unary(6, &words), words.iter().map(|x| x.leading_zeros()).collect::<Vec<_>>());
     let lowest = |x: &u32| if *x == 0 { u32::MAX } else { x.trailing_zeros() };
     assert_eq!(unary(7, &words), words.iter().map(lowest).collect::<Vec<_>>());
+}
+
+/// The vectors that its authors publish (Random123, `kat_vectors`).
+#[test]
+fn philox_gives_its_authors_known_answers() {
+    let ones = u32::MAX;
+    let input = [[0; 6], [ones; 6], [0xa409_3822, 0x299f_31d0, 0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]];
+    let expected = [
+        [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+        [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+        [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+    ];
+    let run = Run { threads: 32, input: input.as_flattened(), output: 12, count: 3, ..Run::new("philox") };
+    assert_eq!(run.ok(&emulator()).output, expected.as_flattened());
 }

@@ -4,6 +4,7 @@
 mod arithmetic;
 mod broken;
 mod harness;
+mod logprob;
 mod meter;
 mod primitives;
 mod schedules;

@@ -1,4 +1,4 @@
-//! Family gate: experts, weights and gradients of one router, natively and with forced ids.
+//! Family gate: experts, weights and gradients of one router, natively and with forced ids. Cases that name a function are losses: `router_loss`.
 //!
 //! Tensors of a case: `NAME/logits` `[T, E]`, `NAME/bias` `[E]` (optional), `NAME/ids`, `NAME/weights`, `NAME/d_weights` `[T, k]`,
 //! `NAME/d_logits` `[T, E]`; `NAME/forced_ids`, `NAME/replay_weights` `[T, k]`, `NAME/replay_d_logits` `[T, E]`. The configuration says
@@ -31,7 +31,7 @@ const KEYS: &[&str] = &[
 /// Runs one case.
 pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop> {
     if let Some(function) = case.text("function") {
-        return unsupported(format!("function {function}"));
+        return super::router_loss::check(backend, case, function);
     }
     let config = case.config(KEYS)?;
     let router = router(&config)?;

@@ -11,9 +11,11 @@
 //! | FAIL | a quantity outside its tolerance, a missing tensor, or an error of the operation |
 
 mod advantage;
+mod correction;
 mod gate;
 mod logprob;
 mod objective;
+mod router_loss;
 mod step;
 
 use std::collections::BTreeMap;

@@ -22,7 +22,13 @@ fn logits(seed: u64) -> Vec<f64> {
 fn loss(rules: &Rules, logits: &[f64], ids: &[usize], upstream: &[f64]) -> f64 {
     let selected: Vec<f64> = ids.iter().map(|&e| logits[e]).collect();
     let lse = log_sum_exp(&rules.capped_row(logits));
-    rules.weights(&selected, lse).iter().zip(upstream).map(|(w, d)| w * d).sum()
+    let weights = rules.weights(&selected, lse);
+    weights.iter().zip(scale_of(ids)).zip(upstream).map(|((w, scale), d)| w * scale * d).sum()
+}
+
+/// A scale for each expert.
+fn scale_of(ids: &[usize]) -> Vec<f64> {
+    ids.iter().map(|&e| 0.5 + 0.25 * e as f64).collect()
 }
 
 fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
@@ -32,6 +38,7 @@ fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
         ids: ids.to_vec(),
         selected: ids.iter().map(|&e| logits[e]).collect(),
         lse: log_sum_exp(&rules.capped_row(logits)),
+        expert_scale: scale_of(ids),
     };
     let mut gradient = vec![0.0; EXPERTS];
     rules.add_gradient(&slots, Some(logits), &upstream, &mut gradient);
@@ -90,6 +97,75 @@ fn gradients_are_central_differences_where_scores_are_tiny() {
             let config = Config { renormalize, ..Config::new(score, 3) };
             let far: Vec<f64> = logits(9).iter().map(|x| x - 30.0).collect();
             check(&format!("{config:?}"), &config, &[1, 6, 10], &far);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_the_surrogate_are_central_differences() {
+    const COEFFICIENT: f64 = 0.8;
+    let mut checked = 0;
+    for score in [Score::Softmax, Score::SoftmaxSelected, Score::Sigmoid, Score::SqrtSoftplus] {
+        for softcap in [None, Some(2.5)] {
+            for ids in [vec![3], vec![11, 0, 7]] {
+                let config = Config { softcap, scaling_factor: Some(1.7), ..Config::new(score, ids.len()) };
+                let (rules, logits) = (Rules::new(&config, ids.len()), logits(4));
+                let slots = Slots {
+                    ids: ids.clone(),
+                    selected: ids.iter().map(|&e| logits[e]).collect(),
+                    lse: log_sum_exp(&rules.capped_row(&logits)),
+                    expert_scale: scale_of(&ids),
+                };
+                let mut gradient = vec![0.0; EXPERTS];
+                rules.add_surrogate(&slots, &logits, COEFFICIENT, &mut gradient);
+                // Shares of the weights are constants: −cA Σ_S g̃ log p.
+                let weights = rules.weights(&slots.selected, slots.lse);
+                let sum: f64 = weights.iter().sum();
+                let loss = |x: &[f64]| {
+                    let x = rules.capped_row(x);
+                    let lse = log_sum_exp(&x);
+                    -COEFFICIENT * ids.iter().zip(&weights).map(|(&e, w)| w / sum * (x[e] - lse)).sum::<f64>()
+                };
+                for e in 0..EXPERTS {
+                    let moved = |by: f64| {
+                        let mut moved = logits.clone();
+                        moved[e] += by;
+                        loss(&moved)
+                    };
+                    let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                    assert!((gradient[e] - difference).abs() < 1e-8, "{config:?}: {} is not {difference}", gradient[e]);
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(checked, 4 * 2 * 2 * EXPERTS);
+}
+
+#[test]
+fn the_gradient_of_the_expert_scale_is_a_central_difference() {
+    for score in [Score::Softmax, Score::SoftmaxSelected, Score::Sigmoid, Score::SqrtSoftplus, Score::Raw] {
+        let config = Config { scaling_factor: Some(1.7), ..Config::new(score, 3) };
+        let (rules, logits, ids) = (Rules::new(&config, 3), logits(5), vec![2, 9, 4]);
+        let upstream = [0.4, -1.1, 2.0];
+        let mut slots = Slots {
+            selected: ids.iter().map(|&e| logits[e]).collect(),
+            lse: log_sum_exp(&logits),
+            expert_scale: scale_of(&ids),
+            ids,
+        };
+        let found = rules.expert_scale_gradient(&slots, &upstream);
+        for (j, found) in found.into_iter().enumerate() {
+            let mut loss = |by: f64| {
+                slots.expert_scale[j] += by;
+                let weights = rules.weights(&slots.selected, slots.lse);
+                let loss: f64 =
+                    weights.iter().zip(&slots.expert_scale).zip(&upstream).map(|((w, scale), d)| w * scale * d).sum();
+                slots.expert_scale[j] -= by;
+                loss
+            };
+            let difference = (loss(STEP) - loss(-STEP)) / (2.0 * STEP);
+            assert!((found - difference).abs() < 1e-8, "{score:?}: {found} is not {difference}");
         }
     }
 }

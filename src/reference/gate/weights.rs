@@ -6,7 +6,7 @@ use crate::gate::{Config, Nonfinite, Renormalize, Score};
 const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
 /// What of a configuration weights depend on.
-pub(super) struct Rules {
+pub(in crate::reference) struct Rules {
     score: Score,
     renormalize: Renormalize,
     pub(super) scaling_factor: f64,
@@ -14,14 +14,15 @@ pub(super) struct Rules {
     nonfinite: Nonfinite,
 }
 
-/// The experts of a row, their logits before the softcap, and the log-sum-exp of the row after it.
+/// The experts of a row, their logits before the softcap, the log-sum-exp of the row after it, and what multiplies each weight last.
 pub(super) struct Slots {
     pub(super) ids: Vec<usize>,
     pub(super) selected: Vec<f64>,
     pub(super) lse: f64,
+    pub(super) expert_scale: Vec<f64>,
 }
 
-fn exp(x: f64) -> f64 {
+pub(in crate::reference) fn exp(x: f64) -> f64 {
     let y = x.exp();
     if y < SMALLEST { 0.0 } else { y }
 }
@@ -49,7 +50,7 @@ fn sqrt_softplus_slope(x: f64) -> f64 {
     if x < -40.0 { 0.5 } else { sigmoid(x) / (2.0 * softplus(x)) }
 }
 
-pub(super) fn log_sum_exp(x: &[f64]) -> f64 {
+pub(in crate::reference) fn log_sum_exp(x: &[f64]) -> f64 {
     if x.iter().any(|x| x.is_nan()) {
         return f64::NAN;
     }
@@ -63,7 +64,7 @@ fn softmax(x: &[f64]) -> Vec<f64> {
 }
 
 impl Rules {
-    pub(super) fn new(config: &Config, top_k: usize) -> Rules {
+    pub(in crate::reference) fn new(config: &Config, top_k: usize) -> Rules {
         Rules {
             score: config.score,
             renormalize: config.renormalize_for(top_k),
@@ -77,11 +78,11 @@ impl Rules {
         self.softcap.map_or(x, |c| c * (x / c).tanh())
     }
 
-    pub(super) fn capped_row(&self, x: &[f64]) -> Vec<f64> {
+    pub(in crate::reference) fn capped_row(&self, x: &[f64]) -> Vec<f64> {
         x.iter().map(|&x| self.capped(x)).collect()
     }
 
-    pub(super) fn softcap_slope(&self, x: f64) -> f64 {
+    pub(in crate::reference) fn softcap_slope(&self, x: f64) -> f64 {
         self.softcap.map_or(1.0, |c| {
             let w = (-2.0 * x.abs() / c).exp();
             4.0 * w / ((1.0 + w) * (1.0 + w))
@@ -99,6 +100,21 @@ impl Rules {
             }
             _ => x.iter().map(|&x| self.score_of(x, 0.0)).collect(),
         }
+    }
+
+    /// The score that a router's probabilities are made of (both softmax modes: the softmax over all), and the derivative of its logarithm, of a
+    /// logit after the softcap.
+    pub(in crate::reference) fn score_over_all(&self, x: f64, lse: f64) -> (f64, f64) {
+        match self.score {
+            Score::Sigmoid => (sigmoid(x), sigmoid(-x)),
+            Score::SqrtSoftplus => (sqrt_softplus(x), sqrt_softplus_slope(x)),
+            Score::Softmax | Score::SoftmaxSelected | Score::Raw => (exp(x - lse), 1.0),
+        }
+    }
+
+    /// A router's probabilities are the softmax over all, or scores divided by their sum. (Raw logits have none; they are not balanced.)
+    pub(in crate::reference) fn is_softmax(&self) -> bool {
+        !matches!(self.score, Score::Sigmoid | Score::SqrtSoftplus)
     }
 
     fn score_of(&self, x: f64, lse: f64) -> f64 {
@@ -147,15 +163,54 @@ impl Rules {
         finite && (self.score != Score::Softmax || lse.is_finite())
     }
 
+    /// As [`is_usable`](Self::is_usable), for the weights after their experts' scale.
+    pub(super) fn are_usable(&self, slots: &Slots) -> bool {
+        let weights = self.weights(&slots.selected, slots.lse);
+        let scaled = weights.iter().zip(&slots.expert_scale).all(|(w, scale)| ((w * scale) as f32).is_finite());
+        scaled && self.is_usable(&slots.selected, slots.lse)
+    }
+
+    /// The gradient of the experts' scales by slot: the gradient of each weight times the weight before its scale.
+    pub(super) fn expert_scale_gradient(&self, slots: &Slots, upstream: &[f64]) -> Vec<f64> {
+        if !self.are_usable(slots) {
+            let instead = if self.nonfinite == Nonfinite::Zero { 0.0 } else { f64::NAN };
+            return vec![instead; upstream.len()];
+        }
+        self.weights(&slots.selected, slots.lse).iter().zip(upstream).map(|(w, d)| w * d).collect()
+    }
+
+    /// Adds `−cA (g̃ 1[slot] − p)` to a row's gradient, where the row has one. `coefficient` is c·A.
+    pub(super) fn add_surrogate(&self, slots: &Slots, logits: &[f64], coefficient: f64, gradient: &mut [f64]) {
+        let Slots { ids, selected, lse, .. } = slots;
+        if !self.are_usable(slots) {
+            if self.nonfinite == Nonfinite::Propagate {
+                gradient.fill(f64::NAN);
+            }
+            return;
+        }
+        if !lse.is_finite() {
+            return;
+        }
+        for (to, &x) in gradient.iter_mut().zip(logits) {
+            *to += coefficient * exp(self.capped(x) - lse) * self.softcap_slope(x);
+        }
+        let n = self.normalized(selected, *lse);
+        let sum: f64 = n.iter().sum();
+        for ((&e, n), &x) in ids.iter().zip(&n).zip(selected) {
+            let share = if sum > 0.0 { n / sum } else { 0.0 };
+            gradient[e] -= coefficient * share * self.softcap_slope(x);
+        }
+    }
+
     /// Adds a row's gradient to `gradient`, which is all zeros. `logits` is the whole row, for softmax over all.
     pub(super) fn add_gradient(&self, slots: &Slots, logits: Option<&[f64]>, upstream: &[f64], gradient: &mut [f64]) {
-        let Slots { ids, selected, lse } = slots;
-        let usable = self.is_usable(selected, *lse);
+        let Slots { ids, selected, lse, expert_scale } = slots;
+        let usable = self.are_usable(slots);
         if !usable && self.nonfinite == Nonfinite::Zero {
             return;
         }
         let n = self.normalized(selected, *lse);
-        let g: Vec<f64> = upstream.iter().map(|d| d * self.scaling_factor).collect();
+        let g: Vec<f64> = upstream.iter().zip(expert_scale).map(|(d, scale)| d * self.scaling_factor * scale).collect();
         let inner: f64 = g.iter().zip(&n).map(|(g, n)| g * n).sum();
         let reaches_all = self.reaches_all(selected, *lse);
         if let (true, Some(logits)) = (reaches_all, logits) {

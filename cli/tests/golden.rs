@@ -43,12 +43,6 @@ fn assert_passes(records: &[Record], count: usize, in_scope: impl Fn(&Record) ->
     rest
 }
 
-fn assert_unsupported(rest: &[&Record]) {
-    for record in rest {
-        assert!(matches!(&record.verdict, Verdict::Unsupported(reason) if !reason.is_empty()), "{record:#?}");
-    }
-}
-
 fn step_files_agree(backend: &Chosen) {
     let records = records(backend, Family::Step);
     assert_passes(&records, 6, |_| true);

@@ -34,8 +34,11 @@ MOERL_KERNEL(logprob_merge_general, MoerlLogprobForward, 256) { merge_rows<Gener
 MOERL_ALL_REGISTERS(logprob_combine, MoerlLogprobCombine, 256)
 MOERL_KERNEL(logprob_combine, MoerlLogprobCombine, 256) { combine_rows(p); }
 
+MOERL_ALL_REGISTERS(logprob_keep_bf16, MoerlLogprobKeep, 256)
 MOERL_KERNEL(logprob_keep_bf16, MoerlLogprobKeep, 256) { keep_by_rows<bf16>(p); }
+MOERL_ALL_REGISTERS(logprob_keep_f16, MoerlLogprobKeep, 256)
 MOERL_KERNEL(logprob_keep_f16, MoerlLogprobKeep, 256) { keep_by_rows<f16>(p); }
+MOERL_ALL_REGISTERS(logprob_keep_f32, MoerlLogprobKeep, 256)
 MOERL_KERNEL(logprob_keep_f32, MoerlLogprobKeep, 256) { keep_by_rows<float>(p); }
 
 MOERL_KERNEL(logprob_backward_general_bf16, MoerlLogprobBackward, 256) { backward_general<bf16, bf16>(p); }

@@ -73,7 +73,7 @@ fn main() {
 }
 
 fn run<B: Backend>(backend: &B, timer: &impl Timer<B>, tokens: &[usize], cold_bytes: usize, criterion: &mut Criterion) {
-    let routers = [
+    let presets = [
         (Preset::Qwen3, 128, 8),
         (Preset::Qwen3_5, 256, 8),
         (Preset::DeepseekV3, 256, 8),
@@ -81,18 +81,22 @@ fn run<B: Backend>(backend: &B, timer: &impl Timer<B>, tokens: &[usize], cold_by
         (Preset::KimiK2, 384, 8),
         (Preset::Qwen3Next, 512, 10),
     ];
-    for (preset, experts, k) in routers {
+    let mut routers: Vec<_> =
+        presets.map(|(preset, experts, k)| (preset.name(), Config::preset(preset), experts, k)).into();
+    // Without a bias no released model is so wide, but the selection is then another one.
+    routers.push(("softmax_selected", Config::softmax_selected(8), 384, 8));
+    for &(name, ref config, experts, k) in &routers {
         for &tokens in tokens {
-            let shape = Shape { preset, tokens, experts, k };
-            measure::<B, bf16>(backend, timer, shape, cold_bytes, criterion).expect("every call is valid");
-            measure::<B, f32>(backend, timer, shape, cold_bytes, criterion).expect("every call is valid");
+            let shape = Shape { name, tokens, experts, k };
+            measure::<B, bf16>(backend, timer, shape, config, cold_bytes, criterion).expect("every call is valid");
+            measure::<B, f32>(backend, timer, shape, config, cold_bytes, criterion).expect("every call is valid");
         }
     }
 }
 
 #[derive(Clone, Copy)]
 struct Shape {
-    preset: Preset,
+    name: &'static str,
     tokens: usize,
     experts: usize,
     k: usize,
@@ -183,12 +187,12 @@ fn measure<B: Backend, T: Float>(
     backend: &B,
     timer: &impl Timer<B>,
     shape: Shape,
+    config: &Config,
     cold_bytes: usize,
     criterion: &mut Criterion,
 ) -> Result<()> {
-    let Shape { preset, tokens, experts, k } = shape;
+    let Shape { name: router, tokens, experts, k } = shape;
     let stream = backend.stream()?;
-    let config = Config::preset(preset);
     let bias = backend.upload(&stream, &(0..experts).map(|e| logit(e) * 0.1).collect::<Vec<_>>())?;
     let row_bytes = tokens * experts * size_of::<T>();
     let copies = (cold_bytes / row_bytes).clamp(1, 512);
@@ -197,7 +201,7 @@ fn measure<B: Backend, T: Float>(
     let sectors: usize =
         (0..tokens).map(|t| routes(shape, t).map(|e| e * size_of::<T>() / 32).collect::<BTreeSet<_>>().len()).sum();
     let slots = tokens * k;
-    let mut group = criterion.benchmark_group(format!("gate/{preset}/{}", T::ELEMENT));
+    let mut group = criterion.benchmark_group(format!("gate/{router}/{experts}/{}", T::ELEMENT));
     for (name, bytes, forced) in
         [("native", row_bytes + 12 * slots, false), ("replay", 2 * slots + 32 * sectors + 12 * slots, true)]
     {
@@ -206,7 +210,7 @@ fn measure<B: Backend, T: Float>(
             bencher.iter_custom(|n| {
                 let mut calls = || {
                     (0..n as usize)
-                        .try_for_each(|i| sets[i % copies].forward(backend, &stream, &config, &bias, shape, forced))
+                        .try_for_each(|i| sets[i % copies].forward(backend, &stream, config, &bias, shape, forced))
                 };
                 timer.time(backend, &stream, &mut calls).expect("a valid call")
             });
@@ -214,7 +218,7 @@ fn measure<B: Backend, T: Float>(
     }
     // Whatever was filtered out above, backward has what it needs.
     for set in &mut sets {
-        set.forward(backend, &stream, &config, &bias, shape, false)?;
+        set.forward(backend, &stream, config, &bias, shape, false)?;
     }
     for (name, bytes, compact) in [("backward", 12 * slots + row_bytes, false), ("backward compact", 16 * slots, true)]
     {
@@ -223,7 +227,7 @@ fn measure<B: Backend, T: Float>(
             bencher.iter_custom(|n| {
                 let mut calls = || {
                     (0..n as usize)
-                        .try_for_each(|i| sets[i % copies].backward(backend, &stream, &config, shape, compact))
+                        .try_for_each(|i| sets[i % copies].backward(backend, &stream, config, shape, compact))
                 };
                 timer.time(backend, &stream, &mut calls).expect("a valid call")
             });

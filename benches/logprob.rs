@@ -27,8 +27,8 @@ mod on_device {
     use criterion::{BenchmarkId, Criterion, Throughput};
     use moerl::device::cuda::{DeviceBuffer, Stream};
     use moerl::element::{Float, bf16};
-    use moerl::logprob::{Backward, Config, Forward, Gradient, Partial, workspace_bytes};
-    use moerl::memory::{Matrix, MatrixMut};
+    use moerl::logprob::{Backward, Config, Forward, Gradient, KeepSets, Partial, workspace_bytes};
+    use moerl::memory::{Device, Matrix, MatrixMut};
     use moerl::{Backend, Buffer, Cuda, Result};
 
     /// Rows of a training micro-batch.
@@ -46,7 +46,8 @@ mod on_device {
         for rows in FEW {
             decoding(gpu, criterion, rows)?;
         }
-        Ok(())
+        extras(gpu, criterion)?;
+        keep_sets(gpu, criterion)
     }
 
     /// Device milliseconds of `iterations` calls.
@@ -95,13 +96,18 @@ mod on_device {
         }
 
         fn forward(&mut self, gpu: &Cuda, stream: &Stream) -> Result<()> {
+            gpu.logprob_forward(stream, &Config::default(), self.call()?)
+        }
+
+        /// What a trainer asks for.
+        fn call(&mut self) -> Result<Forward<'_, Device>> {
             let mut call = Forward::new(Matrix::new(self.logits.view(), self.rows, self.vocabulary)?);
             call.tokens = Some(Matrix::new(self.tokens.view(), self.rows, 1)?);
             call.logprobs = Some(self.logprobs.view_mut());
             call.entropy = Some(self.entropy.view_mut());
             call.saved = Some(self.saved.view_mut());
             call.workspace = Some(self.workspace.view_mut());
-            gpu.logprob_forward(stream, &Config::default(), call)
+            Ok(call)
         }
 
         fn backward(
@@ -145,6 +151,73 @@ mod on_device {
                 });
             });
         }
+        group.finish();
+        Ok(())
+    }
+
+    /// What each output costs that the plain kernels do not have, beside the plain call.
+    fn extras(gpu: &Cuda, criterion: &mut Criterion) -> Result<()> {
+        let stream = gpu.stream()?;
+        let mut arrays = Arrays::<bf16>::new(gpu, &stream, ROWS, 151_936)?;
+        let mut sum_p2 = gpu.allocate::<f32>(&stream, ROWS)?;
+        let mut rank = gpu.allocate::<i32>(&stream, ROWS)?;
+        let mut argmax = gpu.allocate::<i32>(&stream, ROWS)?;
+        let mut group = criterion.benchmark_group("logprob/with");
+        group.throughput(Throughput::Bytes(arrays.bytes()));
+        let plain = Config::default();
+        let capped = Config { softcap: Some(30.0), ..Config::default() };
+        for (name, config, outputs) in [
+            ("nothing more", &plain, [false, false, false]),
+            ("sum_p2", &plain, [true, false, false]),
+            ("rank", &plain, [false, true, false]),
+            ("argmax", &plain, [false, false, true]),
+            ("all three", &plain, [true, true, true]),
+            ("softcap", &capped, [false, false, false]),
+        ] {
+            group.bench_function(name, |bencher| {
+                bencher.iter_custom(|n| {
+                    let call = || {
+                        let mut call = arrays.call()?;
+                        call.sum_p2 = outputs[0].then(|| sum_p2.view_mut());
+                        call.rank = outputs[1].then(|| rank.view_mut());
+                        call.argmax = outputs[2].then(|| argmax.view_mut());
+                        gpu.logprob_forward(&stream, config, call)
+                    };
+                    timed(gpu, &stream, n, call).expect("a valid call")
+                });
+            });
+        }
+        group.finish();
+        Ok(())
+    }
+
+    /// Keep-sets of 512 tokens, without the rest of the row. The bytes are a sector per kept logit, and the ids.
+    fn keep_sets(gpu: &Cuda, criterion: &mut Criterion) -> Result<()> {
+        const KEPT: usize = 512;
+        let stream = gpu.stream()?;
+        let vocabulary = 151_936;
+        let arrays = Arrays::<bf16>::new(gpu, &stream, ROWS, vocabulary)?;
+        let step = vocabulary / KEPT;
+        let set = |r: usize| (0..KEPT).map(move |i| (i * step + (r * 7 + i * 13) % step) as i32);
+        let ids = gpu.upload(&stream, &(0..ROWS).flat_map(set).collect::<Vec<i32>>())?;
+        let offsets = gpu.upload(&stream, &(0..=ROWS).map(|r| (r * KEPT) as i64).collect::<Vec<i64>>())?;
+        let mut logprobs = gpu.allocate::<f32>(&stream, ROWS)?;
+        let mut entropy = gpu.allocate::<f32>(&stream, ROWS)?;
+        let mut group = criterion.benchmark_group("logprob/keep-sets");
+        group.throughput(Throughput::Bytes((ROWS * KEPT * (32 + 4)) as u64));
+        group.bench_function(BenchmarkId::new("forward", KEPT), |bencher| {
+            bencher.iter_custom(|n| {
+                let call = || {
+                    let mut call = Forward::new(Matrix::new(arrays.logits.view(), ROWS, vocabulary)?);
+                    call.tokens = Some(Matrix::new(arrays.tokens.view(), ROWS, 1)?);
+                    call.keep = Some(KeepSets { ids: ids.view(), offsets: offsets.view() });
+                    call.kept_logprobs = Some(logprobs.view_mut());
+                    call.kept_entropy = Some(entropy.view_mut());
+                    gpu.logprob_forward(&stream, &Config::default(), call)
+                };
+                timed(gpu, &stream, n, call).expect("a valid call")
+            });
+        });
         group.finish();
         Ok(())
     }

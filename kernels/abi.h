@@ -47,11 +47,17 @@ enum MoerlFault {
     MOERL_FAULT_TEMPERATURE = 33,  // a row's temperature is not a positive number that f32 can scale by
     MOERL_FAULT_EMPTY_ROW = 34,    // a whole row of -inf
     MOERL_FAULT_NONFINITE_LOGIT = 35,  // +inf or NaN in a counted column
+    MOERL_FAULT_KEEP = 36,         // a keep-set's ids are not strictly ascending, or outside the vocabulary
+    MOERL_FAULT_KEEP_OFFSETS = 37, // a keep-set's offsets descend, or leave the ids
+    MOERL_FAULT_EMPTY_KEEP = 38,   // a whole keep-set of -inf
     // objective
     MOERL_FAULT_NONFINITE_INPUT = 64,  // NaN or infinity at a token that counts
     MOERL_FAULT_POSITIVE_LOGPROB = 65, // a log-probability above 1e-3
     MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
+    MOERL_FAULT_SEGMENT_WEIGHT = 68,   // a segment's weight that is NaN or infinite
+    // correction
+    MOERL_FAULT_SEGMENT_INPUT = 96,    // of a segment: its log-probabilities make no weight
 };
 
 // ---- objective ------------------------------------------------------------------------------------------------------
@@ -59,12 +65,36 @@ enum MoerlFault {
 #define MOERL_TILE 1024           // positions of a segment that make one tile of its sums
 #define MOERL_TILE_GROUP 32       // tiles that are added up before they join the rest
 #define MOERL_UNIT_SEGMENTS 256   // most segments of a unit
-#define MOERL_TALLY 32            // numbers of a tally: the diagnostics by place, and the loss in the last
+#define MOERL_TALLY 64            // numbers of a tally, two a lane: the diagnostics by place, and the loss in the last
 
 enum MoerlVariant {
     MOERL_PPO_CLIP = 0,
     MOERL_GSPO = 1,
     MOERL_GSPO_TOKEN = 2,
+    MOERL_CISPO = 3,
+    MOERL_CISPO_SEQUENCE = 4,
+    MOERL_GMPO = 5,
+    MOERL_SAPO = 6,
+    MOERL_SAPO_SEQUENCE = 7,
+    MOERL_VESPO = 8,
+    MOERL_DPPO_TV = 9,
+    MOERL_DPPO_KL = 10,
+    MOERL_MINIRL = 11,
+    MOERL_TOPR = 12,
+    MOERL_SQUARE_PENALTY = 13,
+    MOERL_POLICY_GRADIENT = 14,  // -A l
+    MOERL_TIS_LOSS = 15,
+    MOERL_KL_COV = 16,
+};
+
+enum MoerlKl {
+    MOERL_KL_NONE = 0,
+    MOERL_KL_K1 = 1,
+    MOERL_KL_ABS = 2,
+    MOERL_KL_K2 = 3,
+    MOERL_KL_K3 = 4,
+    MOERL_KL_K3_TOKEN = 5,     // times the token's ratio
+    MOERL_KL_K3_SEQUENCE = 6,  // times the segment's
 };
 
 enum MoerlNonFinite {
@@ -96,7 +126,18 @@ enum MoerlSegmentFlag {
     MOERL_EMPTY = 128,         // no token counts
 };
 
-// Places of the diagnostics: sums, then maxima. Those up to MOERL_SUM_CAPPED are of tokens, the others of segments.
+// Which arrays `apply` reads where it has the choice, added up.
+enum MoerlRead {
+    MOERL_READ_LOGPROBS = 1,
+    MOERL_READ_OLD = 2,
+    MOERL_READ_ADVANTAGES = 4,
+    MOERL_READ_WEIGHTS = 8,
+    MOERL_READ_SHIFT = 16,
+    MOERL_READ_TERMS = 32,  // rollout_logprobs, ref_logprobs, entropy
+    MOERL_READ_KEEP = 64,
+};
+
+// Places of the diagnostics: sums, then maxima. Those up to MOERL_SUM_CAPPED are of tokens, up to MOERL_SUM_SEQUENCE_CAPPED of segments.
 enum MoerlSum {
     MOERL_SUM_TOKENS = 0,
     MOERL_SUM_NONFINITE = 1,
@@ -119,10 +160,27 @@ enum MoerlSum {
     MOERL_SUM_SEQUENCE_CLIPPED_HIGH = 18,
     MOERL_SUM_SEQUENCE_CLIPPED_LOW = 19,
     MOERL_SUM_SEQUENCE_CAPPED = 20,
-    MOERL_MAX_RATIO = 21,
-    MOERL_MAX_NEGATIVE_RATIO = 22,
-    MOERL_MAX_SEQUENCE_RATIO = 23,
-    MOERL_MAX_NEGATIVE_SEQUENCE_RATIO = 24,
+    MOERL_SUM_LOSS = 21,
+    // of tokens, what stands beside the policy term
+    MOERL_SUM_KL_LOSS = 22,
+    MOERL_SUM_MISMATCH_LOSS = 23,
+    MOERL_SUM_ENTROPY_LOSS = 24,
+    MOERL_SUM_ENTROPY = 25,
+    MOERL_SUM_REF_K1 = 26,
+    MOERL_SUM_REF_K3 = 27,
+    MOERL_SUM_ROLLOUT_ENTROPY = 28,
+    MOERL_SUM_PULL = 29,
+    MOERL_SUM_OUTSIDE = 30,
+    MOERL_SUM_GAMMA = 31,
+    MOERL_SUM_REJECTED = 32,
+    MOERL_SUM_LOGPROBS_SEEN = 33,
+    MOERL_SUM_BF16_LOOKING = 34,
+    MOERL_MAX_RATIO = 35,
+    MOERL_MAX_NEGATIVE_RATIO = 36,
+    MOERL_MAX_SEQUENCE_RATIO = 37,
+    MOERL_MAX_NEGATIVE_SEQUENCE_RATIO = 38,
+    MOERL_MAX_WEIGHT = 39,
+    MOERL_MAX_NEGATIVE_WEIGHT = 40,
 };
 
 // The work of one warp: a tile of a long segment, or whole short ones; at most MOERL_TILE tokens.
@@ -134,10 +192,15 @@ struct MoerlUnit {
 };
 
 struct MoerlCoefficient {
-    float ratio;     // s
-    float weight;    // c
-    float gradient;  // of every counted token, where they share one
+    float ratio;     // what stands for the token's ratio: s, clamped where the variant clamps it; phi for A >= 0
+    float weight;    // c W
+    float gradient;  // of every counted token, where they share one; phi for A < 0
     uint32_t flags;
+    // What only the terms beside the policy's need.
+    float scale;     // c
+    float sequence_ratio;  // s
+    float shared;    // of every counted token, by way of s in a divergence
+    float segment_weight;  // W
 };
 
 struct MoerlObjective {
@@ -147,18 +210,30 @@ struct MoerlObjective {
     const float* advantages;  // [N] or [S]
     const uint8_t* loss_mask;
     const float* weights;
+    const uint8_t* keep;
+    const uint8_t* chosen;
+    const float* router_shift;
+    const float* rollout_logprobs;  // null: old_logprobs are the rollout's
+    const float* ref_logprobs;
+    const float* entropy;
+    const float* segment_weights;  // [S]
     const float* segment_scale;  // [S]
     const double* denominators;  // [4], instead of `divisor_values`
     const int64_t* offsets;      // [S + 1]
     const struct MoerlUnit* units;
     // planes [S]
     double* log_ratio;
-    double* count;
+    double* count;  // null: not known, for nothing needs it
     double* positive;
     double* negative;
+    double* kept;
+    double* divergence;
+    double* folded;
     double* nonfinite;
     struct MoerlCoefficient* coefficients;  // [S]
     float* d_logprobs;                      // [N]
+    float* d_entropy;                       // [N]
+    float* kl;                              // [N]
     float* ratio;                           // [N]
     uint8_t* clipped;                       // [N]
     float* sequence_ratio;                  // [S]
@@ -172,8 +247,8 @@ struct MoerlObjective {
     uint32_t* group_tickets; // [units]
     uint32_t* tile_tickets;  // [units]
     double* tallies;         // of the tree
-    uint32_t* tile_records;  // [units][4]: D, S+, S- as f32; n | nonfinite << 16
-    double* group_records;   // [units][5]
+    uint32_t* tile_records;  // [units][8]: D, S+, S- as f32; n | nonfinite << 16; C, K as f32; kept
+    double* group_records;   // [units][8]: D, S+, S-, n, nonfinite, C, K, kept
     uint64_t segment_count;
     uint64_t unit_count;
     double divisor_values[4];  // T, B, P, L
@@ -186,12 +261,26 @@ struct MoerlObjective {
     float token_log_upper;
     float token_log_lower;
     float token_log_cap;
-    // and of the ratio
+    // and of the ratio; for a divergence from the old policy how far it may go
     float upper;
     float lower;
     float cap;
     float saturation_low;
     float saturation_high;
+    // of the variant, by the sign of A: tau, or k and lambda
+    float positive_rate;
+    float negative_rate;
+    float positive_scale;
+    float negative_scale;
+    float epsilon;  // added to probabilities
+    float kl_beta;
+    float kl_input_clamp;
+    float kl_output_clamp;
+    float mismatch_penalty;
+    float entropy_bonus;
+    uint32_t variant;
+    uint32_t kl_form;
+    uint32_t reads;
     uint32_t nonfinite_policy;
     uint32_t divisors;
     uint32_t tag;
@@ -201,7 +290,314 @@ struct MoerlObjective {
     uint8_t accumulate;   // the planes go on from what is there
     uint8_t keep_totals;  // loss and diagnostics do
     uint8_t count_empty;
-    uint8_t reserved[6];
+    uint8_t kl_straight_through;
+    uint8_t folds_weights;    // w is part of `folded` and multiplies nothing else
+    uint8_t is_gated;         // the window stops the gradient, where the variant leaves that open
+    uint8_t rejects_all;      // a rejected token loses every term
+    uint8_t after_rejection;  // denominators count what was kept
+    uint8_t value_in_finish;  // the policy's loss is known by then
+    uint8_t has_rollout;
+    uint8_t opens_totals;     // this launch is the first to write the loss
+    uint8_t reserved[2];
+};
+
+// ---- route change ---------------------------------------------------------------------------------------------------
+
+#define MOERL_ROUTE_BINS 16
+#define MOERL_ROUTE_NUMBERS 7  // count, |D|, D^2, d, d^2, clipped, rejected
+
+struct MoerlRouteChange {
+    // [N]
+    const float* logprobs;
+    const float* old_logprobs;
+    const float* rollout_logprobs;
+    const uint8_t* loss_mask;
+    const uint8_t* clipped;
+    const uint8_t* keep;
+    const uint8_t* route_change;
+    double* sums;      // [MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    // workspace
+    uint32_t* ticket;
+    double* records;   // [blocks][MOERL_ROUTE_BINS][MOERL_ROUTE_NUMBERS]
+    uint64_t tokens;
+    uint64_t accumulate;
+};
+
+// ---- covariance -----------------------------------------------------------------------------------------------------
+
+enum MoerlCovarianceRule {
+    MOERL_COVARIANCE_RANDOM = 0,     // of those between the bounds, the ones with the smallest random keys
+    MOERL_COVARIANCE_BERNOULLI = 1,  // of those between the bounds, each by its own coin
+    MOERL_COVARIANCE_LARGEST = 2,    // those with the largest covariance
+};
+
+// What the launches of a call hand on.
+struct MoerlCovarianceState {
+    double mean_advantage;
+    double mean_logprob;
+    uint64_t prefix;  // the digits of the last chosen key that are known
+    uint64_t wanted;  // keys still to be chosen among those that begin with them
+};
+
+struct MoerlCovariance {
+    // [N]
+    const float* logprobs;
+    const float* advantages;
+    const uint8_t* loss_mask;
+    const uint8_t* excluded;
+    const uint32_t* token_ids;
+    uint8_t* chosen;
+    uint8_t* keep;
+    // workspace
+    struct MoerlCovarianceState* state;
+    uint32_t* ticket;
+    uint32_t* histogram;  // [256]
+    double* sums;         // [blocks][3]
+    uint64_t tokens;
+    uint64_t seed;
+    uint64_t threshold;   // of a coin, of 2^32
+    double fraction;
+    double mean_advantage;
+    double mean_logprob;
+    double lower;
+    double upper;
+    uint32_t rule;
+    uint32_t shift;       // of the digit that this pass counts
+    uint32_t has_means;
+    uint32_t reserved;
+};
+
+// ---- correction -----------------------------------------------------------------------------------------------------
+
+#define MOERL_CORRECTION_OPTIONS 8        // most rejections of a configuration
+#define MOERL_CORRECTION_TOKEN_OPTIONS 4  // of which so many may look at tokens
+#define MOERL_CORRECTION_PROPOSALS 16     // most proposal policies of multiple importance sampling
+#define MOERL_CORRECTION_REPEATS 16       // most repetitions of the old log-probabilities
+#define MOERL_CORRECTION_GLOBALS 16       // the first places of the tally of segments, then of that of tokens
+#define MOERL_TALLY_PLACES 32             // of either tally, one a lane
+
+// What a plane holds: one f64 per piece. A piece is a segment, or a turn of one.
+enum MoerlCorrectionPlane {
+    MOERL_CORRECTION_LOG_RATIO = 0,   // sum m delta
+    MOERL_CORRECTION_COUNT = 1,
+    MOERL_CORRECTION_NONFINITE = 2,
+    MOERL_CORRECTION_KEPT = 3,        // tokens that no rejection of tokens rejects
+    MOERL_CORRECTION_REJECTED = 4,    // by the first, second, ... rejection of tokens
+    MOERL_CORRECTION_K1 = 8,          // sum m clamp(delta)
+    MOERL_CORRECTION_K2 = 9,
+    MOERL_CORRECTION_K3 = 10,
+    MOERL_CORRECTION_ADVANTAGE = 11,  // sum m A
+    MOERL_CORRECTION_OLD = 12,        // sum m o
+    MOERL_CORRECTION_ROLLOUT = 13,    // sum m q
+    MOERL_CORRECTION_WEIGHT = 14,     // sum m w, where w is a token's own
+    MOERL_CORRECTION_RAW_WEIGHT = 15,
+    MOERL_CORRECTION_KEPT_K3 = 16,
+    MOERL_CORRECTION_MAX = 17,        // of delta, by maximum
+    MOERL_CORRECTION_MAX_NEGATIVE = 18,
+    MOERL_CORRECTION_PLANES = 19,
+};
+
+enum MoerlCorrectionLevel {
+    MOERL_CORRECTION_TOKEN = 0,
+    MOERL_CORRECTION_TURN = 1,
+    MOERL_CORRECTION_SEQUENCE = 2,
+    MOERL_CORRECTION_GEOMETRIC = 3,
+};
+
+enum MoerlCorrectionWeight {
+    MOERL_CORRECTION_ONE = 0,
+    MOERL_CORRECTION_CLAMP = 1,          // into [low, high]
+    MOERL_CORRECTION_BAND = 2,           // 0 outside
+    MOERL_CORRECTION_SEQUENCE_MASK = 3,  // of tokens, unbounded; 0 where the segment's mean is outside
+    MOERL_CORRECTION_SELF_NORMALISED = 4,
+    MOERL_CORRECTION_METROPOLIS_MASK = 5,
+    MOERL_CORRECTION_METROPOLIS_MULTIPLICITY = 6,
+    MOERL_CORRECTION_MULTIPLE = 7,
+};
+
+// What a rejection looks at; the first four are of tokens.
+enum MoerlCorrectionStatistic {
+    MOERL_CORRECTION_OF_TOKEN = 0,  // delta
+    MOERL_CORRECTION_OF_TOKEN_K1 = 1,
+    MOERL_CORRECTION_OF_TOKEN_K2 = 2,
+    MOERL_CORRECTION_OF_TOKEN_K3 = 3,
+    MOERL_CORRECTION_OF_TURN = 4,
+    MOERL_CORRECTION_OF_SUM = 5,
+    MOERL_CORRECTION_OF_MEAN = 6,
+    MOERL_CORRECTION_OF_SUM_K1 = 7,
+    MOERL_CORRECTION_OF_SUM_K2 = 8,
+    MOERL_CORRECTION_OF_SUM_K3 = 9,
+    MOERL_CORRECTION_OF_MEAN_K1 = 10,
+    MOERL_CORRECTION_OF_MEAN_K2 = 11,
+    MOERL_CORRECTION_OF_MEAN_K3 = 12,
+    MOERL_CORRECTION_OF_MAX_K2 = 13,
+    MOERL_CORRECTION_OF_MAX_K3 = 14,
+    MOERL_CORRECTION_OF_EXTREMES = 15,    // the smallest and the largest delta
+    MOERL_CORRECTION_OF_BAD_ANSWER = 16,  // mean of q - l, where A < 0
+};
+
+// Places of the tally of tokens. Sums, then maxima.
+enum MoerlCorrectionTokenSum {
+    MOERL_CORRECTION_TOKENS = 0,
+    MOERL_CORRECTION_TOKEN_WEIGHTS = 1,
+    MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED = 2,
+    MOERL_CORRECTION_TOKEN_CHI2 = 3,  // sum e^{2 delta}
+    MOERL_CORRECTION_TOKENS_NONFINITE = 8,
+    MOERL_CORRECTION_MISMATCH_K1 = 9,
+    MOERL_CORRECTION_MISMATCH_K3 = 10,
+    MOERL_CORRECTION_PROBABILITY_ERROR = 11,
+    MOERL_CORRECTION_JENSEN_SHANNON = 12,
+    MOERL_CORRECTION_TOKEN_RAW = 13,
+    MOERL_CORRECTION_TOKEN_RAW_SQUARED = 14,
+    MOERL_CORRECTION_TOKENS_ABOVE = 15,
+    MOERL_CORRECTION_TOKENS_BELOW = 16,
+    MOERL_CORRECTION_TOKENS_SATURATED_HIGH = 17,
+    MOERL_CORRECTION_TOKENS_SATURATED_LOW = 18,
+    MOERL_CORRECTION_TOKENS_CATASTROPHIC = 19,
+    MOERL_CORRECTION_MAX_LOG_RATIO = 28,
+    MOERL_CORRECTION_MAX_NEGATIVE_LOG_RATIO = 29,
+};
+
+// Places of the tally of segments; the diagnostics hold it behind the other.
+enum MoerlCorrectionSegmentSum {
+    MOERL_CORRECTION_KEPT_TOKENS = 0,
+    MOERL_CORRECTION_KEPT_SEGMENTS = 1,
+    MOERL_CORRECTION_KEPT_GROUPS = 2,
+    MOERL_CORRECTION_WEIGHED = 4,  // segments with a weight; tokens for the weights of turns
+    MOERL_CORRECTION_WEIGHTS = 5,
+    MOERL_CORRECTION_WEIGHTS_SQUARED = 6,
+    MOERL_CORRECTION_SEQUENCE_CHI2 = 7,
+    MOERL_CORRECTION_SEGMENTS = 8,
+    MOERL_CORRECTION_EMPTY_SEGMENTS = 9,
+    MOERL_CORRECTION_DROPPED_SEGMENTS = 10,
+    MOERL_CORRECTION_PPL_OLD = 11,
+    MOERL_CORRECTION_PPL_ROLLOUT = 12,
+    MOERL_CORRECTION_LOG_PPL_ROLLOUT = 13,
+    MOERL_CORRECTION_LOG_PPL_DIFF = 14,
+    MOERL_CORRECTION_LOG_PPL_ABS_DIFF = 15,
+    MOERL_CORRECTION_PPL_RATIO = 16,
+    MOERL_CORRECTION_GEOMETRIC_CHI2 = 17,
+    MOERL_CORRECTION_SPREAD_WEIGHTS = 18,  // of segments and turns, a token each
+    MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED = 19,
+    MOERL_CORRECTION_SEQUENCE_WEIGHTS = 20,  // the mean over each segment's tokens
+    MOERL_CORRECTION_SEQUENCE_WEIGHTS_SQUARED = 21,
+    MOERL_CORRECTION_SEQUENCES_ABOVE = 22,
+    MOERL_CORRECTION_SEQUENCES_BELOW = 23,
+    MOERL_CORRECTION_SEGMENTS_CATASTROPHIC = 24,
+    MOERL_CORRECTION_ACCEPTED = 25,
+    MOERL_CORRECTION_SUM_KEPT_K3 = 26,
+    MOERL_CORRECTION_GROUP_ESS = 27,
+    MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT = 28,
+    MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT = 29,
+    MOERL_CORRECTION_MAX_LOG_PPL_DIFF = 30,
+    MOERL_CORRECTION_MAX_NEGATIVE_LOG_PPL_DIFF = 31,
+};
+
+enum MoerlDecisionFlag {
+    MOERL_DECISION_KEPT = 1,
+    MOERL_DECISION_NONFINITE = 2,
+    MOERL_DECISION_DROPPED = 4,
+};
+
+// What `apply` needs to know of a piece.
+struct MoerlDecision {
+    float weight;
+    uint32_t flags;
+};
+
+// Keeps what is in [low, high].
+struct MoerlCorrectionOption {
+    double low;
+    double high;
+    float token_low;
+    float token_high;
+    uint32_t statistic;
+    uint32_t rejected;  // for those of tokens: their plane behind MOERL_CORRECTION_REJECTED
+};
+
+struct MoerlCorrection {
+    // [N]; null: not read in this phase
+    const float* old_logprobs;  // [R][N]
+    const float* rollout_logprobs;
+    const float* kept_log_mass;
+    const float* router_shift;
+    const float* advantages;    // [N] or [S]
+    const uint8_t* loss_mask;
+    const float* uniforms;      // [S], or [N] for tokens
+    const int64_t* offsets;     // [pieces + 1]
+    const struct MoerlUnit* units;
+    const uint32_t* first_piece;  // [S + 1]; null: a segment is a piece
+    const uint32_t* group_ptr;    // [G + 1]
+    const uint32_t* members;
+    const uint64_t* segment_ids;     // [S]
+    const double* current_log_ratio; // [S]: sum m (l - o)
+    const float* rewards;            // [S]
+    const double* target_logprobs;   // [S]
+    const double* proposal_logprobs; // [S][M]
+    const double* carried;           // [G]
+    double* planes;
+    struct MoerlDecision* decisions;  // [pieces]; null: `apply` runs alone
+    float* weights;                   // [N]
+    uint8_t* keep;                    // [N]
+    float* log_ratio;                 // [N]
+    float* segment_weights;           // [S]
+    double* segment_log_weights;      // [S]
+    uint32_t* kept;                   // [S]
+    uint8_t* accepted;                // [S]
+    uint32_t* multiplicity;           // [S]
+    uint32_t* carry_multiplicity;     // [G]
+    double* carry_log_weights;        // [G]
+    float* baseline_advantages;       // [S]
+    uint64_t* rejected;               // [options][2]: tokens, segments; added to
+    double* globals;
+    double* diagnostics;
+    uint64_t* errors;
+    // workspace
+    uint32_t* tickets;
+    uint32_t* group_tickets;
+    uint32_t* tile_tickets;
+    double* tallies;
+    uint32_t* tile_records;   // [units][16]
+    double* group_records;    // [units][MOERL_CORRECTION_PLANES]
+    uint32_t* multiplicities; // [S]: as `multiplicity`, whether asked for or not
+    uint64_t segment_count;
+    uint64_t piece_count;
+    uint64_t unit_count;
+    uint64_t group_count;
+    uint64_t token_count;
+    uint64_t seed;
+    // bounds of the logarithm of the weight, and of the weight
+    double log_low;
+    double log_high;
+    double catastrophic_low;
+    double catastrophic_high;
+    double log_proportions[MOERL_CORRECTION_PROPOSALS];
+    struct MoerlCorrectionOption options[MOERL_CORRECTION_OPTIONS];
+    float low;
+    float high;
+    float token_log_low;
+    float token_log_high;
+    // beyond which a raw weight of a token, or of a segment, is reported
+    float reported_log_low;
+    float reported_log_high;
+    float saturation;
+    uint32_t option_count;
+    uint32_t repeats;
+    uint32_t proposals;
+    uint32_t level;
+    uint32_t weight;
+    uint32_t nonfinite_policy;
+    uint32_t tag;
+    uint8_t place[MOERL_CORRECTION_PLANES];  // where among the planes each one lies; 255: nowhere
+    uint8_t mean_of_repeats;
+    uint8_t advantage_per_token;
+    uint8_t batch_normalise;
+    uint8_t reads_tokens;   // `apply` reads more than the mask
+    uint8_t aligned;
+    uint8_t accumulate;
+    uint8_t keep_totals;
+    uint8_t has_token_options;
+    uint8_t reserved[5];
 };
 
 // ---- advantage ------------------------------------------------------------------------------------------------------
@@ -494,21 +890,26 @@ struct MoerlGateForward {
     float* selected_logits;
     float* lse;
     uint64_t* errors;
+    const float* expert_scale;
+    void* record_ids;
+    float* cutoff;           // not of the kernels for many rows
     uint64_t rows;
     uint64_t forced_rows;
     int64_t router_logits_stride;
     int64_t forced_ids_stride;
     int64_t topk_weights_stride;
+    int64_t record_ids_stride;
     struct MoerlGateRouter router;
     uint32_t forced_ids_element;
     uint32_t topk_weights_element;
+    uint32_t record_ids_element;
     int32_t sentinel;
     uint32_t missing;        // MoerlGatePolicy
     uint32_t bad;            // MoerlGatePolicy
     uint32_t group_size;     // experts of a group; all of them: no limit
     uint32_t admitted_groups;
     uint32_t group_top;
-    uint32_t stage_bytes;    // a row's place in shared memory, a multiple of 16; 0: rows stay in registers
+    uint32_t stage_bytes;    // a row's place in shared memory (a warp's, in the kernels for many rows), a multiple of 16; 0: rows stay in registers
     uint32_t tag;
     // 0 or 1
     uint8_t has_sentinel;
@@ -516,7 +917,24 @@ struct MoerlGateForward {
     uint8_t missing_is_fault;
     uint8_t sentinel_filler;
     uint8_t scored;          // selection goes by score + bias, not by the logit
-    uint8_t reserved[3];
+    uint8_t wide_stores;     // of the kernels for many rows: slots may be stored several at a time
+    uint8_t reserved[6];
+};
+
+// What a forward call chose, as maps over all experts.
+struct MoerlGateMaps {
+    const int32_t* topk_ids;
+    const void* topk_weights;
+    void* dense_probs;
+    uint8_t* bytemap;
+    uint8_t* bitmap;
+    uint64_t rows;
+    int64_t topk_weights_stride;
+    int64_t dense_probs_stride;
+    uint32_t topk_weights_element;
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t reserved;
 };
 
 #define MOERL_PANEL 256  // rows whose column sums are made in f32, before they are merged in f64
@@ -741,31 +1159,50 @@ struct MoerlPartial {
     float label;
 };
 
+enum MoerlLogprobResult {
+    MOERL_RESULT_WHOLE = 0,
+    MOERL_RESULT_ROWS = 1,    // of a shard: records of rows, counts
+    MOERL_RESULT_PANELS = 2,  // of a shard: records of panels, with the label's logit in its place
+};
+
 struct MoerlLogprobForward {
     const void* logits;
     const void* tokens;
     const float* temperature;    // null: uniform_temperature
     const uint8_t* loss_mask;
-    float* logprobs;
+    const float* label_logits;   // [rows, ids]: where the ids' logits may lie in other shards, for rank
+    float* logprobs;             // [rows, ids]
     float* entropy;
     float* max;
     float* log_sum;
     float* lse;
     float* sum_p2;
+    float* other_labels;         // [rows, ids - 1]
+    uint32_t* rank;              // [rows, ids]; all ones: none
+    int32_t* argmax;
     struct MoerlPartial* saved;
-    float* sum_sq;
-    struct MoerlPartial* records;  // [rows, panels]: where several blocks share a row
+    float* sum_sq;                 // [rows]; [rows, record_stride] where panels' records are the result
+    struct MoerlPartial* records;  // [rows, record_stride]: where several blocks share a row, or panels' records are the result
     float* labels;                 // [rows]: likewise
+    uint64_t* best;              // [rows]: the largest logit and its column as one number, the smaller the better; all ones: none
     uint64_t* errors;
     uint64_t rows;
     uint64_t groups;             // group g holds the rows g, g + groups, g + 2 * groups, ...
     int64_t logits_stride;
     int64_t tokens_stride;
     int64_t ignore_index;
+    int64_t vocab_start;         // of this shard
+    int64_t vocab_total;         // of all shards
+    uint64_t record_stride;      // records of a row
+    double logit_fold;           // multiplies the logits by dividing the temperature
     uint32_t tokens_element;
-    uint32_t vocabulary;
+    uint32_t vocabulary;         // of this shard
+    uint32_t ids;                // of a row
     uint32_t tag;
     float uniform_temperature;
+    float softcap;               // 0: none
+    float cap_scale;             // logit_scale / softcap
+    uint32_t result;             // MoerlLogprobResult
 };
 
 struct MoerlLogprobBackward {
@@ -775,21 +1212,94 @@ struct MoerlLogprobBackward {
     const float* temperature;    // null: uniform_temperature
     const uint8_t* loss_mask;
     const struct MoerlPartial* saved;
-    const float* d_logprobs;
+    const float* d_logprobs;     // [rows, ids]
     const float* d_entropy;
     const float* d_lse;
+    const int32_t* kept_ids;
+    const int64_t* kept_offsets; // [rows + 1]
+    const struct MoerlPartial* kept_saved;
+    const float* d_kept_logprobs;
+    const float* d_kept_entropy;
     uint64_t rows;
     uint64_t groups;             // as in the forward
+    uint64_t kept;               // ids in all
     int64_t logits_stride;
     int64_t d_logits_stride;
     int64_t tokens_stride;
     int64_t ignore_index;
+    int64_t vocab_start;
+    int64_t vocab_total;
+    double logit_fold;
     uint32_t tokens_element;
     uint32_t vocabulary;
+    uint32_t ids;
     uint32_t columns;
     uint32_t panels;             // that cover the columns
     uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
     float uniform_temperature;
+    float softcap;
+    float cap_scale;
+    float logit_scale;           // of the softcap
+    uint32_t strict_keep;
+    uint32_t reserved;
+};
+
+struct MoerlLogprobKeep {
+    const void* logits;
+    const void* tokens;
+    const float* temperature;
+    const uint8_t* loss_mask;
+    const int32_t* kept_ids;
+    const int64_t* kept_offsets;       // [rows + 1]
+    const struct MoerlPartial* full;   // [rows]: the records of the whole rows; null where nothing needs them
+    float* kept_logprobs;
+    float* kept_entropy;
+    float* kept_mass;
+    struct MoerlPartial* kept_saved;
+    uint64_t* label_added;       // added to
+    uint64_t* errors;
+    uint64_t rows;
+    uint64_t groups;
+    uint64_t kept;               // ids in all
+    int64_t logits_stride;
+    int64_t tokens_stride;
+    int64_t ignore_index;
+    int64_t vocab_start;
+    int64_t vocab_total;
+    double logit_fold;
+    uint32_t tokens_element;
+    uint32_t vocabulary;
+    uint32_t ids;
+    uint32_t tag;
+    float uniform_temperature;
+    float softcap;
+    float cap_scale;
+    uint32_t strict_keep;
+    uint32_t is_shard;           // some ids may lie elsewhere
+    uint32_t reserved;
+};
+
+#define MOERL_MAX_SHARDS 64
+
+// Shard after shard: for each, `records_per_row` records of every row, the first `counts[shard]` of them valid.
+struct MoerlLogprobCombine {
+    struct MoerlLogprobForward outputs;
+    const struct MoerlPartial* records;       // [shards, rows, records_per_row]
+    const float* sum_sq;                      // [shards, rows, records_per_row]; null: no squares
+    const float* other_labels;                // [shards, rows, ids - 1]
+    const uint64_t* best;                     // [shards, rows]
+    const struct MoerlPartial* kept_records;  // [shards, rows]
+    const int64_t* kept_offsets;              // [rows + 1]
+    float* kept_logprobs;
+    float* kept_entropy;
+    float* kept_mass;
+    struct MoerlPartial* kept_saved;
+    uint64_t kept;                            // ids in all
+    uint32_t shards;
+    uint32_t records_per_row;
+    uint32_t positions;                       // valid records of a row, of all shards
+    uint32_t reserved;
+    uint32_t counts[MOERL_MAX_SHARDS];
 };
 
 #endif

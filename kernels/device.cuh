@@ -10,7 +10,11 @@
 //   shared memory  MOERL_SHARED(type, name, count)  MOERL_DYNAMIC_SHARED(type, name)  shared_atomic_*     (plain dereference is right here)
 //   block          sync_block() sync_block_or(p) sync_block_and(p) sync_block_count(p)
 //   warp           sync_warp shuffle shuffle_xor shuffle_up shuffle_down ballot any all match_any reduce_{add,min,max}_u32
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of is_finite popcount ...
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> count_above_x2<bf16|f16> to_f32 from_f32 bits_of f32_of popcount ...
 //   arithmetic     exp2_approx reciprocal_approx fmaf (C's) max_nan max_nan_x2<bf16|f16> to_f32 from_f32 bits_of f32_of popcount ...
+//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) {max,min}_nan {max,min}_nan_x2<bf16|f16> at_least_x2<bf16|f16>
+//                  to_f32 from_f32 bits_of f32_of popcount ...
 //
 // A pointer that arrives in a parameter structure is GLOBAL: only the helpers may follow it (under emulation it lies in an
 // inaccessible alias of the real memory, so that a raw p[i] faults). A kernel is declared with
@@ -51,6 +55,7 @@ constexpr int WARP = 32;
     extern __shared__ __align__(128) unsigned char moerl_dynamic_shared[]; \
     type* const name = reinterpret_cast<type*>(moerl_dynamic_shared)
 #define MOERL_UNROLL _Pragma("unroll")
+#define MOERL_ROLLED _Pragma("unroll 1")
 
 // ---- indices ----------------------------------------------------------------------------------------------------------
 MOERL_DEVICE uint32_t thread_index() { return threadIdx.x; }
@@ -134,6 +139,7 @@ MOERL_DEVICE void fence_device() { __threadfence(); }
 MOERL_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
 MOERL_DEVICE uint32_t shared_atomic_min(uint32_t* p, uint32_t v) { return atomicMin(p, v); }
 MOERL_DEVICE uint32_t shared_atomic_max(uint32_t* p, uint32_t v) { return atomicMax(p, v); }
+MOERL_DEVICE uint32_t shared_atomic_or(uint32_t* p, uint32_t v) { return atomicOr(p, v); }
 MOERL_DEVICE uint64_t shared_atomic_min(uint64_t* p, uint64_t v) { return atomicMin(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(v)); }
 
 // A copy from global to shared memory that the thread does not wait for; both at a BYTES boundary.
@@ -159,7 +165,6 @@ template <class T> MOERL_DEVICE T shuffle(T v, int lane, uint32_t mask = FULL_WA
 template <class T> MOERL_DEVICE T shuffle_xor(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_xor_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_up(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_up_sync(mask, v, lanes); }
 template <class T> MOERL_DEVICE T shuffle_down(T v, int lanes, uint32_t mask = FULL_WARP) { return __shfl_down_sync(mask, v, lanes); }
-// The three votes have no default mask: nvcc still declares votes of these names without one.
 // The votes have no default mask: nvcc still declares ballot, any and all of one argument, without a mask.
 MOERL_DEVICE uint32_t ballot(bool p, uint32_t mask) { return __ballot_sync(mask, p); }
 MOERL_DEVICE bool any(bool p, uint32_t mask) { return __any_sync(mask, p) != 0; }
@@ -194,6 +199,12 @@ MOERL_DEVICE float max_nan(float a, float b) {
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
     return r;
 }
+// The smaller one; NaN if either is NaN; -0 < +0.
+MOERL_DEVICE float min_nan(float a, float b) {
+    float r;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
+    return r;
+}
 // max_nan on both halves of a word.
 template <class T> MOERL_DEVICE uint32_t max_nan_x2(uint32_t a, uint32_t b);
 template <> MOERL_DEVICE uint32_t max_nan_x2<bf16>(uint32_t a, uint32_t b) {
@@ -204,6 +215,60 @@ template <> MOERL_DEVICE uint32_t max_nan_x2<bf16>(uint32_t a, uint32_t b) {
 template <> MOERL_DEVICE uint32_t max_nan_x2<f16>(uint32_t a, uint32_t b) {
     uint32_t r;
     asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+// min_nan on both halves of a word.
+template <class T> MOERL_DEVICE uint32_t min_nan_x2(uint32_t a, uint32_t b);
+template <> MOERL_DEVICE uint32_t min_nan_x2<bf16>(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+template <> MOERL_DEVICE uint32_t min_nan_x2<f16>(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("min.NaN.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+// All ones in each half of the word where a >= b, else zeros; -0 >= +0, and NaN is not >= anything.
+template <class T> MOERL_DEVICE uint32_t at_least_x2(uint32_t a, uint32_t b);
+template <> MOERL_DEVICE uint32_t at_least_x2<bf16>(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 900
+    uint32_t r;
+    asm("set.ge.u32.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+#else
+    const bool low = __uint_as_float(a << 16) >= __uint_as_float(b << 16);
+    const bool high = __uint_as_float(a & 0xffff0000u) >= __uint_as_float(b & 0xffff0000u);
+    return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u);
+#endif
+}
+template <> MOERL_DEVICE uint32_t at_least_x2<f16>(uint32_t a, uint32_t b) {
+    uint32_t r;
+    asm("set.ge.u32.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+
+// Two counters of type T in one word; each goes up by 1 where its half of `words` is above its half of `thresholds`. Exact up to 256.
+template <class T> MOERL_DEVICE uint32_t count_above_x2(uint32_t counts, uint32_t words, uint32_t thresholds);
+template <> MOERL_DEVICE uint32_t count_above_x2<f16>(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    uint32_t ones, r;
+    asm("set.gt.f16x2.f16x2 %0, %1, %2;" : "=r"(ones) : "r"(words), "r"(thresholds));
+    asm("add.f16x2 %0, %1, %2;" : "=r"(r) : "r"(counts), "r"(ones));
+    return r;
+}
+template <> MOERL_DEVICE uint32_t count_above_x2<bf16>(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    uint32_t r;
+#if __CUDA_ARCH__ >= 900
+    uint32_t ones;
+    asm("set.gt.bf16x2.bf16x2 %0, %1, %2;" : "=r"(ones) : "r"(words), "r"(thresholds));
+    asm("add.bf16x2 %0, %1, %2;" : "=r"(r) : "r"(counts), "r"(ones));
+#else
+    // A bf16 is the upper half of an f32. 0x3f80 is 1, of each half.
+    const bool low = __uint_as_float(words << 16) > __uint_as_float(thresholds << 16);
+    const bool high = __uint_as_float(words & 0xffff0000u) > __uint_as_float(thresholds & 0xffff0000u);
+    const uint32_t ones = (low ? 0x3f80u : 0u) | (high ? 0x3f800000u : 0u);
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(ones), "r"(0x3f803f80u), "r"(counts));
+#endif
     return r;
 }
 
@@ -241,3 +306,7 @@ template <> MOERL_DEVICE uint32_t from_f32_x2<f16>(float low, float high) {
 }
 
 #endif
+
+// ---- of both ------------------------------------------------------------------------------------------------------------
+// Neither NaN nor infinite.
+MOERL_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

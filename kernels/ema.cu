@@ -16,8 +16,6 @@ constexpr uint32_t EMA_THREADS = 256;
 constexpr int EIGHT = 8;
 constexpr uint32_t EMA_ROUNDS = MOERL_EMA_CHUNK / (EMA_THREADS * EIGHT);
 
-MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
-
 struct Eight {
     float x[EIGHT];
 };

@@ -16,8 +16,6 @@ constexpr int LEDGER_THREADS = 256;  // rows of a panel, experts of a block
 constexpr uint32_t LEDGER_ROWS = 32;
 constexpr uint32_t MOST_SLOTS = 32;
 
-MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
-
 MOERL_DEVICE float load_weight(const MoerlExpertLedger& p, uint64_t row, uint32_t slot) {
     const int64_t at = static_cast<int64_t>(row) * p.topk_weights_stride + slot;
     if (p.topk_weights_element == MOERL_BF16) return to_f32(load(static_cast<const bf16*>(p.topk_weights) + at));

@@ -5,12 +5,15 @@
 //   S = the k best by  x_e  or  score(x_e) + bias_e          w_j = normalise(score(x_j), j in S) * scale
 //
 // Data movement. A row belongs to a group of 8, 16 or 32 lanes; a warp holds 4, 2 or 1 rows. Forward loads each logit of a native row
-// once, 16 bytes at a time, straight into registers. A replayed row loads its ids and the k logits that they name, and
+// once, 16 bytes at a time, straight into registers. Where there are many rows and none is forced, 2 or 4 lanes share a row, which is
+// then copied to shared memory (gate/many.cuh). A replayed row loads its ids and the k logits that they name, and
 // nothing else (all of the row where the softmax over all needs its sum).
 //
 //   gate/rows.cuh     what a row is: native, forced, without weights        gate/select.cuh   the k best of a row
 //   gate/columns.cuh  a row in the registers of its lanes                   gate/weights.cuh  weights and their gradient
 //   gate/slots.cuh    the k slots and sums over them                        gate/score.cuh    exponentials and scores
+//   gate/many.cuh     the kernel for many rows: gate/segments.cuh, candidates.cuh, network.cuh, scored.cuh
+//   gate/maps.cuh     what was chosen, as maps over all experts
 //
 // 1. Native is "select, then the replay road": behind the fork both kinds of row bring ids and logits to the same code, so replaying
 //    the native choice is the native result bit for bit.
@@ -21,40 +24,49 @@
 // 5. The lanes of a warp do what any of its rows needs and drop what their own row does not; so every collective is met by all.
 
 #include "gate/forward.cuh"
+#include "gate/many.cuh"
+#include "gate/maps.cuh"
 
 // The number is the most experts that a kernel takes. Blocks have 256 threads or fewer; those declared for more are so because ptxas
 // otherwise trades a spill for an occupancy that shared memory does not allow them.
-MOERL_KERNEL(gate_forward_bf16_64, MoerlGateForward, 256) { gate_forward<bf16, 8, 8, false>(p); }
 MOERL_KERNEL(gate_forward_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, false>(p); }
 MOERL_KERNEL(gate_forward_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, false>(p); }
 MOERL_KERNEL(gate_forward_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16, false>(p); }
 MOERL_KERNEL(gate_forward_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32, false>(p); }
-MOERL_KERNEL(gate_forward_f16_64, MoerlGateForward, 256) { gate_forward<f16, 8, 8, false>(p); }
 MOERL_KERNEL(gate_forward_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32, false>(p); }
-MOERL_KERNEL(gate_forward_f32_64, MoerlGateForward, 256) { gate_forward<float, 8, 8, false>(p); }
 MOERL_KERNEL(gate_forward_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, false>(p); }
 
-MOERL_KERNEL(gate_forward_staged_bf16_64, MoerlGateForward, 256) { gate_forward<bf16, 8, 8, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_4096, MoerlGateForward, 1024) { gate_forward<bf16, 32, IN_SHARED_MEMORY, true>(p); }
-MOERL_KERNEL(gate_forward_staged_f16_64, MoerlGateForward, 256) { gate_forward<f16, 8, 8, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_4096, MoerlGateForward, 1024) { gate_forward<f16, 32, IN_SHARED_MEMORY, true>(p); }
-MOERL_KERNEL(gate_forward_staged_f32_64, MoerlGateForward, 256) { gate_forward<float, 8, 8, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 1024) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
+
+// Many rows without forced ids, by the most chosen: by logit, and by sigmoid + bias.
+MOERL_KERNEL(gate_forward_many_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_bf16_10, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 2, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_f16_10, MoerlGateForward, 128) { gate_forward_many<f16, 2, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, false>(p); }
+MOERL_KERNEL(gate_forward_many_f32_10, MoerlGateForward, 128) { gate_forward_many<float, 4, 10, false>(p); }
+MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 4, 8, true>(p); }
+MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 4, 8, true>(p); }
+MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
+
+MOERL_KERNEL(gate_maps, MoerlGateMaps, 128) { write_maps(p); }

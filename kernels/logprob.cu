@@ -24,20 +24,23 @@
 // 6. The label's gradient, a * (1 - p), is one number per row: it is formed with the row's constants and stored over its column,
 //    instead of a comparison per element.
 #include "logprob/backward.cuh"
-#include "logprob/forward.cuh"
+#include "logprob/split.cuh"
 
 // The threads named are those that a multiprocessor is to hold, in one block or two: they decide how many registers a thread gets.
-MOERL_KERNEL(logprob_forward_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, false>(p); }
-MOERL_KERNEL(logprob_forward_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, false>(p); }
-MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) { forward_by_rows<float, false>(p); }
-MOERL_KERNEL(logprob_forward_squares_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, true>(p); }
-MOERL_KERNEL(logprob_forward_squares_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, true>(p); }
-MOERL_KERNEL(logprob_forward_squares_f32, MoerlLogprobForward, 256) { forward_by_rows<float, true>(p); }
+MOERL_KERNEL(logprob_forward_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, Plain>(p); }
+MOERL_KERNEL(logprob_forward_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, Plain>(p); }
+MOERL_KERNEL(logprob_forward_f32, MoerlLogprobForward, 256) { forward_by_rows<float, Plain>(p); }
+MOERL_KERNEL(logprob_forward_squares_bf16, MoerlLogprobForward, 384) { forward_by_rows<bf16, Squares>(p); }
+MOERL_KERNEL(logprob_forward_squares_f16, MoerlLogprobForward, 384) { forward_by_rows<f16, Squares>(p); }
+MOERL_KERNEL(logprob_forward_squares_f32, MoerlLogprobForward, 256) { forward_by_rows<float, Squares>(p); }
 
-MOERL_KERNEL(logprob_panels_bf16, MoerlLogprobForward, 256) { forward_by_panels<bf16>(p); }
-MOERL_KERNEL(logprob_panels_f16, MoerlLogprobForward, 256) { forward_by_panels<f16>(p); }
-MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float>(p); }
-MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows(p); }
+MOERL_ALL_REGISTERS(logprob_panels_bf16, MoerlLogprobForward, 256)
+MOERL_KERNEL(logprob_panels_bf16, MoerlLogprobForward, 256) { forward_by_panels<bf16, Squares>(p); }
+MOERL_ALL_REGISTERS(logprob_panels_f16, MoerlLogprobForward, 256)
+MOERL_KERNEL(logprob_panels_f16, MoerlLogprobForward, 256) { forward_by_panels<f16, Squares>(p); }
+MOERL_ALL_REGISTERS(logprob_panels_f32, MoerlLogprobForward, 256)
+MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float, Squares>(p); }
+MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows<Plain>(p); }
 
 MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 256) { backward_by_rows<bf16, bf16>(p); }
 MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 256) { backward_by_rows<f16, f16>(p); }

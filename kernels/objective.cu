@@ -2,13 +2,17 @@
 //
 //   partial   D_i = sum m (l - o)    n_i = sum m    S+ = sum m w max(A, 0)    S- = sum m w min(A, 0)
 //   finish    s_i = exp(D_i / n_i)   c_i by the aggregation   loss_i = -c_i (min(s, 1 + eh) S+ + max(s, 1 - el) S-)   G_i = dloss_i / dl_u
-//   apply     g_u = m_u G_i                                   (GSPO)
+//   apply     g_u = m_u G_i                                   (GSPO, sequence SAPO)
 //             g_u = -c_i w_u s_i A_u [clip passes]            (GSPO-token)
 //             g_u = -c_i w_u rho_u A_u [clip passes], rho_u = exp(l - o); its value joins the loss here   (PPO: GRPO, DAPO, ...)
+//             g_u = c_i (w_u W_i dL_u/dl + beta dKL_u/dl + 2 kappa (l - q))                               (every other: policy.cuh)
+//
+// The first three have code of their own; `wide` and `any` are the two kernels that know every objective by a switch that a whole grid takes alike,
+// and read only the arrays that it needs: bytes, not the switch, are what they cost.
 //
 // Data. A warp takes a unit: a tile of 1024 tokens of a long segment, or whole short segments of up to 1024 tokens together. partial reads
 // 4 + 4 + 1 bytes a token (and 4 for A, 4 for w, where they are per token), apply 1 (GSPO), 5 (GSPO-token with A per token) or 9 (PPO) and
-// writes 4. Where PPO needs no more than n, partial reads the mask alone. finish takes a lane for four segments.
+// writes 4. Where no more than n is needed, partial reads the mask alone. finish takes a lane for four segments.
 //
 // Tricks.
 // 1. Subtract before summing: sum (l - o), never sum l - sum o, which at 32k tokens loses 2 % of GSPO's window.
@@ -23,20 +27,26 @@
 #include "objective/partial.cuh"
 
 MOERL_ALL_REGISTERS(objective_partial, MoerlObjective, 128)
-MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false>(p); }
+MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false, false>(p); }
 MOERL_ALL_REGISTERS(objective_partial_tally, MoerlObjective, 128)
-MOERL_KERNEL(objective_partial_tally, MoerlObjective, 128) { partial_phase<true>(p); }
+MOERL_KERNEL(objective_partial_tally, MoerlObjective, 128) { partial_phase<false, true>(p); }
+MOERL_ALL_REGISTERS(objective_partial_wide, MoerlObjective, 128)
+MOERL_KERNEL(objective_partial_wide, MoerlObjective, 128) { partial_phase<true, false>(p); }
+MOERL_ALL_REGISTERS(objective_partial_wide_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_partial_wide_tally, MoerlObjective, 128) { partial_phase<true, true>(p); }
 
-MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p, false); }
-MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p, false); }
-MOERL_KERNEL(objective_finish_gspo, MoerlObjective, 256) { finish_phase<false>(p, true); }
-MOERL_KERNEL(objective_finish_gspo_tally, MoerlObjective, 256) { finish_phase<true>(p, true); }
+MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p); }
+MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p); }
 
 MOERL_ALL_REGISTERS(objective_apply_ppo, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_ppo, MoerlObjective, 128) { apply_phase<MOERL_PPO_CLIP, false>(p); }
+MOERL_KERNEL(objective_apply_ppo, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_ppo_tally, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_ppo_tally, MoerlObjective, 128) { apply_phase<MOERL_PPO_CLIP, true>(p); }
+MOERL_KERNEL(objective_apply_ppo_tally, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, true>(p); }
 MOERL_ALL_REGISTERS(objective_apply_gspo, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_gspo, MoerlObjective, 128) { apply_phase<MOERL_GSPO, false>(p); }
+MOERL_KERNEL(objective_apply_gspo, MoerlObjective, 128) { apply_phase<SHARED_GRADIENT, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_gspo_token, MoerlObjective, 128)
-MOERL_KERNEL(objective_apply_gspo_token, MoerlObjective, 128) { apply_phase<MOERL_GSPO_TOKEN, false>(p); }
+MOERL_KERNEL(objective_apply_gspo_token, MoerlObjective, 128) { apply_phase<SEGMENT_RATIO, false>(p); }
+MOERL_ALL_REGISTERS(objective_apply_any, MoerlObjective, 128)
+MOERL_KERNEL(objective_apply_any, MoerlObjective, 128) { apply_phase<ANY, false>(p); }
+MOERL_ALL_REGISTERS(objective_apply_any_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_apply_any_tally, MoerlObjective, 128) { apply_phase<ANY, true>(p); }

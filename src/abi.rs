@@ -3,23 +3,32 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x938ad9162b0726a7;
+pub const ABI_DIGEST: u64 = 0x058a255f3503a878;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
 pub const MOERL_TILE: u32 = 1024;
 pub const MOERL_TILE_GROUP: u32 = 32;
 pub const MOERL_UNIT_SEGMENTS: u32 = 256;
-pub const MOERL_TALLY: u32 = 32;
-pub const MOERL_PANEL: u32 = 256;
+pub const MOERL_TALLY: u32 = 64;
+pub const MOERL_ROUTE_BINS: u32 = 16;
+pub const MOERL_ROUTE_NUMBERS: u32 = 7;
+pub const MOERL_CORRECTION_OPTIONS: u32 = 8;
+pub const MOERL_CORRECTION_TOKEN_OPTIONS: u32 = 4;
+pub const MOERL_CORRECTION_PROPOSALS: u32 = 16;
+pub const MOERL_CORRECTION_REPEATS: u32 = 16;
+pub const MOERL_CORRECTION_GLOBALS: u32 = 16;
+pub const MOERL_TALLY_PLACES: u32 = 32;
 pub const MOERL_GROUP_CHUNK: u32 = 1024;
 pub const MOERL_MOMENTS_TILE: u32 = 4096;
 pub const MOERL_RETURN_BLOCK: u32 = 32;
 pub const MOERL_BASELINE_TILE: u32 = 128;
 pub const MOERL_EMA_CHUNK: u32 = 8192;
 pub const MOERL_EMA_TENSORS: u32 = 512;
+pub const MOERL_PANEL: u32 = 256;
 pub const MOERL_LEDGER_PANEL: u32 = 256;
 pub const MOERL_NORM_PANEL: u32 = 8192;
+pub const MOERL_MAX_SHARDS: u32 = 64;
 pub const MOERL_BF16: MoerlElement = 0;
 pub const MOERL_F16: MoerlElement = 1;
 pub const MOERL_F32: MoerlElement = 2;
@@ -44,15 +53,42 @@ pub const MOERL_FAULT_TARGET: MoerlFault = 32;
 pub const MOERL_FAULT_TEMPERATURE: MoerlFault = 33;
 pub const MOERL_FAULT_EMPTY_ROW: MoerlFault = 34;
 pub const MOERL_FAULT_NONFINITE_LOGIT: MoerlFault = 35;
+pub const MOERL_FAULT_KEEP: MoerlFault = 36;
+pub const MOERL_FAULT_KEEP_OFFSETS: MoerlFault = 37;
+pub const MOERL_FAULT_EMPTY_KEEP: MoerlFault = 38;
 pub const MOERL_FAULT_NONFINITE_INPUT: MoerlFault = 64;
 pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
 pub const MOERL_FAULT_ZERO_DENOMINATOR: MoerlFault = 67;
+pub const MOERL_FAULT_SEGMENT_WEIGHT: MoerlFault = 68;
+pub const MOERL_FAULT_SEGMENT_INPUT: MoerlFault = 96;
 pub type MoerlFault = ::core::ffi::c_uint;
 pub const MOERL_PPO_CLIP: MoerlVariant = 0;
 pub const MOERL_GSPO: MoerlVariant = 1;
 pub const MOERL_GSPO_TOKEN: MoerlVariant = 2;
+pub const MOERL_CISPO: MoerlVariant = 3;
+pub const MOERL_CISPO_SEQUENCE: MoerlVariant = 4;
+pub const MOERL_GMPO: MoerlVariant = 5;
+pub const MOERL_SAPO: MoerlVariant = 6;
+pub const MOERL_SAPO_SEQUENCE: MoerlVariant = 7;
+pub const MOERL_VESPO: MoerlVariant = 8;
+pub const MOERL_DPPO_TV: MoerlVariant = 9;
+pub const MOERL_DPPO_KL: MoerlVariant = 10;
+pub const MOERL_MINIRL: MoerlVariant = 11;
+pub const MOERL_TOPR: MoerlVariant = 12;
+pub const MOERL_SQUARE_PENALTY: MoerlVariant = 13;
+pub const MOERL_POLICY_GRADIENT: MoerlVariant = 14;
+pub const MOERL_TIS_LOSS: MoerlVariant = 15;
+pub const MOERL_KL_COV: MoerlVariant = 16;
 pub type MoerlVariant = ::core::ffi::c_uint;
+pub const MOERL_KL_NONE: MoerlKl = 0;
+pub const MOERL_KL_K1: MoerlKl = 1;
+pub const MOERL_KL_ABS: MoerlKl = 2;
+pub const MOERL_KL_K2: MoerlKl = 3;
+pub const MOERL_KL_K3: MoerlKl = 4;
+pub const MOERL_KL_K3_TOKEN: MoerlKl = 5;
+pub const MOERL_KL_K3_SEQUENCE: MoerlKl = 6;
+pub type MoerlKl = ::core::ffi::c_uint;
 pub const MOERL_PROPAGATE: MoerlNonFinite = 0;
 pub const MOERL_ZERO_WEIGHT: MoerlNonFinite = 1;
 pub const MOERL_DROP_SEGMENT: MoerlNonFinite = 2;
@@ -74,6 +110,14 @@ pub const MOERL_NONFINITE: MoerlSegmentFlag = 32;
 pub const MOERL_DROPPED: MoerlSegmentFlag = 64;
 pub const MOERL_EMPTY: MoerlSegmentFlag = 128;
 pub type MoerlSegmentFlag = ::core::ffi::c_uint;
+pub const MOERL_READ_LOGPROBS: MoerlRead = 1;
+pub const MOERL_READ_OLD: MoerlRead = 2;
+pub const MOERL_READ_ADVANTAGES: MoerlRead = 4;
+pub const MOERL_READ_WEIGHTS: MoerlRead = 8;
+pub const MOERL_READ_SHIFT: MoerlRead = 16;
+pub const MOERL_READ_TERMS: MoerlRead = 32;
+pub const MOERL_READ_KEEP: MoerlRead = 64;
+pub type MoerlRead = ::core::ffi::c_uint;
 pub const MOERL_SUM_TOKENS: MoerlSum = 0;
 pub const MOERL_SUM_NONFINITE: MoerlSum = 1;
 pub const MOERL_SUM_POLICY_K1: MoerlSum = 2;
@@ -95,10 +139,26 @@ pub const MOERL_SUM_SEQUENCE_RATIO: MoerlSum = 17;
 pub const MOERL_SUM_SEQUENCE_CLIPPED_HIGH: MoerlSum = 18;
 pub const MOERL_SUM_SEQUENCE_CLIPPED_LOW: MoerlSum = 19;
 pub const MOERL_SUM_SEQUENCE_CAPPED: MoerlSum = 20;
-pub const MOERL_MAX_RATIO: MoerlSum = 21;
-pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 22;
-pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 23;
-pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 24;
+pub const MOERL_SUM_LOSS: MoerlSum = 21;
+pub const MOERL_SUM_KL_LOSS: MoerlSum = 22;
+pub const MOERL_SUM_MISMATCH_LOSS: MoerlSum = 23;
+pub const MOERL_SUM_ENTROPY_LOSS: MoerlSum = 24;
+pub const MOERL_SUM_ENTROPY: MoerlSum = 25;
+pub const MOERL_SUM_REF_K1: MoerlSum = 26;
+pub const MOERL_SUM_REF_K3: MoerlSum = 27;
+pub const MOERL_SUM_ROLLOUT_ENTROPY: MoerlSum = 28;
+pub const MOERL_SUM_PULL: MoerlSum = 29;
+pub const MOERL_SUM_OUTSIDE: MoerlSum = 30;
+pub const MOERL_SUM_GAMMA: MoerlSum = 31;
+pub const MOERL_SUM_REJECTED: MoerlSum = 32;
+pub const MOERL_SUM_LOGPROBS_SEEN: MoerlSum = 33;
+pub const MOERL_SUM_BF16_LOOKING: MoerlSum = 34;
+pub const MOERL_MAX_RATIO: MoerlSum = 35;
+pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 36;
+pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 37;
+pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 38;
+pub const MOERL_MAX_WEIGHT: MoerlSum = 39;
+pub const MOERL_MAX_NEGATIVE_WEIGHT: MoerlSum = 40;
 pub type MoerlSum = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -124,15 +184,25 @@ pub struct MoerlCoefficient {
     pub weight: f32,
     pub gradient: f32,
     pub flags: u32,
+    pub scale: f32,
+    pub sequence_ratio: f32,
+    pub shared: f32,
+    pub segment_weight: f32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlCoefficient"][::core::mem::size_of::<MoerlCoefficient>() - 16usize];
+    ["Size of MoerlCoefficient"][::core::mem::size_of::<MoerlCoefficient>() - 32usize];
     ["Alignment of MoerlCoefficient"][::core::mem::align_of::<MoerlCoefficient>() - 4usize];
     ["Offset of field: MoerlCoefficient::ratio"][::core::mem::offset_of!(MoerlCoefficient, ratio) - 0usize];
     ["Offset of field: MoerlCoefficient::weight"][::core::mem::offset_of!(MoerlCoefficient, weight) - 4usize];
     ["Offset of field: MoerlCoefficient::gradient"][::core::mem::offset_of!(MoerlCoefficient, gradient) - 8usize];
     ["Offset of field: MoerlCoefficient::flags"][::core::mem::offset_of!(MoerlCoefficient, flags) - 12usize];
+    ["Offset of field: MoerlCoefficient::scale"][::core::mem::offset_of!(MoerlCoefficient, scale) - 16usize];
+    ["Offset of field: MoerlCoefficient::sequence_ratio"]
+        [::core::mem::offset_of!(MoerlCoefficient, sequence_ratio) - 20usize];
+    ["Offset of field: MoerlCoefficient::shared"][::core::mem::offset_of!(MoerlCoefficient, shared) - 24usize];
+    ["Offset of field: MoerlCoefficient::segment_weight"]
+        [::core::mem::offset_of!(MoerlCoefficient, segment_weight) - 28usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -142,6 +212,13 @@ pub struct MoerlObjective {
     pub advantages: *const f32,
     pub loss_mask: *const u8,
     pub weights: *const f32,
+    pub keep: *const u8,
+    pub chosen: *const u8,
+    pub router_shift: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub ref_logprobs: *const f32,
+    pub entropy: *const f32,
+    pub segment_weights: *const f32,
     pub segment_scale: *const f32,
     pub denominators: *const f64,
     pub offsets: *const i64,
@@ -150,9 +227,14 @@ pub struct MoerlObjective {
     pub count: *mut f64,
     pub positive: *mut f64,
     pub negative: *mut f64,
+    pub kept: *mut f64,
+    pub divergence: *mut f64,
+    pub folded: *mut f64,
     pub nonfinite: *mut f64,
     pub coefficients: *mut MoerlCoefficient,
     pub d_logprobs: *mut f32,
+    pub d_entropy: *mut f32,
+    pub kl: *mut f32,
     pub ratio: *mut f32,
     pub clipped: *mut u8,
     pub sequence_ratio: *mut f32,
@@ -182,6 +264,19 @@ pub struct MoerlObjective {
     pub cap: f32,
     pub saturation_low: f32,
     pub saturation_high: f32,
+    pub positive_rate: f32,
+    pub negative_rate: f32,
+    pub positive_scale: f32,
+    pub negative_scale: f32,
+    pub epsilon: f32,
+    pub kl_beta: f32,
+    pub kl_input_clamp: f32,
+    pub kl_output_clamp: f32,
+    pub mismatch_penalty: f32,
+    pub entropy_bonus: f32,
+    pub variant: u32,
+    pub kl_form: u32,
+    pub reads: u32,
     pub nonfinite_policy: u32,
     pub divisors: u32,
     pub tag: u32,
@@ -191,82 +286,593 @@ pub struct MoerlObjective {
     pub accumulate: u8,
     pub keep_totals: u8,
     pub count_empty: u8,
-    pub reserved: [u8; 6usize],
+    pub kl_straight_through: u8,
+    pub folds_weights: u8,
+    pub is_gated: u8,
+    pub rejects_all: u8,
+    pub after_rejection: u8,
+    pub value_in_finish: u8,
+    pub has_rollout: u8,
+    pub opens_totals: u8,
+    pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 376usize];
+    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 528usize];
     ["Alignment of MoerlObjective"][::core::mem::align_of::<MoerlObjective>() - 8usize];
     ["Offset of field: MoerlObjective::logprobs"][::core::mem::offset_of!(MoerlObjective, logprobs) - 0usize];
     ["Offset of field: MoerlObjective::old_logprobs"][::core::mem::offset_of!(MoerlObjective, old_logprobs) - 8usize];
     ["Offset of field: MoerlObjective::advantages"][::core::mem::offset_of!(MoerlObjective, advantages) - 16usize];
     ["Offset of field: MoerlObjective::loss_mask"][::core::mem::offset_of!(MoerlObjective, loss_mask) - 24usize];
     ["Offset of field: MoerlObjective::weights"][::core::mem::offset_of!(MoerlObjective, weights) - 32usize];
+    ["Offset of field: MoerlObjective::keep"][::core::mem::offset_of!(MoerlObjective, keep) - 40usize];
+    ["Offset of field: MoerlObjective::chosen"][::core::mem::offset_of!(MoerlObjective, chosen) - 48usize];
+    ["Offset of field: MoerlObjective::router_shift"][::core::mem::offset_of!(MoerlObjective, router_shift) - 56usize];
+    ["Offset of field: MoerlObjective::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlObjective, rollout_logprobs) - 64usize];
+    ["Offset of field: MoerlObjective::ref_logprobs"][::core::mem::offset_of!(MoerlObjective, ref_logprobs) - 72usize];
+    ["Offset of field: MoerlObjective::entropy"][::core::mem::offset_of!(MoerlObjective, entropy) - 80usize];
+    ["Offset of field: MoerlObjective::segment_weights"]
+        [::core::mem::offset_of!(MoerlObjective, segment_weights) - 88usize];
     ["Offset of field: MoerlObjective::segment_scale"]
-        [::core::mem::offset_of!(MoerlObjective, segment_scale) - 40usize];
-    ["Offset of field: MoerlObjective::denominators"][::core::mem::offset_of!(MoerlObjective, denominators) - 48usize];
-    ["Offset of field: MoerlObjective::offsets"][::core::mem::offset_of!(MoerlObjective, offsets) - 56usize];
-    ["Offset of field: MoerlObjective::units"][::core::mem::offset_of!(MoerlObjective, units) - 64usize];
-    ["Offset of field: MoerlObjective::log_ratio"][::core::mem::offset_of!(MoerlObjective, log_ratio) - 72usize];
-    ["Offset of field: MoerlObjective::count"][::core::mem::offset_of!(MoerlObjective, count) - 80usize];
-    ["Offset of field: MoerlObjective::positive"][::core::mem::offset_of!(MoerlObjective, positive) - 88usize];
-    ["Offset of field: MoerlObjective::negative"][::core::mem::offset_of!(MoerlObjective, negative) - 96usize];
-    ["Offset of field: MoerlObjective::nonfinite"][::core::mem::offset_of!(MoerlObjective, nonfinite) - 104usize];
-    ["Offset of field: MoerlObjective::coefficients"][::core::mem::offset_of!(MoerlObjective, coefficients) - 112usize];
-    ["Offset of field: MoerlObjective::d_logprobs"][::core::mem::offset_of!(MoerlObjective, d_logprobs) - 120usize];
-    ["Offset of field: MoerlObjective::ratio"][::core::mem::offset_of!(MoerlObjective, ratio) - 128usize];
-    ["Offset of field: MoerlObjective::clipped"][::core::mem::offset_of!(MoerlObjective, clipped) - 136usize];
+        [::core::mem::offset_of!(MoerlObjective, segment_scale) - 96usize];
+    ["Offset of field: MoerlObjective::denominators"][::core::mem::offset_of!(MoerlObjective, denominators) - 104usize];
+    ["Offset of field: MoerlObjective::offsets"][::core::mem::offset_of!(MoerlObjective, offsets) - 112usize];
+    ["Offset of field: MoerlObjective::units"][::core::mem::offset_of!(MoerlObjective, units) - 120usize];
+    ["Offset of field: MoerlObjective::log_ratio"][::core::mem::offset_of!(MoerlObjective, log_ratio) - 128usize];
+    ["Offset of field: MoerlObjective::count"][::core::mem::offset_of!(MoerlObjective, count) - 136usize];
+    ["Offset of field: MoerlObjective::positive"][::core::mem::offset_of!(MoerlObjective, positive) - 144usize];
+    ["Offset of field: MoerlObjective::negative"][::core::mem::offset_of!(MoerlObjective, negative) - 152usize];
+    ["Offset of field: MoerlObjective::kept"][::core::mem::offset_of!(MoerlObjective, kept) - 160usize];
+    ["Offset of field: MoerlObjective::divergence"][::core::mem::offset_of!(MoerlObjective, divergence) - 168usize];
+    ["Offset of field: MoerlObjective::folded"][::core::mem::offset_of!(MoerlObjective, folded) - 176usize];
+    ["Offset of field: MoerlObjective::nonfinite"][::core::mem::offset_of!(MoerlObjective, nonfinite) - 184usize];
+    ["Offset of field: MoerlObjective::coefficients"][::core::mem::offset_of!(MoerlObjective, coefficients) - 192usize];
+    ["Offset of field: MoerlObjective::d_logprobs"][::core::mem::offset_of!(MoerlObjective, d_logprobs) - 200usize];
+    ["Offset of field: MoerlObjective::d_entropy"][::core::mem::offset_of!(MoerlObjective, d_entropy) - 208usize];
+    ["Offset of field: MoerlObjective::kl"][::core::mem::offset_of!(MoerlObjective, kl) - 216usize];
+    ["Offset of field: MoerlObjective::ratio"][::core::mem::offset_of!(MoerlObjective, ratio) - 224usize];
+    ["Offset of field: MoerlObjective::clipped"][::core::mem::offset_of!(MoerlObjective, clipped) - 232usize];
     ["Offset of field: MoerlObjective::sequence_ratio"]
-        [::core::mem::offset_of!(MoerlObjective, sequence_ratio) - 144usize];
+        [::core::mem::offset_of!(MoerlObjective, sequence_ratio) - 240usize];
     ["Offset of field: MoerlObjective::sequence_clipped"]
-        [::core::mem::offset_of!(MoerlObjective, sequence_clipped) - 152usize];
-    ["Offset of field: MoerlObjective::loss"][::core::mem::offset_of!(MoerlObjective, loss) - 160usize];
-    ["Offset of field: MoerlObjective::diagnostics"][::core::mem::offset_of!(MoerlObjective, diagnostics) - 168usize];
-    ["Offset of field: MoerlObjective::errors"][::core::mem::offset_of!(MoerlObjective, errors) - 176usize];
-    ["Offset of field: MoerlObjective::local_counts"][::core::mem::offset_of!(MoerlObjective, local_counts) - 184usize];
-    ["Offset of field: MoerlObjective::tickets"][::core::mem::offset_of!(MoerlObjective, tickets) - 192usize];
+        [::core::mem::offset_of!(MoerlObjective, sequence_clipped) - 248usize];
+    ["Offset of field: MoerlObjective::loss"][::core::mem::offset_of!(MoerlObjective, loss) - 256usize];
+    ["Offset of field: MoerlObjective::diagnostics"][::core::mem::offset_of!(MoerlObjective, diagnostics) - 264usize];
+    ["Offset of field: MoerlObjective::errors"][::core::mem::offset_of!(MoerlObjective, errors) - 272usize];
+    ["Offset of field: MoerlObjective::local_counts"][::core::mem::offset_of!(MoerlObjective, local_counts) - 280usize];
+    ["Offset of field: MoerlObjective::tickets"][::core::mem::offset_of!(MoerlObjective, tickets) - 288usize];
     ["Offset of field: MoerlObjective::group_tickets"]
-        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 200usize];
-    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 208usize];
-    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 216usize];
-    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 224usize];
+        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 296usize];
+    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 304usize];
+    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 312usize];
+    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 320usize];
     ["Offset of field: MoerlObjective::group_records"]
-        [::core::mem::offset_of!(MoerlObjective, group_records) - 232usize];
+        [::core::mem::offset_of!(MoerlObjective, group_records) - 328usize];
     ["Offset of field: MoerlObjective::segment_count"]
-        [::core::mem::offset_of!(MoerlObjective, segment_count) - 240usize];
-    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 248usize];
+        [::core::mem::offset_of!(MoerlObjective, segment_count) - 336usize];
+    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 344usize];
     ["Offset of field: MoerlObjective::divisor_values"]
-        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 256usize];
-    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 288usize];
-    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 296usize];
-    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 304usize];
-    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 312usize];
+        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 352usize];
+    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 384usize];
+    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 392usize];
+    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 400usize];
+    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 408usize];
     ["Offset of field: MoerlObjective::token_log_upper"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 320usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 416usize];
     ["Offset of field: MoerlObjective::token_log_lower"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 324usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 420usize];
     ["Offset of field: MoerlObjective::token_log_cap"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 328usize];
-    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 332usize];
-    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 336usize];
-    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 340usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 424usize];
+    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 428usize];
+    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 432usize];
+    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 436usize];
     ["Offset of field: MoerlObjective::saturation_low"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 344usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 440usize];
     ["Offset of field: MoerlObjective::saturation_high"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 348usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 444usize];
+    ["Offset of field: MoerlObjective::positive_rate"]
+        [::core::mem::offset_of!(MoerlObjective, positive_rate) - 448usize];
+    ["Offset of field: MoerlObjective::negative_rate"]
+        [::core::mem::offset_of!(MoerlObjective, negative_rate) - 452usize];
+    ["Offset of field: MoerlObjective::positive_scale"]
+        [::core::mem::offset_of!(MoerlObjective, positive_scale) - 456usize];
+    ["Offset of field: MoerlObjective::negative_scale"]
+        [::core::mem::offset_of!(MoerlObjective, negative_scale) - 460usize];
+    ["Offset of field: MoerlObjective::epsilon"][::core::mem::offset_of!(MoerlObjective, epsilon) - 464usize];
+    ["Offset of field: MoerlObjective::kl_beta"][::core::mem::offset_of!(MoerlObjective, kl_beta) - 468usize];
+    ["Offset of field: MoerlObjective::kl_input_clamp"]
+        [::core::mem::offset_of!(MoerlObjective, kl_input_clamp) - 472usize];
+    ["Offset of field: MoerlObjective::kl_output_clamp"]
+        [::core::mem::offset_of!(MoerlObjective, kl_output_clamp) - 476usize];
+    ["Offset of field: MoerlObjective::mismatch_penalty"]
+        [::core::mem::offset_of!(MoerlObjective, mismatch_penalty) - 480usize];
+    ["Offset of field: MoerlObjective::entropy_bonus"]
+        [::core::mem::offset_of!(MoerlObjective, entropy_bonus) - 484usize];
+    ["Offset of field: MoerlObjective::variant"][::core::mem::offset_of!(MoerlObjective, variant) - 488usize];
+    ["Offset of field: MoerlObjective::kl_form"][::core::mem::offset_of!(MoerlObjective, kl_form) - 492usize];
+    ["Offset of field: MoerlObjective::reads"][::core::mem::offset_of!(MoerlObjective, reads) - 496usize];
     ["Offset of field: MoerlObjective::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 352usize];
-    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 356usize];
-    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 360usize];
+        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 500usize];
+    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 504usize];
+    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 508usize];
     ["Offset of field: MoerlObjective::is_sequence_level"]
-        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 364usize];
+        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 512usize];
     ["Offset of field: MoerlObjective::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 365usize];
-    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 366usize];
-    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 367usize];
-    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 368usize];
-    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 369usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 370usize];
+        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 513usize];
+    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 514usize];
+    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 515usize];
+    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 516usize];
+    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 517usize];
+    ["Offset of field: MoerlObjective::kl_straight_through"]
+        [::core::mem::offset_of!(MoerlObjective, kl_straight_through) - 518usize];
+    ["Offset of field: MoerlObjective::folds_weights"]
+        [::core::mem::offset_of!(MoerlObjective, folds_weights) - 519usize];
+    ["Offset of field: MoerlObjective::is_gated"][::core::mem::offset_of!(MoerlObjective, is_gated) - 520usize];
+    ["Offset of field: MoerlObjective::rejects_all"][::core::mem::offset_of!(MoerlObjective, rejects_all) - 521usize];
+    ["Offset of field: MoerlObjective::after_rejection"]
+        [::core::mem::offset_of!(MoerlObjective, after_rejection) - 522usize];
+    ["Offset of field: MoerlObjective::value_in_finish"]
+        [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 523usize];
+    ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
+    ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 525usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 526usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlRouteChange {
+    pub logprobs: *const f32,
+    pub old_logprobs: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub loss_mask: *const u8,
+    pub clipped: *const u8,
+    pub keep: *const u8,
+    pub route_change: *const u8,
+    pub sums: *mut f64,
+    pub ticket: *mut u32,
+    pub records: *mut f64,
+    pub tokens: u64,
+    pub accumulate: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlRouteChange"][::core::mem::size_of::<MoerlRouteChange>() - 96usize];
+    ["Alignment of MoerlRouteChange"][::core::mem::align_of::<MoerlRouteChange>() - 8usize];
+    ["Offset of field: MoerlRouteChange::logprobs"][::core::mem::offset_of!(MoerlRouteChange, logprobs) - 0usize];
+    ["Offset of field: MoerlRouteChange::old_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, old_logprobs) - 8usize];
+    ["Offset of field: MoerlRouteChange::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlRouteChange, rollout_logprobs) - 16usize];
+    ["Offset of field: MoerlRouteChange::loss_mask"][::core::mem::offset_of!(MoerlRouteChange, loss_mask) - 24usize];
+    ["Offset of field: MoerlRouteChange::clipped"][::core::mem::offset_of!(MoerlRouteChange, clipped) - 32usize];
+    ["Offset of field: MoerlRouteChange::keep"][::core::mem::offset_of!(MoerlRouteChange, keep) - 40usize];
+    ["Offset of field: MoerlRouteChange::route_change"]
+        [::core::mem::offset_of!(MoerlRouteChange, route_change) - 48usize];
+    ["Offset of field: MoerlRouteChange::sums"][::core::mem::offset_of!(MoerlRouteChange, sums) - 56usize];
+    ["Offset of field: MoerlRouteChange::ticket"][::core::mem::offset_of!(MoerlRouteChange, ticket) - 64usize];
+    ["Offset of field: MoerlRouteChange::records"][::core::mem::offset_of!(MoerlRouteChange, records) - 72usize];
+    ["Offset of field: MoerlRouteChange::tokens"][::core::mem::offset_of!(MoerlRouteChange, tokens) - 80usize];
+    ["Offset of field: MoerlRouteChange::accumulate"][::core::mem::offset_of!(MoerlRouteChange, accumulate) - 88usize];
+};
+pub const MOERL_COVARIANCE_RANDOM: MoerlCovarianceRule = 0;
+pub const MOERL_COVARIANCE_BERNOULLI: MoerlCovarianceRule = 1;
+pub const MOERL_COVARIANCE_LARGEST: MoerlCovarianceRule = 2;
+pub type MoerlCovarianceRule = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCovarianceState {
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub prefix: u64,
+    pub wanted: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCovarianceState"][::core::mem::size_of::<MoerlCovarianceState>() - 32usize];
+    ["Alignment of MoerlCovarianceState"][::core::mem::align_of::<MoerlCovarianceState>() - 8usize];
+    ["Offset of field: MoerlCovarianceState::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_advantage) - 0usize];
+    ["Offset of field: MoerlCovarianceState::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovarianceState, mean_logprob) - 8usize];
+    ["Offset of field: MoerlCovarianceState::prefix"][::core::mem::offset_of!(MoerlCovarianceState, prefix) - 16usize];
+    ["Offset of field: MoerlCovarianceState::wanted"][::core::mem::offset_of!(MoerlCovarianceState, wanted) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCovariance {
+    pub logprobs: *const f32,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub excluded: *const u8,
+    pub token_ids: *const u32,
+    pub chosen: *mut u8,
+    pub keep: *mut u8,
+    pub state: *mut MoerlCovarianceState,
+    pub ticket: *mut u32,
+    pub histogram: *mut u32,
+    pub sums: *mut f64,
+    pub tokens: u64,
+    pub seed: u64,
+    pub threshold: u64,
+    pub fraction: f64,
+    pub mean_advantage: f64,
+    pub mean_logprob: f64,
+    pub lower: f64,
+    pub upper: f64,
+    pub rule: u32,
+    pub shift: u32,
+    pub has_means: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCovariance"][::core::mem::size_of::<MoerlCovariance>() - 168usize];
+    ["Alignment of MoerlCovariance"][::core::mem::align_of::<MoerlCovariance>() - 8usize];
+    ["Offset of field: MoerlCovariance::logprobs"][::core::mem::offset_of!(MoerlCovariance, logprobs) - 0usize];
+    ["Offset of field: MoerlCovariance::advantages"][::core::mem::offset_of!(MoerlCovariance, advantages) - 8usize];
+    ["Offset of field: MoerlCovariance::loss_mask"][::core::mem::offset_of!(MoerlCovariance, loss_mask) - 16usize];
+    ["Offset of field: MoerlCovariance::excluded"][::core::mem::offset_of!(MoerlCovariance, excluded) - 24usize];
+    ["Offset of field: MoerlCovariance::token_ids"][::core::mem::offset_of!(MoerlCovariance, token_ids) - 32usize];
+    ["Offset of field: MoerlCovariance::chosen"][::core::mem::offset_of!(MoerlCovariance, chosen) - 40usize];
+    ["Offset of field: MoerlCovariance::keep"][::core::mem::offset_of!(MoerlCovariance, keep) - 48usize];
+    ["Offset of field: MoerlCovariance::state"][::core::mem::offset_of!(MoerlCovariance, state) - 56usize];
+    ["Offset of field: MoerlCovariance::ticket"][::core::mem::offset_of!(MoerlCovariance, ticket) - 64usize];
+    ["Offset of field: MoerlCovariance::histogram"][::core::mem::offset_of!(MoerlCovariance, histogram) - 72usize];
+    ["Offset of field: MoerlCovariance::sums"][::core::mem::offset_of!(MoerlCovariance, sums) - 80usize];
+    ["Offset of field: MoerlCovariance::tokens"][::core::mem::offset_of!(MoerlCovariance, tokens) - 88usize];
+    ["Offset of field: MoerlCovariance::seed"][::core::mem::offset_of!(MoerlCovariance, seed) - 96usize];
+    ["Offset of field: MoerlCovariance::threshold"][::core::mem::offset_of!(MoerlCovariance, threshold) - 104usize];
+    ["Offset of field: MoerlCovariance::fraction"][::core::mem::offset_of!(MoerlCovariance, fraction) - 112usize];
+    ["Offset of field: MoerlCovariance::mean_advantage"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_advantage) - 120usize];
+    ["Offset of field: MoerlCovariance::mean_logprob"]
+        [::core::mem::offset_of!(MoerlCovariance, mean_logprob) - 128usize];
+    ["Offset of field: MoerlCovariance::lower"][::core::mem::offset_of!(MoerlCovariance, lower) - 136usize];
+    ["Offset of field: MoerlCovariance::upper"][::core::mem::offset_of!(MoerlCovariance, upper) - 144usize];
+    ["Offset of field: MoerlCovariance::rule"][::core::mem::offset_of!(MoerlCovariance, rule) - 152usize];
+    ["Offset of field: MoerlCovariance::shift"][::core::mem::offset_of!(MoerlCovariance, shift) - 156usize];
+    ["Offset of field: MoerlCovariance::has_means"][::core::mem::offset_of!(MoerlCovariance, has_means) - 160usize];
+    ["Offset of field: MoerlCovariance::reserved"][::core::mem::offset_of!(MoerlCovariance, reserved) - 164usize];
+};
+pub const MOERL_CORRECTION_LOG_RATIO: MoerlCorrectionPlane = 0;
+pub const MOERL_CORRECTION_COUNT: MoerlCorrectionPlane = 1;
+pub const MOERL_CORRECTION_NONFINITE: MoerlCorrectionPlane = 2;
+pub const MOERL_CORRECTION_KEPT: MoerlCorrectionPlane = 3;
+pub const MOERL_CORRECTION_REJECTED: MoerlCorrectionPlane = 4;
+pub const MOERL_CORRECTION_K1: MoerlCorrectionPlane = 8;
+pub const MOERL_CORRECTION_K2: MoerlCorrectionPlane = 9;
+pub const MOERL_CORRECTION_K3: MoerlCorrectionPlane = 10;
+pub const MOERL_CORRECTION_ADVANTAGE: MoerlCorrectionPlane = 11;
+pub const MOERL_CORRECTION_OLD: MoerlCorrectionPlane = 12;
+pub const MOERL_CORRECTION_ROLLOUT: MoerlCorrectionPlane = 13;
+pub const MOERL_CORRECTION_WEIGHT: MoerlCorrectionPlane = 14;
+pub const MOERL_CORRECTION_RAW_WEIGHT: MoerlCorrectionPlane = 15;
+pub const MOERL_CORRECTION_KEPT_K3: MoerlCorrectionPlane = 16;
+pub const MOERL_CORRECTION_MAX: MoerlCorrectionPlane = 17;
+pub const MOERL_CORRECTION_MAX_NEGATIVE: MoerlCorrectionPlane = 18;
+pub const MOERL_CORRECTION_PLANES: MoerlCorrectionPlane = 19;
+pub type MoerlCorrectionPlane = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_TOKEN: MoerlCorrectionLevel = 0;
+pub const MOERL_CORRECTION_TURN: MoerlCorrectionLevel = 1;
+pub const MOERL_CORRECTION_SEQUENCE: MoerlCorrectionLevel = 2;
+pub const MOERL_CORRECTION_GEOMETRIC: MoerlCorrectionLevel = 3;
+pub type MoerlCorrectionLevel = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_ONE: MoerlCorrectionWeight = 0;
+pub const MOERL_CORRECTION_CLAMP: MoerlCorrectionWeight = 1;
+pub const MOERL_CORRECTION_BAND: MoerlCorrectionWeight = 2;
+pub const MOERL_CORRECTION_SEQUENCE_MASK: MoerlCorrectionWeight = 3;
+pub const MOERL_CORRECTION_SELF_NORMALISED: MoerlCorrectionWeight = 4;
+pub const MOERL_CORRECTION_METROPOLIS_MASK: MoerlCorrectionWeight = 5;
+pub const MOERL_CORRECTION_METROPOLIS_MULTIPLICITY: MoerlCorrectionWeight = 6;
+pub const MOERL_CORRECTION_MULTIPLE: MoerlCorrectionWeight = 7;
+pub type MoerlCorrectionWeight = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_OF_TOKEN: MoerlCorrectionStatistic = 0;
+pub const MOERL_CORRECTION_OF_TOKEN_K1: MoerlCorrectionStatistic = 1;
+pub const MOERL_CORRECTION_OF_TOKEN_K2: MoerlCorrectionStatistic = 2;
+pub const MOERL_CORRECTION_OF_TOKEN_K3: MoerlCorrectionStatistic = 3;
+pub const MOERL_CORRECTION_OF_TURN: MoerlCorrectionStatistic = 4;
+pub const MOERL_CORRECTION_OF_SUM: MoerlCorrectionStatistic = 5;
+pub const MOERL_CORRECTION_OF_MEAN: MoerlCorrectionStatistic = 6;
+pub const MOERL_CORRECTION_OF_SUM_K1: MoerlCorrectionStatistic = 7;
+pub const MOERL_CORRECTION_OF_SUM_K2: MoerlCorrectionStatistic = 8;
+pub const MOERL_CORRECTION_OF_SUM_K3: MoerlCorrectionStatistic = 9;
+pub const MOERL_CORRECTION_OF_MEAN_K1: MoerlCorrectionStatistic = 10;
+pub const MOERL_CORRECTION_OF_MEAN_K2: MoerlCorrectionStatistic = 11;
+pub const MOERL_CORRECTION_OF_MEAN_K3: MoerlCorrectionStatistic = 12;
+pub const MOERL_CORRECTION_OF_MAX_K2: MoerlCorrectionStatistic = 13;
+pub const MOERL_CORRECTION_OF_MAX_K3: MoerlCorrectionStatistic = 14;
+pub const MOERL_CORRECTION_OF_EXTREMES: MoerlCorrectionStatistic = 15;
+pub const MOERL_CORRECTION_OF_BAD_ANSWER: MoerlCorrectionStatistic = 16;
+pub type MoerlCorrectionStatistic = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_TOKENS: MoerlCorrectionTokenSum = 0;
+pub const MOERL_CORRECTION_TOKEN_WEIGHTS: MoerlCorrectionTokenSum = 1;
+pub const MOERL_CORRECTION_TOKEN_WEIGHTS_SQUARED: MoerlCorrectionTokenSum = 2;
+pub const MOERL_CORRECTION_TOKEN_CHI2: MoerlCorrectionTokenSum = 3;
+pub const MOERL_CORRECTION_TOKENS_NONFINITE: MoerlCorrectionTokenSum = 8;
+pub const MOERL_CORRECTION_MISMATCH_K1: MoerlCorrectionTokenSum = 9;
+pub const MOERL_CORRECTION_MISMATCH_K3: MoerlCorrectionTokenSum = 10;
+pub const MOERL_CORRECTION_PROBABILITY_ERROR: MoerlCorrectionTokenSum = 11;
+pub const MOERL_CORRECTION_JENSEN_SHANNON: MoerlCorrectionTokenSum = 12;
+pub const MOERL_CORRECTION_TOKEN_RAW: MoerlCorrectionTokenSum = 13;
+pub const MOERL_CORRECTION_TOKEN_RAW_SQUARED: MoerlCorrectionTokenSum = 14;
+pub const MOERL_CORRECTION_TOKENS_ABOVE: MoerlCorrectionTokenSum = 15;
+pub const MOERL_CORRECTION_TOKENS_BELOW: MoerlCorrectionTokenSum = 16;
+pub const MOERL_CORRECTION_TOKENS_SATURATED_HIGH: MoerlCorrectionTokenSum = 17;
+pub const MOERL_CORRECTION_TOKENS_SATURATED_LOW: MoerlCorrectionTokenSum = 18;
+pub const MOERL_CORRECTION_TOKENS_CATASTROPHIC: MoerlCorrectionTokenSum = 19;
+pub const MOERL_CORRECTION_MAX_LOG_RATIO: MoerlCorrectionTokenSum = 28;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_LOG_RATIO: MoerlCorrectionTokenSum = 29;
+pub type MoerlCorrectionTokenSum = ::core::ffi::c_uint;
+pub const MOERL_CORRECTION_KEPT_TOKENS: MoerlCorrectionSegmentSum = 0;
+pub const MOERL_CORRECTION_KEPT_SEGMENTS: MoerlCorrectionSegmentSum = 1;
+pub const MOERL_CORRECTION_KEPT_GROUPS: MoerlCorrectionSegmentSum = 2;
+pub const MOERL_CORRECTION_WEIGHED: MoerlCorrectionSegmentSum = 4;
+pub const MOERL_CORRECTION_WEIGHTS: MoerlCorrectionSegmentSum = 5;
+pub const MOERL_CORRECTION_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 6;
+pub const MOERL_CORRECTION_SEQUENCE_CHI2: MoerlCorrectionSegmentSum = 7;
+pub const MOERL_CORRECTION_SEGMENTS: MoerlCorrectionSegmentSum = 8;
+pub const MOERL_CORRECTION_EMPTY_SEGMENTS: MoerlCorrectionSegmentSum = 9;
+pub const MOERL_CORRECTION_DROPPED_SEGMENTS: MoerlCorrectionSegmentSum = 10;
+pub const MOERL_CORRECTION_PPL_OLD: MoerlCorrectionSegmentSum = 11;
+pub const MOERL_CORRECTION_PPL_ROLLOUT: MoerlCorrectionSegmentSum = 12;
+pub const MOERL_CORRECTION_LOG_PPL_ROLLOUT: MoerlCorrectionSegmentSum = 13;
+pub const MOERL_CORRECTION_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 14;
+pub const MOERL_CORRECTION_LOG_PPL_ABS_DIFF: MoerlCorrectionSegmentSum = 15;
+pub const MOERL_CORRECTION_PPL_RATIO: MoerlCorrectionSegmentSum = 16;
+pub const MOERL_CORRECTION_GEOMETRIC_CHI2: MoerlCorrectionSegmentSum = 17;
+pub const MOERL_CORRECTION_SPREAD_WEIGHTS: MoerlCorrectionSegmentSum = 18;
+pub const MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 19;
+pub const MOERL_CORRECTION_SEQUENCE_WEIGHTS: MoerlCorrectionSegmentSum = 20;
+pub const MOERL_CORRECTION_SEQUENCE_WEIGHTS_SQUARED: MoerlCorrectionSegmentSum = 21;
+pub const MOERL_CORRECTION_SEQUENCES_ABOVE: MoerlCorrectionSegmentSum = 22;
+pub const MOERL_CORRECTION_SEQUENCES_BELOW: MoerlCorrectionSegmentSum = 23;
+pub const MOERL_CORRECTION_SEGMENTS_CATASTROPHIC: MoerlCorrectionSegmentSum = 24;
+pub const MOERL_CORRECTION_ACCEPTED: MoerlCorrectionSegmentSum = 25;
+pub const MOERL_CORRECTION_SUM_KEPT_K3: MoerlCorrectionSegmentSum = 26;
+pub const MOERL_CORRECTION_GROUP_ESS: MoerlCorrectionSegmentSum = 27;
+pub const MOERL_CORRECTION_MAX_SEQUENCE_WEIGHT: MoerlCorrectionSegmentSum = 28;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_SEQUENCE_WEIGHT: MoerlCorrectionSegmentSum = 29;
+pub const MOERL_CORRECTION_MAX_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 30;
+pub const MOERL_CORRECTION_MAX_NEGATIVE_LOG_PPL_DIFF: MoerlCorrectionSegmentSum = 31;
+pub type MoerlCorrectionSegmentSum = ::core::ffi::c_uint;
+pub const MOERL_DECISION_KEPT: MoerlDecisionFlag = 1;
+pub const MOERL_DECISION_NONFINITE: MoerlDecisionFlag = 2;
+pub const MOERL_DECISION_DROPPED: MoerlDecisionFlag = 4;
+pub type MoerlDecisionFlag = ::core::ffi::c_uint;
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlDecision {
+    pub weight: f32,
+    pub flags: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlDecision"][::core::mem::size_of::<MoerlDecision>() - 8usize];
+    ["Alignment of MoerlDecision"][::core::mem::align_of::<MoerlDecision>() - 4usize];
+    ["Offset of field: MoerlDecision::weight"][::core::mem::offset_of!(MoerlDecision, weight) - 0usize];
+    ["Offset of field: MoerlDecision::flags"][::core::mem::offset_of!(MoerlDecision, flags) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCorrectionOption {
+    pub low: f64,
+    pub high: f64,
+    pub token_low: f32,
+    pub token_high: f32,
+    pub statistic: u32,
+    pub rejected: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCorrectionOption"][::core::mem::size_of::<MoerlCorrectionOption>() - 32usize];
+    ["Alignment of MoerlCorrectionOption"][::core::mem::align_of::<MoerlCorrectionOption>() - 8usize];
+    ["Offset of field: MoerlCorrectionOption::low"][::core::mem::offset_of!(MoerlCorrectionOption, low) - 0usize];
+    ["Offset of field: MoerlCorrectionOption::high"][::core::mem::offset_of!(MoerlCorrectionOption, high) - 8usize];
+    ["Offset of field: MoerlCorrectionOption::token_low"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, token_low) - 16usize];
+    ["Offset of field: MoerlCorrectionOption::token_high"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, token_high) - 20usize];
+    ["Offset of field: MoerlCorrectionOption::statistic"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, statistic) - 24usize];
+    ["Offset of field: MoerlCorrectionOption::rejected"]
+        [::core::mem::offset_of!(MoerlCorrectionOption, rejected) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlCorrection {
+    pub old_logprobs: *const f32,
+    pub rollout_logprobs: *const f32,
+    pub kept_log_mass: *const f32,
+    pub router_shift: *const f32,
+    pub advantages: *const f32,
+    pub loss_mask: *const u8,
+    pub uniforms: *const f32,
+    pub offsets: *const i64,
+    pub units: *const MoerlUnit,
+    pub first_piece: *const u32,
+    pub group_ptr: *const u32,
+    pub members: *const u32,
+    pub segment_ids: *const u64,
+    pub current_log_ratio: *const f64,
+    pub rewards: *const f32,
+    pub target_logprobs: *const f64,
+    pub proposal_logprobs: *const f64,
+    pub carried: *const f64,
+    pub planes: *mut f64,
+    pub decisions: *mut MoerlDecision,
+    pub weights: *mut f32,
+    pub keep: *mut u8,
+    pub log_ratio: *mut f32,
+    pub segment_weights: *mut f32,
+    pub segment_log_weights: *mut f64,
+    pub kept: *mut u32,
+    pub accepted: *mut u8,
+    pub multiplicity: *mut u32,
+    pub carry_multiplicity: *mut u32,
+    pub carry_log_weights: *mut f64,
+    pub baseline_advantages: *mut f32,
+    pub rejected: *mut u64,
+    pub globals: *mut f64,
+    pub diagnostics: *mut f64,
+    pub errors: *mut u64,
+    pub tickets: *mut u32,
+    pub group_tickets: *mut u32,
+    pub tile_tickets: *mut u32,
+    pub tallies: *mut f64,
+    pub tile_records: *mut u32,
+    pub group_records: *mut f64,
+    pub multiplicities: *mut u32,
+    pub segment_count: u64,
+    pub piece_count: u64,
+    pub unit_count: u64,
+    pub group_count: u64,
+    pub token_count: u64,
+    pub seed: u64,
+    pub log_low: f64,
+    pub log_high: f64,
+    pub catastrophic_low: f64,
+    pub catastrophic_high: f64,
+    pub log_proportions: [f64; 16usize],
+    pub options: [MoerlCorrectionOption; 8usize],
+    pub low: f32,
+    pub high: f32,
+    pub token_log_low: f32,
+    pub token_log_high: f32,
+    pub reported_log_low: f32,
+    pub reported_log_high: f32,
+    pub saturation: f32,
+    pub option_count: u32,
+    pub repeats: u32,
+    pub proposals: u32,
+    pub level: u32,
+    pub weight: u32,
+    pub nonfinite_policy: u32,
+    pub tag: u32,
+    pub place: [u8; 19usize],
+    pub mean_of_repeats: u8,
+    pub advantage_per_token: u8,
+    pub batch_normalise: u8,
+    pub reads_tokens: u8,
+    pub aligned: u8,
+    pub accumulate: u8,
+    pub keep_totals: u8,
+    pub has_token_options: u8,
+    pub reserved: [u8; 5usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 888usize];
+    ["Alignment of MoerlCorrection"][::core::mem::align_of::<MoerlCorrection>() - 8usize];
+    ["Offset of field: MoerlCorrection::old_logprobs"][::core::mem::offset_of!(MoerlCorrection, old_logprobs) - 0usize];
+    ["Offset of field: MoerlCorrection::rollout_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, rollout_logprobs) - 8usize];
+    ["Offset of field: MoerlCorrection::kept_log_mass"]
+        [::core::mem::offset_of!(MoerlCorrection, kept_log_mass) - 16usize];
+    ["Offset of field: MoerlCorrection::router_shift"]
+        [::core::mem::offset_of!(MoerlCorrection, router_shift) - 24usize];
+    ["Offset of field: MoerlCorrection::advantages"][::core::mem::offset_of!(MoerlCorrection, advantages) - 32usize];
+    ["Offset of field: MoerlCorrection::loss_mask"][::core::mem::offset_of!(MoerlCorrection, loss_mask) - 40usize];
+    ["Offset of field: MoerlCorrection::uniforms"][::core::mem::offset_of!(MoerlCorrection, uniforms) - 48usize];
+    ["Offset of field: MoerlCorrection::offsets"][::core::mem::offset_of!(MoerlCorrection, offsets) - 56usize];
+    ["Offset of field: MoerlCorrection::units"][::core::mem::offset_of!(MoerlCorrection, units) - 64usize];
+    ["Offset of field: MoerlCorrection::first_piece"][::core::mem::offset_of!(MoerlCorrection, first_piece) - 72usize];
+    ["Offset of field: MoerlCorrection::group_ptr"][::core::mem::offset_of!(MoerlCorrection, group_ptr) - 80usize];
+    ["Offset of field: MoerlCorrection::members"][::core::mem::offset_of!(MoerlCorrection, members) - 88usize];
+    ["Offset of field: MoerlCorrection::segment_ids"][::core::mem::offset_of!(MoerlCorrection, segment_ids) - 96usize];
+    ["Offset of field: MoerlCorrection::current_log_ratio"]
+        [::core::mem::offset_of!(MoerlCorrection, current_log_ratio) - 104usize];
+    ["Offset of field: MoerlCorrection::rewards"][::core::mem::offset_of!(MoerlCorrection, rewards) - 112usize];
+    ["Offset of field: MoerlCorrection::target_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, target_logprobs) - 120usize];
+    ["Offset of field: MoerlCorrection::proposal_logprobs"]
+        [::core::mem::offset_of!(MoerlCorrection, proposal_logprobs) - 128usize];
+    ["Offset of field: MoerlCorrection::carried"][::core::mem::offset_of!(MoerlCorrection, carried) - 136usize];
+    ["Offset of field: MoerlCorrection::planes"][::core::mem::offset_of!(MoerlCorrection, planes) - 144usize];
+    ["Offset of field: MoerlCorrection::decisions"][::core::mem::offset_of!(MoerlCorrection, decisions) - 152usize];
+    ["Offset of field: MoerlCorrection::weights"][::core::mem::offset_of!(MoerlCorrection, weights) - 160usize];
+    ["Offset of field: MoerlCorrection::keep"][::core::mem::offset_of!(MoerlCorrection, keep) - 168usize];
+    ["Offset of field: MoerlCorrection::log_ratio"][::core::mem::offset_of!(MoerlCorrection, log_ratio) - 176usize];
+    ["Offset of field: MoerlCorrection::segment_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_weights) - 184usize];
+    ["Offset of field: MoerlCorrection::segment_log_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_log_weights) - 192usize];
+    ["Offset of field: MoerlCorrection::kept"][::core::mem::offset_of!(MoerlCorrection, kept) - 200usize];
+    ["Offset of field: MoerlCorrection::accepted"][::core::mem::offset_of!(MoerlCorrection, accepted) - 208usize];
+    ["Offset of field: MoerlCorrection::multiplicity"]
+        [::core::mem::offset_of!(MoerlCorrection, multiplicity) - 216usize];
+    ["Offset of field: MoerlCorrection::carry_multiplicity"]
+        [::core::mem::offset_of!(MoerlCorrection, carry_multiplicity) - 224usize];
+    ["Offset of field: MoerlCorrection::carry_log_weights"]
+        [::core::mem::offset_of!(MoerlCorrection, carry_log_weights) - 232usize];
+    ["Offset of field: MoerlCorrection::baseline_advantages"]
+        [::core::mem::offset_of!(MoerlCorrection, baseline_advantages) - 240usize];
+    ["Offset of field: MoerlCorrection::rejected"][::core::mem::offset_of!(MoerlCorrection, rejected) - 248usize];
+    ["Offset of field: MoerlCorrection::globals"][::core::mem::offset_of!(MoerlCorrection, globals) - 256usize];
+    ["Offset of field: MoerlCorrection::diagnostics"][::core::mem::offset_of!(MoerlCorrection, diagnostics) - 264usize];
+    ["Offset of field: MoerlCorrection::errors"][::core::mem::offset_of!(MoerlCorrection, errors) - 272usize];
+    ["Offset of field: MoerlCorrection::tickets"][::core::mem::offset_of!(MoerlCorrection, tickets) - 280usize];
+    ["Offset of field: MoerlCorrection::group_tickets"]
+        [::core::mem::offset_of!(MoerlCorrection, group_tickets) - 288usize];
+    ["Offset of field: MoerlCorrection::tile_tickets"]
+        [::core::mem::offset_of!(MoerlCorrection, tile_tickets) - 296usize];
+    ["Offset of field: MoerlCorrection::tallies"][::core::mem::offset_of!(MoerlCorrection, tallies) - 304usize];
+    ["Offset of field: MoerlCorrection::tile_records"]
+        [::core::mem::offset_of!(MoerlCorrection, tile_records) - 312usize];
+    ["Offset of field: MoerlCorrection::group_records"]
+        [::core::mem::offset_of!(MoerlCorrection, group_records) - 320usize];
+    ["Offset of field: MoerlCorrection::multiplicities"]
+        [::core::mem::offset_of!(MoerlCorrection, multiplicities) - 328usize];
+    ["Offset of field: MoerlCorrection::segment_count"]
+        [::core::mem::offset_of!(MoerlCorrection, segment_count) - 336usize];
+    ["Offset of field: MoerlCorrection::piece_count"][::core::mem::offset_of!(MoerlCorrection, piece_count) - 344usize];
+    ["Offset of field: MoerlCorrection::unit_count"][::core::mem::offset_of!(MoerlCorrection, unit_count) - 352usize];
+    ["Offset of field: MoerlCorrection::group_count"][::core::mem::offset_of!(MoerlCorrection, group_count) - 360usize];
+    ["Offset of field: MoerlCorrection::token_count"][::core::mem::offset_of!(MoerlCorrection, token_count) - 368usize];
+    ["Offset of field: MoerlCorrection::seed"][::core::mem::offset_of!(MoerlCorrection, seed) - 376usize];
+    ["Offset of field: MoerlCorrection::log_low"][::core::mem::offset_of!(MoerlCorrection, log_low) - 384usize];
+    ["Offset of field: MoerlCorrection::log_high"][::core::mem::offset_of!(MoerlCorrection, log_high) - 392usize];
+    ["Offset of field: MoerlCorrection::catastrophic_low"]
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_low) - 400usize];
+    ["Offset of field: MoerlCorrection::catastrophic_high"]
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_high) - 408usize];
+    ["Offset of field: MoerlCorrection::log_proportions"]
+        [::core::mem::offset_of!(MoerlCorrection, log_proportions) - 416usize];
+    ["Offset of field: MoerlCorrection::options"][::core::mem::offset_of!(MoerlCorrection, options) - 544usize];
+    ["Offset of field: MoerlCorrection::low"][::core::mem::offset_of!(MoerlCorrection, low) - 800usize];
+    ["Offset of field: MoerlCorrection::high"][::core::mem::offset_of!(MoerlCorrection, high) - 804usize];
+    ["Offset of field: MoerlCorrection::token_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_low) - 808usize];
+    ["Offset of field: MoerlCorrection::token_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, token_log_high) - 812usize];
+    ["Offset of field: MoerlCorrection::reported_log_low"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_low) - 816usize];
+    ["Offset of field: MoerlCorrection::reported_log_high"]
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_high) - 820usize];
+    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 824usize];
+    ["Offset of field: MoerlCorrection::option_count"]
+        [::core::mem::offset_of!(MoerlCorrection, option_count) - 828usize];
+    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 832usize];
+    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 836usize];
+    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 840usize];
+    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 844usize];
+    ["Offset of field: MoerlCorrection::nonfinite_policy"]
+        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 848usize];
+    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 852usize];
+    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 856usize];
+    ["Offset of field: MoerlCorrection::mean_of_repeats"]
+        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 875usize];
+    ["Offset of field: MoerlCorrection::advantage_per_token"]
+        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 876usize];
+    ["Offset of field: MoerlCorrection::batch_normalise"]
+        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 877usize];
+    ["Offset of field: MoerlCorrection::reads_tokens"]
+        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 878usize];
+    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 879usize];
+    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 880usize];
+    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 881usize];
+    ["Offset of field: MoerlCorrection::has_token_options"]
+        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 882usize];
+    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 883usize];
 };
 pub const MOERL_BASELINE_MEAN: MoerlBaseline = 0;
 pub const MOERL_BASELINE_LEAVE_ONE_OUT: MoerlBaseline = 1;
@@ -831,14 +1437,19 @@ pub struct MoerlGateForward {
     pub selected_logits: *mut f32,
     pub lse: *mut f32,
     pub errors: *mut u64,
+    pub expert_scale: *const f32,
+    pub record_ids: *mut ::core::ffi::c_void,
+    pub cutoff: *mut f32,
     pub rows: u64,
     pub forced_rows: u64,
     pub router_logits_stride: i64,
     pub forced_ids_stride: i64,
     pub topk_weights_stride: i64,
+    pub record_ids_stride: i64,
     pub router: MoerlGateRouter,
     pub forced_ids_element: u32,
     pub topk_weights_element: u32,
+    pub record_ids_element: u32,
     pub sentinel: i32,
     pub missing: u32,
     pub bad: u32,
@@ -852,11 +1463,12 @@ pub struct MoerlGateForward {
     pub missing_is_fault: u8,
     pub sentinel_filler: u8,
     pub scored: u8,
-    pub reserved: [u8; 3usize],
+    pub wide_stores: u8,
+    pub reserved: [u8; 6usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 216usize];
+    ["Size of MoerlGateForward"][::core::mem::size_of::<MoerlGateForward>() - 256usize];
     ["Alignment of MoerlGateForward"][::core::mem::align_of::<MoerlGateForward>() - 8usize];
     ["Offset of field: MoerlGateForward::router_logits"]
         [::core::mem::offset_of!(MoerlGateForward, router_logits) - 0usize];
@@ -874,40 +1486,86 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateForward, selected_logits) - 72usize];
     ["Offset of field: MoerlGateForward::lse"][::core::mem::offset_of!(MoerlGateForward, lse) - 80usize];
     ["Offset of field: MoerlGateForward::errors"][::core::mem::offset_of!(MoerlGateForward, errors) - 88usize];
-    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 96usize];
+    ["Offset of field: MoerlGateForward::expert_scale"]
+        [::core::mem::offset_of!(MoerlGateForward, expert_scale) - 96usize];
+    ["Offset of field: MoerlGateForward::record_ids"][::core::mem::offset_of!(MoerlGateForward, record_ids) - 104usize];
+    ["Offset of field: MoerlGateForward::cutoff"][::core::mem::offset_of!(MoerlGateForward, cutoff) - 112usize];
+    ["Offset of field: MoerlGateForward::rows"][::core::mem::offset_of!(MoerlGateForward, rows) - 120usize];
     ["Offset of field: MoerlGateForward::forced_rows"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 104usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_rows) - 128usize];
     ["Offset of field: MoerlGateForward::router_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 112usize];
+        [::core::mem::offset_of!(MoerlGateForward, router_logits_stride) - 136usize];
     ["Offset of field: MoerlGateForward::forced_ids_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 120usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_stride) - 144usize];
     ["Offset of field: MoerlGateForward::topk_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 128usize];
-    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 136usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_stride) - 152usize];
+    ["Offset of field: MoerlGateForward::record_ids_stride"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_stride) - 160usize];
+    ["Offset of field: MoerlGateForward::router"][::core::mem::offset_of!(MoerlGateForward, router) - 168usize];
     ["Offset of field: MoerlGateForward::forced_ids_element"]
-        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 168usize];
+        [::core::mem::offset_of!(MoerlGateForward, forced_ids_element) - 200usize];
     ["Offset of field: MoerlGateForward::topk_weights_element"]
-        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 172usize];
-    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 176usize];
-    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 180usize];
-    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 184usize];
-    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 188usize];
+        [::core::mem::offset_of!(MoerlGateForward, topk_weights_element) - 204usize];
+    ["Offset of field: MoerlGateForward::record_ids_element"]
+        [::core::mem::offset_of!(MoerlGateForward, record_ids_element) - 208usize];
+    ["Offset of field: MoerlGateForward::sentinel"][::core::mem::offset_of!(MoerlGateForward, sentinel) - 212usize];
+    ["Offset of field: MoerlGateForward::missing"][::core::mem::offset_of!(MoerlGateForward, missing) - 216usize];
+    ["Offset of field: MoerlGateForward::bad"][::core::mem::offset_of!(MoerlGateForward, bad) - 220usize];
+    ["Offset of field: MoerlGateForward::group_size"][::core::mem::offset_of!(MoerlGateForward, group_size) - 224usize];
     ["Offset of field: MoerlGateForward::admitted_groups"]
-        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 192usize];
-    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 196usize];
+        [::core::mem::offset_of!(MoerlGateForward, admitted_groups) - 228usize];
+    ["Offset of field: MoerlGateForward::group_top"][::core::mem::offset_of!(MoerlGateForward, group_top) - 232usize];
     ["Offset of field: MoerlGateForward::stage_bytes"]
-        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 200usize];
-    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 204usize];
+        [::core::mem::offset_of!(MoerlGateForward, stage_bytes) - 236usize];
+    ["Offset of field: MoerlGateForward::tag"][::core::mem::offset_of!(MoerlGateForward, tag) - 240usize];
     ["Offset of field: MoerlGateForward::has_sentinel"]
-        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 208usize];
+        [::core::mem::offset_of!(MoerlGateForward, has_sentinel) - 244usize];
     ["Offset of field: MoerlGateForward::zeros_are_missing"]
-        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 209usize];
+        [::core::mem::offset_of!(MoerlGateForward, zeros_are_missing) - 245usize];
     ["Offset of field: MoerlGateForward::missing_is_fault"]
-        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 210usize];
+        [::core::mem::offset_of!(MoerlGateForward, missing_is_fault) - 246usize];
     ["Offset of field: MoerlGateForward::sentinel_filler"]
-        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 211usize];
-    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 212usize];
-    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 213usize];
+        [::core::mem::offset_of!(MoerlGateForward, sentinel_filler) - 247usize];
+    ["Offset of field: MoerlGateForward::scored"][::core::mem::offset_of!(MoerlGateForward, scored) - 248usize];
+    ["Offset of field: MoerlGateForward::wide_stores"]
+        [::core::mem::offset_of!(MoerlGateForward, wide_stores) - 249usize];
+    ["Offset of field: MoerlGateForward::reserved"][::core::mem::offset_of!(MoerlGateForward, reserved) - 250usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlGateMaps {
+    pub topk_ids: *const i32,
+    pub topk_weights: *const ::core::ffi::c_void,
+    pub dense_probs: *mut ::core::ffi::c_void,
+    pub bytemap: *mut u8,
+    pub bitmap: *mut u8,
+    pub rows: u64,
+    pub topk_weights_stride: i64,
+    pub dense_probs_stride: i64,
+    pub topk_weights_element: u32,
+    pub experts: u32,
+    pub top_k: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlGateMaps"][::core::mem::size_of::<MoerlGateMaps>() - 80usize];
+    ["Alignment of MoerlGateMaps"][::core::mem::align_of::<MoerlGateMaps>() - 8usize];
+    ["Offset of field: MoerlGateMaps::topk_ids"][::core::mem::offset_of!(MoerlGateMaps, topk_ids) - 0usize];
+    ["Offset of field: MoerlGateMaps::topk_weights"][::core::mem::offset_of!(MoerlGateMaps, topk_weights) - 8usize];
+    ["Offset of field: MoerlGateMaps::dense_probs"][::core::mem::offset_of!(MoerlGateMaps, dense_probs) - 16usize];
+    ["Offset of field: MoerlGateMaps::bytemap"][::core::mem::offset_of!(MoerlGateMaps, bytemap) - 24usize];
+    ["Offset of field: MoerlGateMaps::bitmap"][::core::mem::offset_of!(MoerlGateMaps, bitmap) - 32usize];
+    ["Offset of field: MoerlGateMaps::rows"][::core::mem::offset_of!(MoerlGateMaps, rows) - 40usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_stride) - 48usize];
+    ["Offset of field: MoerlGateMaps::dense_probs_stride"]
+        [::core::mem::offset_of!(MoerlGateMaps, dense_probs_stride) - 56usize];
+    ["Offset of field: MoerlGateMaps::topk_weights_element"]
+        [::core::mem::offset_of!(MoerlGateMaps, topk_weights_element) - 64usize];
+    ["Offset of field: MoerlGateMaps::experts"][::core::mem::offset_of!(MoerlGateMaps, experts) - 68usize];
+    ["Offset of field: MoerlGateMaps::top_k"][::core::mem::offset_of!(MoerlGateMaps, top_k) - 72usize];
+    ["Offset of field: MoerlGateMaps::reserved"][::core::mem::offset_of!(MoerlGateMaps, reserved) - 76usize];
 };
 pub const MOERL_ROUTER_BALANCE: MoerlRouterTerm = 0;
 pub const MOERL_ROUTER_Z: MoerlRouterTerm = 1;
@@ -1197,59 +1855,59 @@ pub struct MoerlGateTelemetry {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlGateTelemetry"][::core::mem::size_of::<MoerlGateTelemetry>() - 432usize];
+    ["Size of MoerlGateTelemetry"][::core::mem::size_of::<MoerlGateTelemetry>() - 472usize];
     ["Alignment of MoerlGateTelemetry"][::core::mem::align_of::<MoerlGateTelemetry>() - 8usize];
     ["Offset of field: MoerlGateTelemetry::forward"][::core::mem::offset_of!(MoerlGateTelemetry, forward) - 0usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights) - 216usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights) - 256usize];
     ["Offset of field: MoerlGateTelemetry::ref_logits"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits) - 224usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits) - 264usize];
     ["Offset of field: MoerlGateTelemetry::old_topk_ids"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, old_topk_ids) - 232usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_topk_ids) - 272usize];
     ["Offset of field: MoerlGateTelemetry::old_logprob_sel"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, old_logprob_sel) - 240usize];
-    ["Offset of field: MoerlGateTelemetry::overlap"][::core::mem::offset_of!(MoerlGateTelemetry, overlap) - 248usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, old_logprob_sel) - 280usize];
+    ["Offset of field: MoerlGateTelemetry::overlap"][::core::mem::offset_of!(MoerlGateTelemetry, overlap) - 288usize];
     ["Offset of field: MoerlGateTelemetry::overlap_hist"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, overlap_hist) - 256usize];
-    ["Offset of field: MoerlGateTelemetry::changed"][::core::mem::offset_of!(MoerlGateTelemetry, changed) - 264usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, overlap_hist) - 296usize];
+    ["Offset of field: MoerlGateTelemetry::changed"][::core::mem::offset_of!(MoerlGateTelemetry, changed) - 304usize];
     ["Offset of field: MoerlGateTelemetry::changed_layers"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, changed_layers) - 272usize];
-    ["Offset of field: MoerlGateTelemetry::replaced"][::core::mem::offset_of!(MoerlGateTelemetry, replaced) - 280usize];
-    ["Offset of field: MoerlGateTelemetry::margin"][::core::mem::offset_of!(MoerlGateTelemetry, margin) - 288usize];
-    ["Offset of field: MoerlGateTelemetry::deficit"][::core::mem::offset_of!(MoerlGateTelemetry, deficit) - 296usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, changed_layers) - 312usize];
+    ["Offset of field: MoerlGateTelemetry::replaced"][::core::mem::offset_of!(MoerlGateTelemetry, replaced) - 320usize];
+    ["Offset of field: MoerlGateTelemetry::margin"][::core::mem::offset_of!(MoerlGateTelemetry, margin) - 328usize];
+    ["Offset of field: MoerlGateTelemetry::deficit"][::core::mem::offset_of!(MoerlGateTelemetry, deficit) - 336usize];
     ["Offset of field: MoerlGateTelemetry::forced_mass"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, forced_mass) - 304usize];
-    ["Offset of field: MoerlGateTelemetry::gate_l1"][::core::mem::offset_of!(MoerlGateTelemetry, gate_l1) - 312usize];
-    ["Offset of field: MoerlGateTelemetry::set_kl"][::core::mem::offset_of!(MoerlGateTelemetry, set_kl) - 320usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, forced_mass) - 344usize];
+    ["Offset of field: MoerlGateTelemetry::gate_l1"][::core::mem::offset_of!(MoerlGateTelemetry, gate_l1) - 352usize];
+    ["Offset of field: MoerlGateTelemetry::set_kl"][::core::mem::offset_of!(MoerlGateTelemetry, set_kl) - 360usize];
     ["Offset of field: MoerlGateTelemetry::router_kl"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, router_kl) - 328usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, router_kl) - 368usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl) - 336usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl) - 376usize];
     ["Offset of field: MoerlGateTelemetry::logprob_sel"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, logprob_sel) - 344usize];
-    ["Offset of field: MoerlGateTelemetry::shift"][::core::mem::offset_of!(MoerlGateTelemetry, shift) - 352usize];
-    ["Offset of field: MoerlGateTelemetry::counts"][::core::mem::offset_of!(MoerlGateTelemetry, counts) - 360usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, logprob_sel) - 384usize];
+    ["Offset of field: MoerlGateTelemetry::shift"][::core::mem::offset_of!(MoerlGateTelemetry, shift) - 392usize];
+    ["Offset of field: MoerlGateTelemetry::counts"][::core::mem::offset_of!(MoerlGateTelemetry, counts) - 400usize];
     ["Offset of field: MoerlGateTelemetry::native_counts"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, native_counts) - 368usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, native_counts) - 408usize];
     ["Offset of field: MoerlGateTelemetry::row_counts"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, row_counts) - 376usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, row_counts) - 416usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_stride) - 384usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_stride) - 424usize];
     ["Offset of field: MoerlGateTelemetry::ref_logits_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits_stride) - 392usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, ref_logits_stride) - 432usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl_stride"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_stride) - 400usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_stride) - 440usize];
     ["Offset of field: MoerlGateTelemetry::score_replace"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, score_replace) - 408usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, score_replace) - 448usize];
     ["Offset of field: MoerlGateTelemetry::recorded_weights_element"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_element) - 412usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, recorded_weights_element) - 452usize];
     ["Offset of field: MoerlGateTelemetry::d_router_kl_element"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_element) - 416usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, d_router_kl_element) - 456usize];
     ["Offset of field: MoerlGateTelemetry::tally_bytes"]
-        [::core::mem::offset_of!(MoerlGateTelemetry, tally_bytes) - 420usize];
-    ["Offset of field: MoerlGateTelemetry::selects"][::core::mem::offset_of!(MoerlGateTelemetry, selects) - 424usize];
-    ["Offset of field: MoerlGateTelemetry::sums"][::core::mem::offset_of!(MoerlGateTelemetry, sums) - 425usize];
-    ["Offset of field: MoerlGateTelemetry::reserved"][::core::mem::offset_of!(MoerlGateTelemetry, reserved) - 426usize];
+        [::core::mem::offset_of!(MoerlGateTelemetry, tally_bytes) - 460usize];
+    ["Offset of field: MoerlGateTelemetry::selects"][::core::mem::offset_of!(MoerlGateTelemetry, selects) - 464usize];
+    ["Offset of field: MoerlGateTelemetry::sums"][::core::mem::offset_of!(MoerlGateTelemetry, sums) - 465usize];
+    ["Offset of field: MoerlGateTelemetry::reserved"][::core::mem::offset_of!(MoerlGateTelemetry, reserved) - 466usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1389,6 +2047,10 @@ const _: () = {
     ["Offset of field: MoerlPartial::weighted"][::core::mem::offset_of!(MoerlPartial, weighted) - 8usize];
     ["Offset of field: MoerlPartial::label"][::core::mem::offset_of!(MoerlPartial, label) - 12usize];
 };
+pub const MOERL_RESULT_WHOLE: MoerlLogprobResult = 0;
+pub const MOERL_RESULT_ROWS: MoerlLogprobResult = 1;
+pub const MOERL_RESULT_PANELS: MoerlLogprobResult = 2;
+pub type MoerlLogprobResult = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct MoerlLogprobForward {
@@ -1396,30 +2058,43 @@ pub struct MoerlLogprobForward {
     pub tokens: *const ::core::ffi::c_void,
     pub temperature: *const f32,
     pub loss_mask: *const u8,
+    pub label_logits: *const f32,
     pub logprobs: *mut f32,
     pub entropy: *mut f32,
     pub max: *mut f32,
     pub log_sum: *mut f32,
     pub lse: *mut f32,
     pub sum_p2: *mut f32,
+    pub other_labels: *mut f32,
+    pub rank: *mut u32,
+    pub argmax: *mut i32,
     pub saved: *mut MoerlPartial,
     pub sum_sq: *mut f32,
     pub records: *mut MoerlPartial,
     pub labels: *mut f32,
+    pub best: *mut u64,
     pub errors: *mut u64,
     pub rows: u64,
     pub groups: u64,
     pub logits_stride: i64,
     pub tokens_stride: i64,
     pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub record_stride: u64,
+    pub logit_fold: f64,
     pub tokens_element: u32,
     pub vocabulary: u32,
+    pub ids: u32,
     pub tag: u32,
     pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub result: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 176usize];
+    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 264usize];
     ["Alignment of MoerlLogprobForward"][::core::mem::align_of::<MoerlLogprobForward>() - 8usize];
     ["Offset of field: MoerlLogprobForward::logits"][::core::mem::offset_of!(MoerlLogprobForward, logits) - 0usize];
     ["Offset of field: MoerlLogprobForward::tokens"][::core::mem::offset_of!(MoerlLogprobForward, tokens) - 8usize];
@@ -1427,33 +2102,53 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobForward, temperature) - 16usize];
     ["Offset of field: MoerlLogprobForward::loss_mask"]
         [::core::mem::offset_of!(MoerlLogprobForward, loss_mask) - 24usize];
+    ["Offset of field: MoerlLogprobForward::label_logits"]
+        [::core::mem::offset_of!(MoerlLogprobForward, label_logits) - 32usize];
     ["Offset of field: MoerlLogprobForward::logprobs"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logprobs) - 32usize];
-    ["Offset of field: MoerlLogprobForward::entropy"][::core::mem::offset_of!(MoerlLogprobForward, entropy) - 40usize];
-    ["Offset of field: MoerlLogprobForward::max"][::core::mem::offset_of!(MoerlLogprobForward, max) - 48usize];
-    ["Offset of field: MoerlLogprobForward::log_sum"][::core::mem::offset_of!(MoerlLogprobForward, log_sum) - 56usize];
-    ["Offset of field: MoerlLogprobForward::lse"][::core::mem::offset_of!(MoerlLogprobForward, lse) - 64usize];
-    ["Offset of field: MoerlLogprobForward::sum_p2"][::core::mem::offset_of!(MoerlLogprobForward, sum_p2) - 72usize];
-    ["Offset of field: MoerlLogprobForward::saved"][::core::mem::offset_of!(MoerlLogprobForward, saved) - 80usize];
-    ["Offset of field: MoerlLogprobForward::sum_sq"][::core::mem::offset_of!(MoerlLogprobForward, sum_sq) - 88usize];
-    ["Offset of field: MoerlLogprobForward::records"][::core::mem::offset_of!(MoerlLogprobForward, records) - 96usize];
-    ["Offset of field: MoerlLogprobForward::labels"][::core::mem::offset_of!(MoerlLogprobForward, labels) - 104usize];
-    ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 112usize];
-    ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 120usize];
-    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 128usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logprobs) - 40usize];
+    ["Offset of field: MoerlLogprobForward::entropy"][::core::mem::offset_of!(MoerlLogprobForward, entropy) - 48usize];
+    ["Offset of field: MoerlLogprobForward::max"][::core::mem::offset_of!(MoerlLogprobForward, max) - 56usize];
+    ["Offset of field: MoerlLogprobForward::log_sum"][::core::mem::offset_of!(MoerlLogprobForward, log_sum) - 64usize];
+    ["Offset of field: MoerlLogprobForward::lse"][::core::mem::offset_of!(MoerlLogprobForward, lse) - 72usize];
+    ["Offset of field: MoerlLogprobForward::sum_p2"][::core::mem::offset_of!(MoerlLogprobForward, sum_p2) - 80usize];
+    ["Offset of field: MoerlLogprobForward::other_labels"]
+        [::core::mem::offset_of!(MoerlLogprobForward, other_labels) - 88usize];
+    ["Offset of field: MoerlLogprobForward::rank"][::core::mem::offset_of!(MoerlLogprobForward, rank) - 96usize];
+    ["Offset of field: MoerlLogprobForward::argmax"][::core::mem::offset_of!(MoerlLogprobForward, argmax) - 104usize];
+    ["Offset of field: MoerlLogprobForward::saved"][::core::mem::offset_of!(MoerlLogprobForward, saved) - 112usize];
+    ["Offset of field: MoerlLogprobForward::sum_sq"][::core::mem::offset_of!(MoerlLogprobForward, sum_sq) - 120usize];
+    ["Offset of field: MoerlLogprobForward::records"][::core::mem::offset_of!(MoerlLogprobForward, records) - 128usize];
+    ["Offset of field: MoerlLogprobForward::labels"][::core::mem::offset_of!(MoerlLogprobForward, labels) - 136usize];
+    ["Offset of field: MoerlLogprobForward::best"][::core::mem::offset_of!(MoerlLogprobForward, best) - 144usize];
+    ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 152usize];
+    ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 160usize];
+    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 168usize];
     ["Offset of field: MoerlLogprobForward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 176usize];
     ["Offset of field: MoerlLogprobForward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 144usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 184usize];
     ["Offset of field: MoerlLogprobForward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 152usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 192usize];
+    ["Offset of field: MoerlLogprobForward::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_start) - 200usize];
+    ["Offset of field: MoerlLogprobForward::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_total) - 208usize];
+    ["Offset of field: MoerlLogprobForward::record_stride"]
+        [::core::mem::offset_of!(MoerlLogprobForward, record_stride) - 216usize];
+    ["Offset of field: MoerlLogprobForward::logit_fold"]
+        [::core::mem::offset_of!(MoerlLogprobForward, logit_fold) - 224usize];
     ["Offset of field: MoerlLogprobForward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 160usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 232usize];
     ["Offset of field: MoerlLogprobForward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 164usize];
-    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 168usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 236usize];
+    ["Offset of field: MoerlLogprobForward::ids"][::core::mem::offset_of!(MoerlLogprobForward, ids) - 240usize];
+    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 244usize];
     ["Offset of field: MoerlLogprobForward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 172usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 248usize];
+    ["Offset of field: MoerlLogprobForward::softcap"][::core::mem::offset_of!(MoerlLogprobForward, softcap) - 252usize];
+    ["Offset of field: MoerlLogprobForward::cap_scale"]
+        [::core::mem::offset_of!(MoerlLogprobForward, cap_scale) - 256usize];
+    ["Offset of field: MoerlLogprobForward::result"][::core::mem::offset_of!(MoerlLogprobForward, result) - 260usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1467,22 +2162,37 @@ pub struct MoerlLogprobBackward {
     pub d_logprobs: *const f32,
     pub d_entropy: *const f32,
     pub d_lse: *const f32,
+    pub kept_ids: *const i32,
+    pub kept_offsets: *const i64,
+    pub kept_saved: *const MoerlPartial,
+    pub d_kept_logprobs: *const f32,
+    pub d_kept_entropy: *const f32,
     pub rows: u64,
     pub groups: u64,
+    pub kept: u64,
     pub logits_stride: i64,
     pub d_logits_stride: i64,
     pub tokens_stride: i64,
     pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub logit_fold: f64,
     pub tokens_element: u32,
     pub vocabulary: u32,
+    pub ids: u32,
     pub columns: u32,
     pub panels: u32,
     pub shares: u32,
     pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub logit_scale: f32,
+    pub strict_keep: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 144usize];
+    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 240usize];
     ["Alignment of MoerlLogprobBackward"][::core::mem::align_of::<MoerlLogprobBackward>() - 8usize];
     ["Offset of field: MoerlLogprobBackward::logits"][::core::mem::offset_of!(MoerlLogprobBackward, logits) - 0usize];
     ["Offset of field: MoerlLogprobBackward::d_logits"]
@@ -1498,24 +2208,191 @@ const _: () = {
     ["Offset of field: MoerlLogprobBackward::d_entropy"]
         [::core::mem::offset_of!(MoerlLogprobBackward, d_entropy) - 56usize];
     ["Offset of field: MoerlLogprobBackward::d_lse"][::core::mem::offset_of!(MoerlLogprobBackward, d_lse) - 64usize];
-    ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 72usize];
-    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 80usize];
+    ["Offset of field: MoerlLogprobBackward::kept_ids"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_ids) - 72usize];
+    ["Offset of field: MoerlLogprobBackward::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_offsets) - 80usize];
+    ["Offset of field: MoerlLogprobBackward::kept_saved"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, kept_saved) - 88usize];
+    ["Offset of field: MoerlLogprobBackward::d_kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_kept_logprobs) - 96usize];
+    ["Offset of field: MoerlLogprobBackward::d_kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_kept_entropy) - 104usize];
+    ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 112usize];
+    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 120usize];
+    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 128usize];
     ["Offset of field: MoerlLogprobBackward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 88usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 136usize];
     ["Offset of field: MoerlLogprobBackward::d_logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 96usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 144usize];
     ["Offset of field: MoerlLogprobBackward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 104usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 152usize];
     ["Offset of field: MoerlLogprobBackward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 112usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 160usize];
+    ["Offset of field: MoerlLogprobBackward::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 168usize];
+    ["Offset of field: MoerlLogprobBackward::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 176usize];
+    ["Offset of field: MoerlLogprobBackward::logit_fold"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 184usize];
     ["Offset of field: MoerlLogprobBackward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 120usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 192usize];
     ["Offset of field: MoerlLogprobBackward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 124usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 196usize];
+    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 200usize];
     ["Offset of field: MoerlLogprobBackward::columns"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 128usize];
-    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 132usize];
-    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 204usize];
+    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 208usize];
+    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 212usize];
     ["Offset of field: MoerlLogprobBackward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 140usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 216usize];
+    ["Offset of field: MoerlLogprobBackward::softcap"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 220usize];
+    ["Offset of field: MoerlLogprobBackward::cap_scale"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 224usize];
+    ["Offset of field: MoerlLogprobBackward::logit_scale"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 228usize];
+    ["Offset of field: MoerlLogprobBackward::strict_keep"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 232usize];
+    ["Offset of field: MoerlLogprobBackward::reserved"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, reserved) - 236usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobKeep {
+    pub logits: *const ::core::ffi::c_void,
+    pub tokens: *const ::core::ffi::c_void,
+    pub temperature: *const f32,
+    pub loss_mask: *const u8,
+    pub kept_ids: *const i32,
+    pub kept_offsets: *const i64,
+    pub full: *const MoerlPartial,
+    pub kept_logprobs: *mut f32,
+    pub kept_entropy: *mut f32,
+    pub kept_mass: *mut f32,
+    pub kept_saved: *mut MoerlPartial,
+    pub label_added: *mut u64,
+    pub errors: *mut u64,
+    pub rows: u64,
+    pub groups: u64,
+    pub kept: u64,
+    pub logits_stride: i64,
+    pub tokens_stride: i64,
+    pub ignore_index: i64,
+    pub vocab_start: i64,
+    pub vocab_total: i64,
+    pub logit_fold: f64,
+    pub tokens_element: u32,
+    pub vocabulary: u32,
+    pub ids: u32,
+    pub tag: u32,
+    pub uniform_temperature: f32,
+    pub softcap: f32,
+    pub cap_scale: f32,
+    pub strict_keep: u32,
+    pub is_shard: u32,
+    pub reserved: u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobKeep"][::core::mem::size_of::<MoerlLogprobKeep>() - 216usize];
+    ["Alignment of MoerlLogprobKeep"][::core::mem::align_of::<MoerlLogprobKeep>() - 8usize];
+    ["Offset of field: MoerlLogprobKeep::logits"][::core::mem::offset_of!(MoerlLogprobKeep, logits) - 0usize];
+    ["Offset of field: MoerlLogprobKeep::tokens"][::core::mem::offset_of!(MoerlLogprobKeep, tokens) - 8usize];
+    ["Offset of field: MoerlLogprobKeep::temperature"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, temperature) - 16usize];
+    ["Offset of field: MoerlLogprobKeep::loss_mask"][::core::mem::offset_of!(MoerlLogprobKeep, loss_mask) - 24usize];
+    ["Offset of field: MoerlLogprobKeep::kept_ids"][::core::mem::offset_of!(MoerlLogprobKeep, kept_ids) - 32usize];
+    ["Offset of field: MoerlLogprobKeep::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_offsets) - 40usize];
+    ["Offset of field: MoerlLogprobKeep::full"][::core::mem::offset_of!(MoerlLogprobKeep, full) - 48usize];
+    ["Offset of field: MoerlLogprobKeep::kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_logprobs) - 56usize];
+    ["Offset of field: MoerlLogprobKeep::kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, kept_entropy) - 64usize];
+    ["Offset of field: MoerlLogprobKeep::kept_mass"][::core::mem::offset_of!(MoerlLogprobKeep, kept_mass) - 72usize];
+    ["Offset of field: MoerlLogprobKeep::kept_saved"][::core::mem::offset_of!(MoerlLogprobKeep, kept_saved) - 80usize];
+    ["Offset of field: MoerlLogprobKeep::label_added"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, label_added) - 88usize];
+    ["Offset of field: MoerlLogprobKeep::errors"][::core::mem::offset_of!(MoerlLogprobKeep, errors) - 96usize];
+    ["Offset of field: MoerlLogprobKeep::rows"][::core::mem::offset_of!(MoerlLogprobKeep, rows) - 104usize];
+    ["Offset of field: MoerlLogprobKeep::groups"][::core::mem::offset_of!(MoerlLogprobKeep, groups) - 112usize];
+    ["Offset of field: MoerlLogprobKeep::kept"][::core::mem::offset_of!(MoerlLogprobKeep, kept) - 120usize];
+    ["Offset of field: MoerlLogprobKeep::logits_stride"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, logits_stride) - 128usize];
+    ["Offset of field: MoerlLogprobKeep::tokens_stride"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_stride) - 136usize];
+    ["Offset of field: MoerlLogprobKeep::ignore_index"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, ignore_index) - 144usize];
+    ["Offset of field: MoerlLogprobKeep::vocab_start"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_start) - 152usize];
+    ["Offset of field: MoerlLogprobKeep::vocab_total"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_total) - 160usize];
+    ["Offset of field: MoerlLogprobKeep::logit_fold"][::core::mem::offset_of!(MoerlLogprobKeep, logit_fold) - 168usize];
+    ["Offset of field: MoerlLogprobKeep::tokens_element"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_element) - 176usize];
+    ["Offset of field: MoerlLogprobKeep::vocabulary"][::core::mem::offset_of!(MoerlLogprobKeep, vocabulary) - 180usize];
+    ["Offset of field: MoerlLogprobKeep::ids"][::core::mem::offset_of!(MoerlLogprobKeep, ids) - 184usize];
+    ["Offset of field: MoerlLogprobKeep::tag"][::core::mem::offset_of!(MoerlLogprobKeep, tag) - 188usize];
+    ["Offset of field: MoerlLogprobKeep::uniform_temperature"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, uniform_temperature) - 192usize];
+    ["Offset of field: MoerlLogprobKeep::softcap"][::core::mem::offset_of!(MoerlLogprobKeep, softcap) - 196usize];
+    ["Offset of field: MoerlLogprobKeep::cap_scale"][::core::mem::offset_of!(MoerlLogprobKeep, cap_scale) - 200usize];
+    ["Offset of field: MoerlLogprobKeep::strict_keep"]
+        [::core::mem::offset_of!(MoerlLogprobKeep, strict_keep) - 204usize];
+    ["Offset of field: MoerlLogprobKeep::is_shard"][::core::mem::offset_of!(MoerlLogprobKeep, is_shard) - 208usize];
+    ["Offset of field: MoerlLogprobKeep::reserved"][::core::mem::offset_of!(MoerlLogprobKeep, reserved) - 212usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLogprobCombine {
+    pub outputs: MoerlLogprobForward,
+    pub records: *const MoerlPartial,
+    pub sum_sq: *const f32,
+    pub other_labels: *const f32,
+    pub best: *const u64,
+    pub kept_records: *const MoerlPartial,
+    pub kept_offsets: *const i64,
+    pub kept_logprobs: *mut f32,
+    pub kept_entropy: *mut f32,
+    pub kept_mass: *mut f32,
+    pub kept_saved: *mut MoerlPartial,
+    pub kept: u64,
+    pub shards: u32,
+    pub records_per_row: u32,
+    pub positions: u32,
+    pub reserved: u32,
+    pub counts: [u32; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLogprobCombine"][::core::mem::size_of::<MoerlLogprobCombine>() - 624usize];
+    ["Alignment of MoerlLogprobCombine"][::core::mem::align_of::<MoerlLogprobCombine>() - 8usize];
+    ["Offset of field: MoerlLogprobCombine::outputs"][::core::mem::offset_of!(MoerlLogprobCombine, outputs) - 0usize];
+    ["Offset of field: MoerlLogprobCombine::records"][::core::mem::offset_of!(MoerlLogprobCombine, records) - 264usize];
+    ["Offset of field: MoerlLogprobCombine::sum_sq"][::core::mem::offset_of!(MoerlLogprobCombine, sum_sq) - 272usize];
+    ["Offset of field: MoerlLogprobCombine::other_labels"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, other_labels) - 280usize];
+    ["Offset of field: MoerlLogprobCombine::best"][::core::mem::offset_of!(MoerlLogprobCombine, best) - 288usize];
+    ["Offset of field: MoerlLogprobCombine::kept_records"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_records) - 296usize];
+    ["Offset of field: MoerlLogprobCombine::kept_offsets"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_offsets) - 304usize];
+    ["Offset of field: MoerlLogprobCombine::kept_logprobs"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_logprobs) - 312usize];
+    ["Offset of field: MoerlLogprobCombine::kept_entropy"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_entropy) - 320usize];
+    ["Offset of field: MoerlLogprobCombine::kept_mass"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_mass) - 328usize];
+    ["Offset of field: MoerlLogprobCombine::kept_saved"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_saved) - 336usize];
+    ["Offset of field: MoerlLogprobCombine::kept"][::core::mem::offset_of!(MoerlLogprobCombine, kept) - 344usize];
+    ["Offset of field: MoerlLogprobCombine::shards"][::core::mem::offset_of!(MoerlLogprobCombine, shards) - 352usize];
+    ["Offset of field: MoerlLogprobCombine::records_per_row"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, records_per_row) - 356usize];
+    ["Offset of field: MoerlLogprobCombine::positions"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, positions) - 360usize];
+    ["Offset of field: MoerlLogprobCombine::reserved"]
+        [::core::mem::offset_of!(MoerlLogprobCombine, reserved) - 364usize];
+    ["Offset of field: MoerlLogprobCombine::counts"][::core::mem::offset_of!(MoerlLogprobCombine, counts) - 368usize];
 };

@@ -3,6 +3,8 @@
 use bytemuck::Pod;
 
 use crate::advantage;
+use crate::correction;
+use crate::covariance;
 use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::expert_ledger;
@@ -10,6 +12,7 @@ use crate::gate;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
+use crate::route_change;
 use crate::router_loss;
 
 /// An owned array of a [`Backend`].
@@ -179,6 +182,28 @@ pub trait Backend {
         call: logprob::Backward<'_, Self::Memory>,
     ) -> Result<()>;
 
+    /// One shard's part of [`logprob_forward`](Backend::logprob_forward), where each device has some columns of the vocabulary.
+    ///
+    /// # Errors
+    /// [`PartialCall::validate`](logprob::PartialCall::validate)'s.
+    fn logprob_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::PartialCall<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    /// The outputs from what [`logprob_partial`](Backend::logprob_partial) left on all shards.
+    ///
+    /// # Errors
+    /// [`Combine::validate`](logprob::Combine::validate)'s; what only the device can see goes to the call's error word.
+    fn logprob_combine(
+        &self,
+        stream: &Self::Stream,
+        config: &logprob::Config,
+        call: logprob::Combine<'_, Self::Memory>,
+    ) -> Result<()>;
+
     // ---- objective --------------------------------------------------------------------------------------------------
 
     /// Loss, gradient and statistics of a batch of whole segments: see [`objective`].
@@ -246,6 +271,94 @@ pub trait Backend {
     ) -> Result<()>
     where
         Self: Sized;
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    /// Weights, rejections and their statistics for a batch of whole segments: see [`correction`](mod@correction).
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Config`, `Shape`, `Alignment`, `Overlap`, `MissingInput`, `Segments`, `Workspace`. What only the device can
+    /// see goes to the call's error word.
+    fn correction(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The first phase: sums of every piece. Of `output` it uses `globals`, `diagnostics`, `workspace`, `errors`, `tag` and `accumulate`.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_partial(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The second phase: what segments, turns and groups decide. Adds to `globals`, `diagnostics` and `rejected`; writes what has an element a
+    /// segment or group.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_finish(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    /// The third phase: what tokens have. Writes `weights`, `keep` and `log_ratio`, and, where the batch normalises them, `segment_weights`.
+    ///
+    /// # Errors
+    /// As [`correction`](Backend::correction).
+    fn correction_apply(
+        &self,
+        stream: &Self::Stream,
+        config: &correction::Config,
+        plans: correction::Plans<'_, Self>,
+        batch: correction::Batch<'_, Self::Memory>,
+        phases: correction::Phases<'_, Self::Memory>,
+        output: correction::Output<'_, Self::Memory>,
+    ) -> Result<()>
+    where
+        Self: Sized;
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    /// Statistics of tokens by how many of their experts changed: see [`route_change`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](route_change::Call::validate)'s.
+    fn route_change(&self, stream: &Self::Stream, call: route_change::Call<'_, Self::Memory>) -> Result<()>;
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    /// Which tokens Clip-Cov and KL-Cov single out: see [`covariance`].
+    ///
+    /// # Errors
+    /// [`Call::validate`](covariance::Call::validate)'s.
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &covariance::Config,
+        call: covariance::Call<'_, Self::Memory>,
+    ) -> Result<()>;
 
     // ---- advantage --------------------------------------------------------------------------------------------------
 

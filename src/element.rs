@@ -32,6 +32,8 @@ impl Element {
     pub const TOKENS: &[Element] = &[Element::I32, Element::I64];
     /// The types that recorded expert ids may have.
     pub const ROUTES: &[Element] = &[Element::U8, Element::U16, Element::I16, Element::I32];
+    /// Every integer type.
+    pub const INTEGERS: &[Element] = &[Element::U8, Element::U16, Element::I16, Element::I32, Element::I64];
 
     /// Bytes per element.
     pub const fn size(self) -> usize {

@@ -91,12 +91,20 @@ pub enum Kind {
     Workspace,
     /// A softmax temperature that is not a positive, finite number f32 can scale by.
     Temperature,
+    /// A softcap, or a scale of logits, that is not positive and finite.
+    Softcap,
+    /// Keep-sets in a call with several tokens per row.
+    KeepSetWithManyIds,
     /// A denominator of zero although tokens count.
     ZeroDenominator,
+    /// Weights against the rollout where the ratio is taken against it too.
+    DoubleCorrection,
     /// Log-probabilities in 16 bits where their rounding would drown the ratio.
     LowPrecision,
     /// Packed offsets that do not describe segments of the tokens given.
     Segments,
+    /// Recorded experts that cannot be replayed: damaged bytes, impossible ids, keys that were never recorded.
+    Routes,
     /// A moving average in 16 bits, where it would stop moving.
     EmaStateTooNarrow,
 }
@@ -207,6 +215,12 @@ fault_codes! {
     EmptyRow = MOERL_FAULT_EMPTY_ROW, "every logit of the row is -inf";
     /// +∞ or NaN among the logits.
     NonfiniteLogit = MOERL_FAULT_NONFINITE_LOGIT, "a logit of the row is NaN or +inf";
+    /// Kept ids that do not strictly ascend, or that are outside the vocabulary.
+    Keep = MOERL_FAULT_KEEP, "the kept ids must be strictly ascending token ids of the vocabulary";
+    /// Offsets of kept ids that descend, or leave the ids.
+    KeepOffsets = MOERL_FAULT_KEEP_OFFSETS, "the offsets of the kept ids must lead from 0 to their number without descending";
+    /// A keep-set of −∞ alone.
+    EmptyKeep = MOERL_FAULT_EMPTY_KEEP, "every kept logit of the row is -inf";
     /// NaN or infinity at a token that counts.
     NonfiniteInput = MOERL_FAULT_NONFINITE_INPUT, "an input of a counted token is NaN or infinite";
     /// A log-probability above 1e-3.
@@ -215,6 +229,10 @@ fault_codes! {
     Mask = MOERL_FAULT_MASK, "a mask value is neither 0 nor 1";
     /// A denominator of 0 although a token counts.
     ZeroDenominator = MOERL_FAULT_ZERO_DENOMINATOR, "a denominator is 0 although a token counts";
+    /// The sums of a segment's log-probabilities make no weight; the row is the segment.
+    SegmentInput = MOERL_FAULT_SEGMENT_INPUT, "the sums of the segment's log-probabilities make no weight";
+    /// A segment's weight that is NaN or infinite.
+    SegmentWeight = MOERL_FAULT_SEGMENT_WEIGHT, "the segment's weight is NaN or infinite";
 }
 
 /// Collects every fault of a call's arguments before anything is queued.

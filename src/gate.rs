@@ -8,7 +8,8 @@
 //! 2. Native only: the k best by *selection value*, which is the logit itself (before the softcap) without a selection bias, and
 //!    `s_e + bias_e` with one. Order: value descending, then id ascending; −0 equals +0; NaN behind −∞. So every row, whatever
 //!    it holds, yields k distinct ids.
-//! 3. The scores of S, without the bias, are gathered; [`Renormalize`]d; multiplied by the scaling factor.
+//! 3. The scores of S, without the bias, are gathered; [`Renormalize`]d; multiplied by the scaling factor, then by the
+//!    expert's [scale](Forward::expert_scale) where one is given.
 //!
 //! The gradient flows through the current logits of the slots (and through the log-sum-exp where the score is a softmax over all
 //! experts), never through ids or bias. With `g_j = scaling_factor · d_topk_weights_j`, `n_j` the weight before scaling and

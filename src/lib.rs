@@ -5,10 +5,15 @@
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`router_loss`] | load balance, z-loss, entropy bonus and divergence of a router, and the update of a selection bias |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
+//! | [`logprob`] | log-probability of the chosen tokens, entropy, log-sum-exp, Σp², rank and argmax, in one read of the logits; keep-sets; vocabulary shards |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
+//! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
+//! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
+//! | [`advantage`] | rewards normalised within their group |
+//! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
 //! | [`ema`] | moving averages of parameters |
-//! | [`advantage`] | rewards normalised within their group |
+//! | [`correction`] | weights and rejections for rollouts that another engine sampled |
 //! | [`expert_ledger`] | what each expert's tokens come to, and what is normalised by it |
 //!
 //! Each noun's module says what its operations mean; [`Backend`] has them as methods, and is implemented by [`Reference`] (plain
@@ -25,6 +30,8 @@ struct Readme;
 pub(crate) mod abi;
 pub mod advantage;
 mod backend;
+pub mod correction;
+pub mod covariance;
 pub mod device;
 pub mod diagnostics;
 pub mod element;
@@ -37,7 +44,9 @@ pub mod memory;
 pub mod objective;
 pub mod random;
 mod reference;
+pub mod route_change;
 pub mod router_loss;
+pub mod routes;
 mod segments;
 
 pub use backend::{Backend, Buffer, ErrorWord};

@@ -313,6 +313,14 @@ impl<'a, M: Memory> Matrix<'a, M> {
         let address = self.layout.address + range.start * self.layout.row_stride * self.layout.element.size();
         Matrix { layout: Layout { address, rows: range.len(), ..self.layout }, lends: PhantomData }
     }
+
+    /// Columns `range` of every row. Panics where the range is outside, as slices do.
+    pub fn column_range(self, range: Range<usize>) -> Self {
+        let columns = self.layout.columns;
+        assert!(range.start <= range.end && range.end <= columns, "columns {range:?} of {columns}");
+        let address = self.layout.address + range.start * self.layout.element.size();
+        Matrix { layout: Layout { address, columns: range.len(), ..self.layout }, lends: PhantomData }
+    }
 }
 
 impl<'a, M: Memory> MatrixMut<'a, M> {

@@ -1,14 +1,14 @@
 //! Policy objectives over packed segments: from log-probabilities and advantages to a loss and its gradient.
 //!
 //! Token `u` belongs to segment `i`; `m_u` is its mask, `n_i = Σ m` over the segment (never its length). With the current
-//! log-probability `l`, the old one `o`, the advantage `A` and the token weight `w`:
+//! log-probability `l`, the old one `o`, the rollout's `q`, the reference's `r`, the advantage `A`, and the weights `w` of a token, `W` of a segment:
 //!
 //! ```text
-//! Δ_u = l_u − o_u       ρ_u = exp Δ_u                       ratio of the token
-//! D_i = Σ m Δ           s_i = exp(D_i / n_i)                length-normalised ratio of the segment
-//! S⁺  = Σ m w max(A,0)  S⁻  = Σ m w min(A,0)
+//! Δ_u = l_u − o_u + router_shift     ρ_u = exp Δ_u           ratio of the token
+//! D_i = Σ m Δ                        s_i = exp(D_i / n_i)    length-normalised ratio of the segment
+//! S⁺  = Σ m w max(A,0)               S⁻  = Σ m w min(A,0)
 //!
-//! Loss = Σ_u m_u c_i w_u L_u        d_logprobs[u] = dLoss / dl_u
+//! Loss = Σ_u m_u c_i ( w_u W_i L_u + β KL_u + κ (l_u − q_u)² − η H_u )        d_logprobs[u] = dLoss / dl_u
 //! ```
 //!
 //! | [`Variant`] | value | gradient |
@@ -16,13 +16,24 @@
 //! | `PpoClip` | L_u = −min(ρA, clip(ρ)A) | −c w A ρ where the clip passes |
 //! | `Gspo` | Σ_u m w L_u = −[ min(s, 1+εh) S⁺ + max(s, 1−εl) S⁻ ] | −c (s/n) ( S⁺[s ≤ 1+εh] + S⁻[s ≥ 1−εl] ), for every counted token |
 //! | `GspoToken` | as `Gspo` | −c w A s where the clip passes |
+//! | `Cispo` | −A l, the clamped ρ or s being a constant factor | −c w A clamp(ρ) |
+//! | `Gmpo` | −R W (S⁺ + S⁻), R the geometric mean of clipped ratios | −c A R W where the token's clip passes |
+//! | `Sapo` | −A (4/τ) σ(τ(ρ−1)) | −c w A 4p(1−p) ρ, p = σ(τ(ρ−1)) |
+//! | `Vespo` | −A l, φ being a constant factor | −c A φ |
+//! | `Dppo` | −A l, min(ρ, cap) inside a trust region being a constant factor | −c w A min(ρ, cap) inside it |
+//! | `ReinforceIs`, `Gpg`, `Topr`, `TisLoss`, `MiniRl` | −A l with a constant factor | −c w A times the factor |
+//! | `SquarePenalty`, `KlCov` | −A l + τ/2 Δ², −A ρ + λ\|Δ\| on chosen tokens | their derivatives |
+//!
+//! A [`Kl`] estimates the divergence from the reference policy, `κ` draws the policy to the rollout's, `η` rewards entropy. w and W multiply L
+//! alone; a token that [`Batch::keep`] rejects has no L.
 //!
 //! The clip passes the gradient where `A > 0 and ratio ≤ 1+εh` or `A < 0 and ratio ≥ 1−εl`, bounds included; `A = 0` passes nothing.
 //! A [`Cap`] bounds what A < 0 may cost. The coefficient `c` is the [`Aggregation`]'s, with denominators that the caller states for the
 //! whole optimiser step ([`Denominators`]), so that a batch may be split into calls and ranks at will: the gradient keeps its bits.
 //!
 //! Sources: GRPO 2402.03300, DAPO 2503.14476, Dr. GRPO 2503.20783, dual clip 1912.09729, the two-sided bound of INTELLECT-2
-//! 2505.07291, GSPO and GSPO-token 2507.18071 (equations 5–7 and 13–14).
+//! 2505.07291, GSPO and GSPO-token 2507.18071 (equations 5–7 and 13–14), CISPO 2506.13585, GMPO 2507.20673, SAPO 2511.20347, LUSPO
+//! 2602.05261, VESPO 2602.10693, DPPO 2602.04879, MiniRL 2512.01374, TOPR 2503.14286, KL-Cov 2505.22617, the router's shift 2510.27023.
 //!
 //! **Masked means absent**: whatever the arrays hold at a token with `m = 0`, its gradient is +0.0 and nothing else sees it.
 //! **Bad data** that only the device can see sets the error word: NaN or infinity at a counted token (what happens then is
@@ -81,11 +92,15 @@ mod call;
 mod config;
 mod lint;
 mod preset;
+mod terms;
+mod variant;
 
 pub use crate::segments::{Groups, Plan, Segments, TILE, TILE_GROUP};
-pub(crate) use bounds::Bounds;
+pub(crate) use bounds::{Bounds, Rates};
 pub(crate) use call::check;
 pub use call::{Advantages, Batch, Coefficient, Denominators, Output, Phases, Sizes, workspace_bytes};
-pub use config::{Aggregation, Cap, Clip, Config, NonFinite, Plane, Saturation, Variant};
+pub use config::{Aggregation, Config, NonFinite, Plane, Saturation};
 pub use lint::Warning;
 pub use preset::{Algorithm, Preset};
+pub use terms::{Anchor, DenominatorBasis, Kl, KlForm, RejectionScope};
+pub use variant::{Cap, Cispo, CispoCap, Clip, Divergence, Dppo, RatioLevel, Sapo, Variant, Vespo, Window};

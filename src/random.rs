@@ -82,7 +82,7 @@ mod tests {
         }
         let of_first_word = |i: u32| {
             let [low, high, ..] = philox4x32_10(key(7), [i, 0, 0, 0]);
-            u128::from(u64::from(high) << 32 | u64::from(low)) * ((1_u128 << 63) + 1) >> 64
+            (u128::from(u64::from(high) << 32 | u64::from(low)) * ((1_u128 << 63) + 1)) >> 64
         };
         let rejected = (0..64).filter(|&i| u128::from(below((1 << 63) + 1, key(7), [i, 0, 0])) != of_first_word(i));
         assert!((16..48).contains(&rejected.count()));

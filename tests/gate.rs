@@ -13,6 +13,10 @@ mod backward_emulated;
 mod bad_input;
 #[path = "gate/harness.rs"]
 mod harness;
+#[path = "gate/many.rs"]
+mod many;
+#[path = "gate/outputs.rs"]
+mod outputs;
 #[path = "gate/replay.rs"]
 mod replay;
 #[path = "gate/rows.rs"]

@@ -77,7 +77,11 @@ fn the_first_of_many_bad_rows_is_reported_under_every_schedule() {
 }
 
 fn metered<R>(work: impl FnOnce(&Emulator) -> R) -> (R, LaunchTraffic) {
-    let emulator = Emulator::new().metered();
+    metered_on(Emulator::new(), work)
+}
+
+fn metered_on<R>(emulator: Emulator, work: impl FnOnce(&Emulator) -> R) -> (R, LaunchTraffic) {
+    let emulator = emulator.metered();
     let result = work(&emulator);
     let mut launches = emulator.take_traffic();
     assert_eq!(launches.len(), 1);
@@ -88,14 +92,21 @@ fn metered<R>(work: impl FnOnce(&Emulator) -> R) -> (R, LaunchTraffic) {
 fn a_native_row_is_loaded_once() {
     for (preset, experts, k) in [(Preset::Qwen3_5, 256, 8), (Preset::DeepseekV3, 256, 8), (Preset::Ernie4_5, 256, 6)] {
         let config = Config { top_k: Some(k), ..Config::preset(preset) };
-        let problem = Problem::<bf16>::random(config, 1000, experts, k, 1);
-        let (_, traffic) = metered(|emulator| forward(emulator, &problem));
-        let loads = traffic.buffer("router_logits").unwrap().loads;
-        assert_eq!((loads.bytes, loads.sectors, loads.most, loads.untouched), (512_000, 16_000, 1, 0));
-        assert_eq!(loads.accesses, 512_000 / 16);
-        for (name, bytes) in [("topk_ids", 4000 * k), ("topk_weights", 4000 * k), ("selected_logits", 4000 * k)] {
-            let stores = traffic.buffer(name).unwrap().stores;
-            assert_eq!((stores.bytes, stores.most), (bytes as u64, 1), "{name}");
+        let mut problem = Problem::<bf16>::random(config, 1000, experts, k, 1);
+        // Rows that the kernels for many rows go over a second time.
+        problem.logits[256 * 40..256 * 43].fill(bf16::ONE);
+        problem.logits[256 * 990] = bf16::NAN;
+        // Many rows for a small device, few for a large one.
+        for multiprocessors in [4, 132] {
+            let emulator = Emulator::new().with_multiprocessors(multiprocessors);
+            let (_, traffic) = metered_on(emulator, |emulator| forward(emulator, &problem));
+            let loads = traffic.buffer("router_logits").unwrap().loads;
+            assert_eq!((loads.bytes, loads.sectors, loads.most, loads.untouched), (512_000, 16_000, 1, 0));
+            assert_eq!(loads.accesses, 512_000 / 16);
+            for (name, bytes) in [("topk_ids", 4000 * k), ("topk_weights", 4000 * k), ("selected_logits", 4000 * k)] {
+                let stores = traffic.buffer(name).unwrap().stores;
+                assert_eq!((stores.bytes, stores.most), (bytes as u64, 1), "{name}");
+            }
         }
     }
     // Without a bias there is nothing else to load: at most 2 % more than the logits.
@@ -103,6 +114,33 @@ fn a_native_row_is_loaded_once() {
     let (_, traffic) = metered(|emulator| forward(emulator, &problem));
     assert!(traffic.load_bytes() * 100 <= 256_000 * 102, "{} bytes", traffic.load_bytes());
     assert!(traffic.store_bytes() * 100 <= 96_000 * 102, "{} bytes", traffic.store_bytes());
+    // Four slots a store.
+    assert_eq!(traffic.buffer("topk_ids").unwrap().stores.accesses, 2000);
+}
+
+#[test]
+fn many_rows_take_the_kernels_for_many() {
+    let kernel = |config: Config, tokens, experts, k, multiprocessors| {
+        let emulator = Emulator::new().with_multiprocessors(multiprocessors);
+        forward(&emulator, &Problem::<bf16>::random(config, tokens, experts, k, 1));
+        emulator.launches().remove(0).kernel.name
+    };
+    let is_many = |name: &str| name.contains("many");
+    assert!(is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 64, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 2)));
+    assert!(is_many(kernel(Config::softmax_selected(10), 65, 512, 10, 1)));
+    for preset in [Preset::DeepseekV3, Preset::Glm5, Preset::KimiK2, Preset::MinimaxM2] {
+        let config = Config::preset(preset);
+        let experts = if preset == Preset::KimiK2 { 384 } else { 256 };
+        assert!(is_many(kernel(config, 65, experts, 8, 1)), "{preset}");
+    }
+    // Rows that do not begin at 16 bytes, sums over the row, more slots than candidates.
+    for (config, experts, k) in
+        [(Config::softmax_selected(8), 100, 8), (Config::softmax(8), 128, 8), (Config::softmax_selected(11), 128, 11)]
+    {
+        assert!(!is_many(kernel(config, 65, experts, k, 1)));
+    }
 }
 
 #[test]

@@ -2,16 +2,31 @@
 
 mod common;
 
+#[path = "logprob/accuracy.rs"]
+mod accuracy;
 #[path = "logprob/backward.rs"]
 mod backward;
 #[cfg(feature = "emulate")]
 #[path = "logprob/emulated.rs"]
 mod emulated;
+#[path = "logprob/formulas.rs"]
+mod formulas;
 #[path = "logprob/forward.rs"]
 mod forward;
 #[path = "logprob/invariance.rs"]
 mod invariance;
+#[path = "logprob/keep.rs"]
+mod keep;
+#[path = "logprob/order.rs"]
+mod order;
 #[path = "logprob/refusals.rs"]
 mod refusals;
+#[path = "logprob/shards.rs"]
+mod shards;
+#[path = "logprob/softcap.rs"]
+mod softcap;
 #[path = "logprob/support.rs"]
 mod support;
+#[cfg(feature = "emulate")]
+#[path = "logprob/traffic.rs"]
+mod traffic;

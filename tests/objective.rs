@@ -7,6 +7,8 @@ mod bad_input;
 #[path = "objective/case.rs"]
 mod case;
 mod common;
+#[path = "objective/conventions.rs"]
+mod conventions;
 #[cfg(feature = "emulate")]
 #[path = "objective/emulated.rs"]
 mod emulated;
@@ -14,16 +16,38 @@ mod emulated;
 mod invariance;
 #[path = "objective/table.rs"]
 mod table;
+#[path = "objective/upstream.rs"]
+mod upstream;
+#[path = "objective/variants.rs"]
+mod variants;
 
 use agreement::*;
 use bad_input::*;
+use conventions::*;
 use invariance::*;
 use table::*;
+use upstream::*;
+use variants::*;
 
 on_every_backend!(
     two_tokens_give_the_values_of_the_table,
+    every_variant_gives_the_values_of_the_table,
+    weights_of_a_geometric_mean_are_part_of_it,
+    divergences_give_the_values_of_the_table,
     bounds_pass_the_gradient_and_the_next_number_does_not,
     results_agree_with_the_reference_for_every_variant_and_length,
+    every_objective_agrees_with_the_reference,
+    ratios_may_be_taken_against_the_rollout,
+    rejected_tokens_lose_their_terms,
+    a_log_ratio_of_200_saturates,
+    a_normalised_sum_is_a_mean_over_the_batch,
+    luspo_weighs_every_token_alike,
+    an_overflowing_ratio_makes_no_nan,
+    a_term_without_its_input_is_refused,
+    correcting_for_the_rollout_twice_is_refused,
+    a_bad_segment_weight_is_reported,
+    the_parts_of_a_loss_add_up,
+    rounded_log_probabilities_are_noticed,
     results_agree_for_every_aggregation,
     results_agree_for_every_saturation_and_cap,
     absent_old_logprobs_make_every_ratio_one,

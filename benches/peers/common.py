@@ -37,5 +37,7 @@ class Peer:
 
 
 def compiled(function, device):
-    """torch.compile where there is a device; on the CPU its compiler would take longer than the rest of the program."""
-    return torch.compile(function, dynamic=False) if device == "cuda" else function
+    """torch.compile, on a device: on the CPU its compiler would take longer than the rest of the program."""
+    if device != "cuda":
+        raise NotImplementedError("is compiled on a device alone")
+    return torch.compile(function, dynamic=False)

@@ -26,6 +26,8 @@ pub enum Command {
     Generate(Generate),
     /// Measure every kernel: time against what memory gives on a device, bytes moved under emulation.
     Bench(crate::bench::Options),
+    /// Look into recorded experts.
+    Routes(Routes),
 }
 
 /// Who executes the operations.
@@ -69,6 +71,108 @@ pub struct Generate {
     /// The file to write.
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+}
+
+/// `moerl routes`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Routes {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RoutesCommand,
+}
+
+/// What can be done with recorded experts.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RoutesCommand {
+    /// Say what a file holds, and everything that is wrong with it; exit code 1 if anything is.
+    Inspect(Inspect),
+}
+
+/// `moerl routes inspect`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Inspect {
+    /// A file of recorded experts.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Whose format it has; .npy and .safetensors say so themselves.
+    #[arg(long)]
+    pub format: Option<RoutesFormat>,
+    /// The tensor of a safetensors file, instead of all whose name begins with routes or routed_experts.
+    #[arg(long, value_name = "NAME")]
+    pub tensor: Option<String>,
+    /// The shape, where the file does not say it.
+    #[arg(long, value_name = "ROWS,LAYERS,COLUMNS")]
+    pub shape: Option<RoutesShape>,
+    /// The integers' type, where the file does not say it: u8, u16, i16, i32, i64.
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<IntegerType>,
+    /// The tokens of the sequence: it then needs one row less, and less those before --start-len.
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<usize>,
+    /// The first row that the engine was asked for.
+    #[arg(long, value_name = "ROW", default_value_t = 0)]
+    pub start_len: usize,
+    /// Experts of each router, instead of what the ids show.
+    #[arg(long, value_name = "E")]
+    pub experts: Option<usize>,
+    /// Experts that each token chose; columns behind them are fused shared experts, and are left out.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Hidden layers of the model, with --dense-first and --mtp-layers; otherwise every layer of the file has experts.
+    #[arg(long, value_name = "L")]
+    pub hidden_layers: Option<usize>,
+    /// Dense layers at the model's start.
+    #[arg(long, value_name = "L", default_value_t = 0, requires = "hidden_layers")]
+    pub dense_first: usize,
+    /// Layers for multi-token prediction behind the hidden ones.
+    #[arg(long, value_name = "L", default_value_t = 0, requires = "hidden_layers")]
+    pub mtp_layers: usize,
+    /// A row of zeros is a missing one.
+    #[arg(long)]
+    pub zeros_are_missing: bool,
+    /// How many defects are spelled out.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub defects: usize,
+}
+
+/// Whose recorded experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoutesFormat {
+    /// base64 of int32; needs --shape.
+    Sglang,
+    /// An npy file.
+    Vllm,
+    /// base64 of uint8 or uint16; needs --shape and --dtype.
+    PrimeRl,
+    /// Raw int32 or int64; needs --shape and --dtype.
+    Megatron,
+    /// Tensors of a step file.
+    Safetensors,
+}
+
+/// Rows, layers, columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutesShape(pub [usize; 3]);
+
+impl std::str::FromStr for RoutesShape {
+    type Err = String;
+    fn from_str(text: &str) -> Result<RoutesShape, String> {
+        let numbers: Result<Vec<usize>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+        let numbers = numbers.ok().and_then(|numbers| numbers.try_into().ok());
+        numbers.map(RoutesShape).ok_or_else(|| "needs three numbers: rows, layers, columns".into())
+    }
+}
+
+/// An integer type by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntegerType(pub moerl::element::Element);
+
+impl std::str::FromStr for IntegerType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<IntegerType, String> {
+        let found = moerl::element::Element::INTEGERS.iter().find(|element| element.name() == text);
+        found.map(|&element| IntegerType(element)).ok_or_else(|| "needs u8, u16, i16, i32 or i64".into())
+    }
 }
 
 /// `moerl check`
@@ -163,6 +267,11 @@ pub struct Step {
     /// The policy that ratios are taken against.
     #[arg(long, default_value = "old", value_name = "POLICY", help_heading = "Objective")]
     pub anchor: AnchorName,
+    /// Weights and rejections against the rollout: terms with commas between them. Weights: tis=C, clamp=LO_HI, icepop=LO_HI (each also
+    /// -sequence, -geometric: tis-sequence=2), seq-mask-tis=LO_HI, snis, metropolis=SEED, metropolis-mask=SEED; normalise. Rejections:
+    /// band-LEVEL=LO_HI, k1-OVER=LO_HI, k2-OVER=T, k3-OVER=T (OVER: token, sum, mean, max), veto=LO or LO_HI, opsm=T.
+    #[arg(long, value_name = "TERMS", value_parser = crate::step::parse_correction, help_heading = "Objective")]
+    pub correction: Option<moerl::correction::Config>,
     /// What to do about numbers at counted tokens that are not finite; without this option they are an error.
     #[arg(long, value_name = "RULE", help_heading = "Objective")]
     pub nonfinite: Option<NonfiniteName>,

@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bench;
 pub mod check;
 pub mod clock;
+pub mod correction;
 pub mod devices;
 pub mod failure;
 pub mod findings;
@@ -16,6 +17,7 @@ pub mod generate;
 pub mod objective;
 pub mod progress;
 pub mod random;
+pub mod routes;
 pub mod step;
 pub mod stepfile;
 pub mod table;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, RoutesCommand};
 use failure::{Failure, Result};
 
 /// Runs the command with these arguments, the first being its own name; prints what came of it. Exit code 0, 1 for a failure,
@@ -84,6 +86,9 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
         Command::Bench(options) => bench::run(options).map(Into::into),
+        Command::Routes(options) => match &options.command {
+            RoutesCommand::Inspect(options) => routes::run(options),
+        },
     }
 }
 

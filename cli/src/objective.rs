@@ -55,6 +55,10 @@ pub struct Inputs<'a> {
     pub mask: &'a [u8],
     /// `[N]`: constants that multiply the values of tokens.
     pub weights: Option<&'a [f32]>,
+    /// `[N]`: 0 where a token was rejected.
+    pub keep: Option<&'a [u8]>,
+    /// `[N]`: under the reference policy.
+    pub reference: Option<&'a [f32]>,
     /// `[S]`: the counted tokens of each segment's prompt, for the mean over prompts.
     pub segment_scale: Option<&'a [f32]>,
     /// What the aggregation divides by.
@@ -68,6 +72,8 @@ pub struct Outcome {
     pub loss: f64,
     /// `[N]`: its gradient.
     pub d_logprobs: Vec<f32>,
+    /// `[N]`: the divergence's values, if there is one.
+    pub kl: Vec<f32>,
     /// `[N]`: not 0 where a bound stops the gradient.
     pub clipped: Vec<u8>,
     /// `[S]`: the length-normalised ratios.
@@ -96,6 +102,8 @@ pub fn run<B: Backend>(
     let anchor = optional(inputs.anchor)?;
     let weights = optional(inputs.weights)?;
     let segment_scale = optional(inputs.segment_scale)?;
+    let reference = optional(inputs.reference)?;
+    let keep = inputs.keep.map(|keep| backend.upload(stream, keep)).transpose()?;
     let mask = backend.upload(stream, inputs.mask)?;
     let (HostAdvantages::PerSegment(values) | HostAdvantages::PerToken(values)) = inputs.advantages;
     let advantages = backend.upload(stream, values)?;
@@ -105,6 +113,8 @@ pub fn run<B: Backend>(
         loss_mask: Some(mask.view()),
         weights: weights.as_ref().map(Buffer::view),
         segment_scale: segment_scale.as_ref().map(Buffer::view),
+        ref_logprobs: reference.as_ref().map(Buffer::view),
+        keep: keep.as_ref().map(Buffer::view),
         ..Batch::new(
             logprobs.view(),
             match inputs.advantages {
@@ -116,6 +126,7 @@ pub fn run<B: Backend>(
     };
     let mut loss = backend.allocate::<f64>(stream, 1)?;
     let mut d_logprobs = backend.allocate::<f32>(stream, n)?;
+    let mut kl = config.kl.map(|_| backend.allocate::<f32>(stream, n)).transpose()?;
     let mut clipped = backend.allocate::<u8>(stream, n)?;
     let mut sequence_ratio = backend.allocate::<f32>(stream, s)?;
     let mut sequence_clipped = backend.allocate::<u8>(stream, s)?;
@@ -125,6 +136,7 @@ pub fn run<B: Backend>(
     let output = Output {
         loss: Some(loss.view_mut()),
         d_logprobs: Some(d_logprobs.view_mut()),
+        kl: kl.as_mut().map(Buffer::view_mut),
         clipped: Some(clipped.view_mut()),
         sequence_ratio: Some(sequence_ratio.view_mut()),
         sequence_clipped: Some(sequence_clipped.view_mut()),
@@ -138,6 +150,7 @@ pub fn run<B: Backend>(
     let outcome = Outcome {
         loss: backend.download(stream, loss.view())?[0],
         d_logprobs: backend.download(stream, d_logprobs.view())?,
+        kl: kl.map_or(Ok(vec![]), |kl| backend.download(stream, kl.view()))?,
         clipped: backend.download(stream, clipped.view())?,
         sequence_ratio: backend.download(stream, sequence_ratio.view())?,
         sequence_clipped: backend.download(stream, sequence_clipped.view())?,

@@ -140,6 +140,32 @@ fn every_objective_and_option_runs_and_means_what_it_says() {
 }
 
 #[test]
+fn a_correction_weights_the_loss_as_verl_does() {
+    let loss =
+        |arguments: &[&str]| shipped(&[&["--backend", "reference", "--preset", "verl"], arguments].concat()).loss;
+    // Golden losses of the same file with verl's token weights, truncated at 2.
+    let vanilla = ["--objective", "dapo", "--correction", "tis=2"];
+    close("vanilla", loss(&vanilla), -0.01736447743649369, 2e-6);
+    let gspo = ["--objective", "gspo", "--aggregation", "token-mean", "--correction", "tis=2"];
+    close("gspo", loss(&gspo), 0.03131301666696384, 2e-6);
+    let dapo = |terms: &str| loss(&["--objective", "dapo", "--correction", terms]);
+    // What a veto rejects loses its value; what none rejects keeps it.
+    close("no veto", dapo("veto=0.00001"), loss(&["--objective", "dapo"]), 1e-12);
+    assert_ne!(dapo("veto=0.8"), loss(&["--objective", "dapo"]));
+    for terms in
+        ["icepop-sequence=0.5_2,normalise", "snis", "metropolis=7", "seq-mask-tis=0.99_1.01", "opsm=0.001,tis=2"]
+    {
+        assert!(dapo(terms).is_finite(), "{terms}");
+    }
+    let refused = step(&small(), &["--anchor", "rollout", "--correction", "tis=2"]).unwrap_err().to_string();
+    assert!(refused.contains("corrects twice"), "{refused}");
+    let mut draft = small();
+    draft.remove("rollout_logprobs");
+    let refused = step(&draft, &["--correction", "tis=2"]).unwrap_err().to_string();
+    assert!(refused.contains("rollout_logprobs: missing"), "{refused}");
+}
+
+#[test]
 fn without_old_log_probabilities_every_ratio_is_1_and_the_table_says_so() {
     let mut draft = small();
     draft.remove("old_logprobs").remove("rollout_logprobs").remove("routes_rollout");

@@ -44,6 +44,12 @@ MOERL_DEVICE float max_nan(float a, float b) {
     return a > b ? a : b;
 }
 
+MOERL_DEVICE float min_nan(float a, float b) {
+    if (a != a || b != b) return f32_of(emulation::CANONICAL_NAN);
+    if (a == b) return f32_of(bits_of(a) | bits_of(b));  // -0 if either is
+    return a < b ? a : b;
+}
+
 MOERL_DEVICE float to_f32(float x) { return x; }
 MOERL_DEVICE float to_f32(bf16 x) { return f32_of(static_cast<uint32_t>(x.bits) << 16); }
 
@@ -100,4 +106,28 @@ MOERL_DEVICE uint32_t max_nan_x2(uint32_t a, uint32_t b) {
     const float low = max_nan(to_f32(T{static_cast<uint16_t>(a)}), to_f32(T{static_cast<uint16_t>(b)}));
     const float high = max_nan(to_f32(T{static_cast<uint16_t>(a >> 16)}), to_f32(T{static_cast<uint16_t>(b >> 16)}));
     return from_f32_x2<T>(low, high);
+}
+
+template <class T>
+MOERL_DEVICE uint32_t count_above_x2(uint32_t counts, uint32_t words, uint32_t thresholds) {
+    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
+    const auto half = [](uint32_t word, int shift) { return to_f32(T{static_cast<uint16_t>(word >> shift)}); };
+    const auto counted = [&](int shift) { return half(counts, shift) + (half(words, shift) > half(thresholds, shift) ? 1.0f : 0.0f); };
+    return from_f32_x2<T>(counted(0), counted(16));
+}
+
+template <class T>
+MOERL_DEVICE uint32_t min_nan_x2(uint32_t a, uint32_t b) {
+    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
+    const float low = min_nan(to_f32(T{static_cast<uint16_t>(a)}), to_f32(T{static_cast<uint16_t>(b)}));
+    const float high = min_nan(to_f32(T{static_cast<uint16_t>(a >> 16)}), to_f32(T{static_cast<uint16_t>(b >> 16)}));
+    return from_f32_x2<T>(low, high);
+}
+
+template <class T>
+MOERL_DEVICE uint32_t at_least_x2(uint32_t a, uint32_t b) {
+    static_assert(std::is_same_v<T, bf16> || std::is_same_v<T, f16>, "two values in one word");
+    const bool low = to_f32(T{static_cast<uint16_t>(a)}) >= to_f32(T{static_cast<uint16_t>(b)});
+    const bool high = to_f32(T{static_cast<uint16_t>(a >> 16)}) >= to_f32(T{static_cast<uint16_t>(b >> 16)});
+    return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u);
 }

@@ -12,6 +12,7 @@
 
 #define MOERL_DEVICE inline __attribute__((always_inline))
 #define MOERL_UNROLL
+#define MOERL_ROLLED
 #define MOERL_SITE ::emulation::Site site = ::emulation::Site::here()
 
 // A kernel is a plain function of its parameters, and a record of it that the generated table points to.
@@ -151,6 +152,9 @@ MOERL_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) {
 }
 MOERL_DEVICE uint32_t shared_atomic_min(uint32_t* p, uint32_t v) { return emulation::atomic_smallest(emulation::shared_atomic(p), v); }
 MOERL_DEVICE uint32_t shared_atomic_max(uint32_t* p, uint32_t v) { return emulation::atomic_largest(emulation::shared_atomic(p), v); }
+MOERL_DEVICE uint32_t shared_atomic_or(uint32_t* p, uint32_t v) {
+    return __atomic_fetch_or(emulation::shared_atomic(p), v, __ATOMIC_RELAXED);
+}
 MOERL_DEVICE uint64_t shared_atomic_min(uint64_t* p, uint64_t v) { return emulation::atomic_smallest(emulation::shared_atomic(p), v); }
 
 template <int BYTES>

@@ -12,39 +12,90 @@ MOERL_DEVICE void store_weight(void* to, uint32_t element, int64_t at, float wei
     else store(static_cast<float*>(to) + at, weight);
 }
 
+// -1 is all ones in every width: the sentinel.
+MOERL_DEVICE void store_id(void* to, uint32_t element, int64_t at, int32_t id) {
+    if (element == MOERL_U8) store(static_cast<uint8_t*>(to) + at, static_cast<uint8_t>(id));
+    else if (element == MOERL_I32) store(static_cast<int32_t*>(to) + at, id);
+    else store(static_cast<uint16_t*>(to) + at, static_cast<uint16_t>(id));
+}
+
 constexpr uint32_t WITHOUT_WEIGHTS_BITS = 0xffffffffu;  // in the saved logits: this row has no weights and no gradient
 
-template <int LANES>
+MOERL_DEVICE void write_slot(const MoerlGateForward& p, uint64_t row, uint32_t slot, int32_t id, float weight, float selected) {
+    const int64_t at = static_cast<int64_t>(row * p.router.top_k + slot);
+    store(p.topk_ids + at, id);
+    store_weight(p.topk_weights, p.topk_weights_element, static_cast<int64_t>(row) * p.topk_weights_stride + slot, weight);
+    if (p.selected_logits != nullptr) store(p.selected_logits + at, selected);
+}
+MOERL_DEVICE void record_slot(const MoerlGateForward& p, uint64_t row, uint32_t slot, int32_t id) {
+    store_id(p.record_ids, p.record_ids_element, static_cast<int64_t>(row) * p.record_ids_stride + slot, id);
+}
+
+template <class Slots>
 MOERL_DEVICE void write_without_weights(const MoerlGateForward& p, uint64_t row) {
-    using Slots = Group<LANES>;
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
         const uint32_t slot = Slots::slot(s);
         if (slot >= p.router.top_k) continue;
-        const int64_t at = static_cast<int64_t>(row * p.router.top_k + slot);
-        store(p.topk_ids + at, p.sentinel_filler != 0 ? -1 : static_cast<int32_t>(filler_id(p.router, row, slot)));
-        store_weight(p.topk_weights, p.topk_weights_element, static_cast<int64_t>(row) * p.topk_weights_stride + slot, 0.0f);
-        if (p.selected_logits != nullptr) store(p.selected_logits + at, f32_of(WITHOUT_WEIGHTS_BITS));
+        const int32_t id = p.sentinel_filler != 0 ? -1 : static_cast<int32_t>(filler_id(p.router, row, slot));
+        write_slot(p, row, slot, id, 0.0f, f32_of(WITHOUT_WEIGHTS_BITS));
+        if (p.record_ids != nullptr) record_slot(p, row, slot, id);
     }
     if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, f32_of(WITHOUT_WEIGHTS_BITS));
 }
 
-template <int LANES>
-MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Group<LANES>::SLOTS],
-                                const float (&selected)[Group<LANES>::SLOTS], float lse, const Weights<LANES>& weights) {
-    using Slots = Group<LANES>;
-    const float unusable = p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
+// The weights as they leave the kernel. A row with one that is not finite, before or after the scale of its expert, has none: answers
+// whether all are. Called by whole warps.
+template <class Slots>
+MOERL_DEVICE bool scale_weights(const MoerlGateForward& p, const SlotWeights<Slots>& weights, const uint32_t (&ids)[Slots::SLOTS], bool weighs,
+                                float (&scaled)[Slots::SLOTS]) {
+    bool usable = weights.usable;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) scaled[s] = weights.normalized[s] * p.router.scaling_factor;
+    if (p.expert_scale != nullptr) {
+        bool finite = true;
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            if (!weighs || Slots::slot(s) >= p.router.top_k) continue;
+            scaled[s] *= load(p.expert_scale + ids[s]);
+            finite = finite && is_finite(scaled[s]);
+        }
+        usable = !Slots::any_of(!finite) && usable;
+    }
+    const float instead = p.router.propagate != 0 ? f32_of(0x7fc00000u) : 0.0f;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) scaled[s] = usable ? scaled[s] : instead;
+    return usable;
+}
+
+template <class Slots>
+MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Slots::SLOTS],
+                                const float (&selected)[Slots::SLOTS], const float (&scaled)[Slots::SLOTS]) {
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
         const uint32_t slot = Slots::slot(s);
         if (slot >= p.router.top_k) continue;
-        const int64_t at = static_cast<int64_t>(row * p.router.top_k + slot);
-        const float weight = weights.usable ? weights.normalized[s] * p.router.scaling_factor : unusable;
-        store(p.topk_ids + at, static_cast<int32_t>(ids[s]));
-        store_weight(p.topk_weights, p.topk_weights_element, static_cast<int64_t>(row) * p.topk_weights_stride + slot, weight);
-        if (p.selected_logits != nullptr) store(p.selected_logits + at, selected[s]);
+        write_slot(p, row, slot, static_cast<int32_t>(ids[s]), scaled[s], selected[s]);
+        if (p.record_ids != nullptr) record_slot(p, row, slot, static_cast<int32_t>(ids[s]));
     }
-    if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
+}
+
+// All that a row leaves behind. `cutoff`: what the last of its slots was chosen by, NaN where they were not chosen. Called by whole warps.
+template <int LANES>
+MOERL_DEVICE void write_row(const MoerlGateForward& p, uint64_t row, Source source, const uint32_t (&ids)[Group<LANES>::SLOTS],
+                            const float (&selected)[Group<LANES>::SLOTS], float lse, float cutoff, const Weights<LANES>& weights,
+                            uint64_t& fault) {
+    using Slots = Group<LANES>;
+    const bool weighs = source == Source::Native || source == Source::Forced;
+    float scaled[Slots::SLOTS];
+    const bool usable = scale_weights<Slots>(p, weights, ids, weighs, scaled);
+    if (weighs && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
+    if (weighs) {
+        write_weighed<Slots>(p, row, ids, selected, scaled);
+        if (p.lse != nullptr && Slots::lane() == 0) store(p.lse + row, lse);
+    }
+    if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
+    if (p.cutoff != nullptr && source != Source::BehindTheEnd && Slots::lane() == 0) store(p.cutoff + row, cutoff);
 }
 
 // Rows from here on are padding.
@@ -140,8 +191,14 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
     }
 
     const Weights<LANES> weights = weigh<LANES>(p.router, selected, lse);
-    if (weighs && !weights.usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (weighs) write_weighed<LANES>(p, row, ids, selected, lse, weights);
-    if (source == Source::WithoutWeights) write_without_weights<LANES>(p, row);
+    float cutoff = f32_of(0x7fc00000u);
+    if (p.cutoff != nullptr) {
+        float last = 0.0f;
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) last = Slots::slot(s) == top_k - 1 ? value_of(chosen[s]) : last;
+        last = Slots::from(last, (top_k - 1) % LANES);
+        if (native) cutoff = last;
+    }
+    write_row<LANES>(p, row, source, ids, selected, lse, cutoff, weights, fault);
     publish_fault(p.errors, fault);
 }

@@ -65,15 +65,20 @@ template <int LANES> MOERL_DEVICE bool has_duplicate(const int32_t (&ids)[Group<
     return Slots::any_of(twice);
 }
 
+// What `row` is where no ids are forced. Rows from `row_count` on are padding.
+MOERL_DEVICE Source native_or_padding(const MoerlGateForward& p, uint64_t row, uint64_t row_count) {
+    if (row >= p.rows) return Source::BehindTheEnd;
+    const bool padding = row >= row_count || (p.token_mask != nullptr && load(p.token_mask + row) == 0);
+    return padding ? Source::WithoutWeights : Source::Native;
+}
+
 // Decides what `row` is, in the order that the interface states. Called by whole warps. `ids` is set for forced rows.
 template <int LANES>
 MOERL_DEVICE Source classify(const MoerlGateForward& p, uint64_t row, uint64_t row_count, uint32_t (&ids)[Group<LANES>::SLOTS],
                              uint64_t& fault, RowFacts& facts) {
     using Slots = Group<LANES>;
     const uint32_t top_k = p.router.top_k;
-    const bool exists = row < p.rows;
-    Source source = exists ? Source::Native : Source::BehindTheEnd;
-    if (exists && (row >= row_count || (p.token_mask != nullptr && load(p.token_mask + row) == 0))) source = Source::WithoutWeights;
+    Source source = native_or_padding(p, row, row_count);
     facts = {static_cast<uint32_t>(source == Source::WithoutWeights ? MOERL_GATE_ROWS_PADDING : MOERL_GATE_ROWS_NATIVE), 0};
     if (p.forced_ids == nullptr) return source;
 

@@ -61,5 +61,3 @@ MOERL_DEVICE float softcap_slope(float x, float softcap) {
     const float r = reciprocal_approx(1.0f + w);
     return 4.0f * w * r * r;
 }
-
-MOERL_DEVICE bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }

@@ -58,3 +58,39 @@ template <int LANES> struct Group {
         return most;
     }
 };
+
+// The slots of a row dealt in runs: lane l of LANES has the slots from l * SLOTS on. For kernels with few lanes a row and few slots, MOST in all.
+// Sums have the tree of Group::sum: what is left out there are zeros.
+template <int LANES, int MOST> struct Runs {
+    static constexpr int SLOTS = MOST / LANES;  // per lane
+
+    static MOERL_DEVICE uint32_t lane() { return lane_index() % LANES; }
+    static MOERL_DEVICE uint32_t slot(int s) { return lane() * SLOTS + static_cast<uint32_t>(s); }
+    static MOERL_DEVICE bool any_of(bool p) {
+        return (ballot(p, FULL_WARP) >> (lane_index() / LANES * LANES) & ((1u << LANES) - 1u)) != 0;
+    }
+
+    static MOERL_DEVICE float sum(const float (&x)[SLOTS], uint32_t) {
+        float part[SLOTS];
+        MOERL_UNROLL
+        for (int s = 0; s < SLOTS; s++) part[s] = x[s];
+        MOERL_UNROLL
+        for (int step = 1; step < SLOTS; step *= 2) {
+            MOERL_UNROLL
+            for (int s = 0; s < SLOTS; s += 2 * step) part[s] += part[s + step];
+        }
+        MOERL_UNROLL
+        for (int lanes = 1; lanes < LANES; lanes *= 2) part[0] += shuffle_xor(part[0], lanes);
+        return part[0];
+    }
+
+    // Slots from k on must bring -inf.
+    static MOERL_DEVICE float max(const float (&x)[SLOTS], uint32_t) {
+        float most = x[0];
+        MOERL_UNROLL
+        for (int s = 1; s < SLOTS; s++) most = max_nan(most, x[s]);
+        MOERL_UNROLL
+        for (int lanes = 1; lanes < LANES; lanes *= 2) most = max_nan(most, shuffle_xor(most, lanes));
+        return most;
+    }
+};

@@ -136,6 +136,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
     const bool selects = native || (weighs && p.selects != 0);
     const bool whole = selects || (weighs && (p.sums != 0 || softmax_over_all));
     uint32_t nans = 0, replaced = 0;
+    float cutoff = f32_of(0x7fc00000u);
     if (any(whole, FULL_WARP)) {
         staged.read(logits, experts, whole);
         sync_warp();
@@ -153,6 +154,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
         const Choice<LANES> choice = choose<T, LANES, VALUES>(p, staged, selects);
         MOERL_UNROLL
         for (int s = 0; s < Slots::SLOTS; s++) ids[s] = native ? choice.ids[s] : ids[s];
+        if (native) cutoff = value_of(choice.kth);
         if (weighs) count_experts<LANES>(tally.native_counts, p.native_counts, top_k, choice.ids);
         if (p.selects != 0) measure_choice<T, LANES>(p, tally, staged, row, state, choice, ids);
         if (p.forced_mass != nullptr) measure_mass<T, LANES>(p, staged, row, state, ids);
@@ -176,9 +178,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
     for (int lanes = 1; lanes < LANES; lanes *= 2) selected_nans += shuffle_xor(selected_nans, lanes);
     if (native && !softmax_over_all && nans > selected_nans) keep_first(fault, fault_at(row, f.tag, MOERL_FAULT_NAN_LOGIT));
     const Weights<LANES> weights = weigh<LANES>(f.router, selected, state.lse);
-    if (weighs && !weights.usable) keep_first(fault, fault_at(row, f.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (weighs) write_weighed<LANES>(f, row, ids, selected, state.lse, weights);
-    if (source == Source::WithoutWeights) write_without_weights<LANES>(f, row);
+    write_row<LANES>(f, row, source, ids, selected, state.lse, cutoff, weights, fault);
 
     if (weighs) count_experts<LANES>(tally.counts, p.counts, top_k, ids);
     if (state.exists && Slots::lane() == 0) {

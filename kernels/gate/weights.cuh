@@ -6,14 +6,14 @@
 #include "slots.cuh"
 
 // What the slots of a row came to.
-template <int LANES> struct Weights {
-    float normalized[Group<LANES>::SLOTS];  // before scaling
-    bool under_floor;                       // the scores sum to less than the floor that divides them
-    bool usable;                            // every weight is a finite number
+template <class Slots> struct SlotWeights {
+    float normalized[Slots::SLOTS];  // before scaling
+    bool under_floor;                // the scores sum to less than the floor that divides them
+    bool usable;                     // every weight is a finite number
 };
+template <int LANES> using Weights = SlotWeights<Group<LANES>>;
 
-template <int LANES> MOERL_DEVICE void softmax_of_slots(float (&x)[Group<LANES>::SLOTS], uint32_t top_k) {
-    using Slots = Group<LANES>;
+template <class Slots> MOERL_DEVICE void softmax_of_slots(float (&x)[Slots::SLOTS], uint32_t top_k) {
     // Infinity minus itself is NaN: +inf, or -inf throughout, comes out as NaN.
     const float most = Slots::max(x, top_k);
     MOERL_UNROLL
@@ -23,12 +23,31 @@ template <int LANES> MOERL_DEVICE void softmax_of_slots(float (&x)[Group<LANES>:
     for (int s = 0; s < Slots::SLOTS; s++) x[s] *= inverse;
 }
 
+// softmax_selected without softcap, which takes little, without the questions of the other scores.
+template <class Slots>
+MOERL_DEVICE SlotWeights<Slots> weigh_by_softmax(const MoerlGateRouter& router, const float (&selected)[Slots::SLOTS]) {
+    SlotWeights<Slots> w;
+    w.under_floor = false;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        w.normalized[s] = Slots::slot(s) < router.top_k ? selected[s] : -INFINITY;
+    }
+    softmax_of_slots<Slots>(w.normalized, router.top_k);
+    bool finite = true;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        const bool dead = Slots::slot(s) >= router.top_k;
+        finite = finite & (dead | is_finite(w.normalized[s] * router.scaling_factor));  // without branches
+    }
+    w.usable = !Slots::any_of(!finite);
+    return w;
+}
+
 // `selected`: the slots' logits before the softcap. `lse` matters to softmax over all alone. Called by whole warps.
-template <int LANES>
-MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&selected)[Group<LANES>::SLOTS], float lse) {
-    using Slots = Group<LANES>;
+template <class Slots>
+MOERL_DEVICE SlotWeights<Slots> weigh_slots(const MoerlGateRouter& router, const float (&selected)[Slots::SLOTS], float lse) {
     const uint32_t top_k = router.top_k;
-    Weights<LANES> w;
+    SlotWeights<Slots> w;
     w.under_floor = false;
     float (&n)[Slots::SLOTS] = w.normalized;
     const bool in_logs = router.renormalize == MOERL_GATE_RENORMALIZE_EXACT;
@@ -63,7 +82,7 @@ MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&s
     }
     // Rows of one warp may differ here, and all its lanes must call.
     if (any(sums_to_one, FULL_WARP)) {
-        softmax_of_slots<LANES>(logs, top_k);
+        softmax_of_slots<Slots>(logs, top_k);
         MOERL_UNROLL
         for (int s = 0; s < Slots::SLOTS; s++) n[s] = sums_to_one ? logs[s] : n[s];
     }
@@ -74,6 +93,10 @@ MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&s
     }
     w.usable = !Slots::any_of(!finite);
     return w;
+}
+template <int LANES>
+MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&selected)[Group<LANES>::SLOTS], float lse) {
+    return weigh_slots<Group<LANES>>(router, selected, lse);
 }
 
 // The gradient of a row by its slots' logits, and what the other experts of softmax over all need.

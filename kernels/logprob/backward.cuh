@@ -31,7 +31,7 @@ MOERL_DEVICE RowGradient row_gradient(const MoerlLogprobBackward& p, uint64_t ro
     g.kind = RowGradient::FAULTY;
     if (!is_upstream_finite || !is_row_valid || (r.label == LABEL_OUTSIDE && a != 0.0f)) return g;
 
-    const double sum = saved.sum, mean = saved.weighted * LN_2 / sum, temperature = r.temperature;
+    const double sum = saved.sum, mean = saved.weighted * LN_2 / sum, temperature = temperature_of(p, r);
     g.kind = RowGradient::LIVE;
     g.label = r.label;
     g.max = saved.max_logit;

@@ -3,7 +3,7 @@
 
 #include "finish.cuh"
 #include "merge.cuh"
-#include "panel.cuh"
+#include "order.cuh"
 
 // Columns of a row's panel.
 MOERL_DEVICE int columns_of(const MoerlLogprobForward& p, uint32_t panel) {
@@ -15,36 +15,120 @@ template <class T> MOERL_DEVICE const T* panel_of(const MoerlLogprobForward& p, 
     return static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride + static_cast<int64_t>(panel) * PANEL;
 }
 
+template <class T> MOERL_DEVICE float raw_logit(const MoerlLogprobForward& p, uint64_t row, int64_t column) {
+    return to_f32(load(static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride + column));
+}
+
 template <class T, class Cursor> MOERL_DEVICE void fetch_at(Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
     if (cursor.is_valid()) fetch(panel, panel_of<T>(p, cursor.row(), cursor.panel()), columns_of(p, cursor.panel()));
 }
 
-template <class T, bool SQUARES, class Cursor>
-MOERL_DEVICE void reduce_at(Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
+// Where the logit of id k > 0 of a row waits for the row's record.
+MOERL_DEVICE float* other_label(const MoerlLogprobForward& p, uint64_t row, uint32_t k) {
+    if (p.other_labels != nullptr) return p.other_labels + row * (p.ids - 1) + k - 1;
+    return p.logprobs != nullptr ? p.logprobs + row * p.ids + k : nullptr;
+}
+
+// The logits of the ids behind the first, as far as they are in the panel: a lane looks at an id.
+template <class T> MOERL_DEVICE void put_other_labels(const Panel<T>& panel, const MoerlLogprobForward& p, uint64_t row, int64_t start, int columns) {
+    const Cap cap = cap_of(p);
+    for (uint32_t first = 1; first < p.ids; first += WARP) {
+        const uint32_t k = first + lane_index();
+        const int64_t at = k < p.ids ? id_of(p, row, k) - start : -1;
+        for (uint32_t left = ballot(at >= 0 && at < columns, FULL_WARP); left != 0; left &= left - 1) {
+            const int lane = lowest_set(left);
+            const float logit = cap.of(logit_at(panel, columns, shuffle(static_cast<int>(at), lane)));
+            float* const to = other_label(p, row, first + static_cast<uint32_t>(lane));
+            if (lane_index() == 0 && to != nullptr) store(to, logit);
+        }
+    }
+}
+
+// The columns of the panel that precede each id: a lane brings an id and its logit.
+template <class T, class Cursor> MOERL_DEVICE void count_ranks(const Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor, int64_t start, int columns) {
+    const uint64_t row = cursor.row();
+    for (uint32_t first = 0; first < p.ids; first += WARP) {
+        const uint32_t k = first + lane_index();
+        int32_t at = 0;  // below 2^31 on both sides, as the vocabulary is
+        float logit = 0.0f;
+        bool valid = false;
+        if (k < p.ids) {
+            const int64_t token = load_token(p, row, k);
+            valid = token != p.ignore_index && token >= 0 && token < p.vocab_total;
+            at = static_cast<int32_t>(token - p.vocab_start - start);
+            if (valid) logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
+        }
+        for (uint32_t left = ballot(valid, FULL_WARP); left != 0; left &= left - 1) {
+            const int lane = lowest_set(left);
+            const uint32_t count = count_preceding(panel, columns, from_f32<T>(shuffle(logit, lane)), shuffle(at, lane));
+            if (lane_index() == 0 && count > 0) atomic_add(p.rank + row * p.ids + first + static_cast<uint32_t>(lane), count);
+        }
+    }
+}
+
+// The row's best logit so far against the panel's, which is looked for only where it may stand before.
+template <class T, class Cursor> MOERL_DEVICE void put_best(const Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor, int64_t start, int columns, float largest) {
+    if (!is_finite(largest)) return;
+    const uint64_t first = static_cast<uint64_t>(p.vocab_start + start);
+    if (cursor.best() <= standing(largest, first)) return;
+    cursor.put_best(standing(largest, first + column_of_largest(panel, columns, largest)));
+}
+
+// What the kernels are built for. Everything that few calls ask for is in one mode, behind branches that all threads take alike.
+struct Plain {
+    static constexpr bool SQUARES = false, IS_GENERAL = false;
+    MOERL_DEVICE static NoCap cap(const MoerlLogprobForward&) { return {}; }
+};
+struct Squares {
+    static constexpr bool SQUARES = true, IS_GENERAL = false;
+    MOERL_DEVICE static NoCap cap(const MoerlLogprobForward&) { return {}; }
+};
+struct General {
+    static constexpr bool SQUARES = true, IS_GENERAL = true;
+    MOERL_DEVICE static Cap cap(const MoerlLogprobForward& p) { return cap_of(p); }
+};
+
+template <class T, class Mode, class Cursor> MOERL_DEVICE void reduce_at(Panel<T>& panel, const MoerlLogprobForward& p, const Cursor& cursor) {
     complete(panel);
     const int columns = columns_of(p, cursor.panel());
-    cursor.put_record(reduce<T, SQUARES>(panel, columns, cursor.scale()));
-    // LABEL_OUTSIDE and NO_LABEL, being negative, lie in no panel.
-    const int32_t label = cursor.label() - static_cast<int32_t>(cursor.panel() * PANEL);
-    if (cursor.label() >= 0 && label >= 0 && label < columns) cursor.put_label(logit_at(panel, columns, label));
+    const auto cap = Mode::cap(p);
+    const float largest = maximum(panel);
+    cursor.put_record(reduce<T, Mode::SQUARES>(panel, columns, largest, cursor.scale(), cap));
+    // Ids that are no column, being negative, lie in no panel.
+    const int32_t start = static_cast<int32_t>(cursor.panel() * PANEL), label = cursor.label() - start;
+    if (cursor.label() >= 0 && label >= 0 && label < columns) cursor.put_label(cap.of(logit_at(panel, columns, label)));
+    if constexpr (Mode::IS_GENERAL) {
+        if (p.tokens != nullptr) put_other_labels(panel, p, cursor.row(), start, columns);
+        if (p.rank != nullptr) count_ranks(panel, p, cursor, start, columns);
+        if (p.argmax != nullptr || p.best != nullptr) put_best(panel, p, cursor, start, columns, largest);
+    }
 }
 
 // One warp reduces the panels that `cursor` names, one after the other; while it works on one, the next one is on its way. Two panels
 // to a round, so that none is moved from register to register.
-template <class T, bool SQUARES, class Cursor> MOERL_DEVICE void walk(const MoerlLogprobForward& p, Cursor cursor) {
-    Panel<T> even, odd;
-    Cursor next = cursor;
-    fetch_at(even, p, cursor);
-    while (cursor.is_valid()) {
-        next.advance();
-        fetch_at(odd, p, next);
-        reduce_at<T, SQUARES>(even, p, cursor);
-        if (!next.is_valid()) return;
-        cursor = next;
-        cursor.advance();
+template <class T, class Mode, class Cursor> MOERL_DEVICE void walk(const MoerlLogprobForward& p, Cursor cursor) {
+    if constexpr (Mode::IS_GENERAL && sizeof(T) == 4) {
+        // Two panels of f32 and what the general mode needs do not fit into 255 registers.
+        for (; cursor.is_valid(); cursor.advance()) {
+            Panel<T> panel;
+            fetch_at(panel, p, cursor);
+            reduce_at<T, Mode>(panel, p, cursor);
+        }
+    } else {
+        Panel<T> even, odd;
+        Cursor next = cursor;
         fetch_at(even, p, cursor);
-        reduce_at<T, SQUARES>(odd, p, next);
-        next = cursor;
+        while (cursor.is_valid()) {
+            next.advance();
+            fetch_at(odd, p, next);
+            reduce_at<T, Mode>(even, p, cursor);
+            if (!next.is_valid()) return;
+            cursor = next;
+            cursor.advance();
+            fetch_at(even, p, cursor);
+            reduce_at<T, Mode>(odd, p, next);
+            next = cursor;
+        }
     }
 }
 
@@ -61,6 +145,26 @@ struct Group {
     uint64_t fault;             // the block's first one; thread 0's alone, and here so that no register waits for it
 };
 
+// And what they need in the general mode.
+struct GeneralGroup : Group {
+    uint64_t best[WARP];        // the row's best logit so far: `standing`
+    float raw[WARP];            // the first id's logit before the softcap, for its rank
+};
+template <class Mode> struct GroupOf { typedef Group Type; };
+template <> struct GroupOf<General> { typedef GeneralGroup Type; };
+
+// A warp's lanes write what the walk adds to or compares with.
+template <class T> MOERL_DEVICE void open_general(const MoerlLogprobForward& p, GeneralGroup& group, uint64_t number) {
+    const int lane = static_cast<int>(lane_index());
+    const uint64_t row = row_of(p, number, lane);
+    if (row >= p.rows) return;
+    group.best[lane] = NO_STANDING;
+    if (p.rank == nullptr) return;
+    for (uint32_t k = 0; k < p.ids; k++) store(p.rank + row * p.ids + k, 0u);
+    const Row& r = group.row[lane];
+    if (p.label_logits == nullptr && is_read(r) && r.label >= 0) group.raw[lane] = raw_logit<T>(p, row, r.label);
+}
+
 // Warp 0, one lane per row.
 MOERL_DEVICE void open_group(const MoerlLogprobForward& p, Group& group, uint64_t number) {
     const int lane = static_cast<int>(lane_index());
@@ -76,15 +180,22 @@ MOERL_DEVICE void open_group(const MoerlLogprobForward& p, Group& group, uint64_
     if (lane == 0) group.count = popcount(readers), group.number = number;
 }
 
-// Warp 0, one lane per row: the outputs, and the block's first fault.
-MOERL_DEVICE void close_group(const MoerlLogprobForward& p, Group& group, uint64_t number) {
+// Warp 0, one lane per row: the outputs, and the block's first fault. `other(row, k)` is the logit of id k > 0.
+template <class Mode, class Other>
+MOERL_DEVICE void close_group(const MoerlLogprobForward& p, typename GroupOf<Mode>::Type& group, uint64_t number, Other other) {
     const int lane = static_cast<int>(lane_index());
     const uint64_t row = row_of(p, number, lane);
     uint64_t fault = MOERL_NO_FAULT;
     if (row < p.rows) {
-        const Finished f = finish(group.row[lane], group.record[lane], group.label[lane]);
+        const Finished f = finish(group.row[lane], temperature_of(p, group.row[lane]), group.record[lane], group.label[lane]);
         store_finished(p, row, f);
-        if (f.fault != 0) fault = fault_at(row, p.tag, f.fault);
+        uint32_t code = f.fault;
+        if constexpr (Mode::IS_GENERAL) {
+            if (store_ids(p, row, group.row[lane], f, [&](uint32_t k) { return other(row, k); }, group.best[lane])) code = MOERL_FAULT_TARGET;
+        } else {
+            store_optional(p.logprobs, row, f.logprob);
+        }
+        if (code != 0) fault = fault_at(row, p.tag, code);
     }
     fault = warp_min(fault);
     if (lane == 0) keep_first(group.fault, fault);
@@ -94,18 +205,27 @@ MOERL_DEVICE void publish_fault(const MoerlLogprobForward& p, const Group& group
     publish_fault(p.errors, thread_index() == 0 ? group.fault : MOERL_NO_FAULT);
 }
 
+// The other ids' logits where the walk left them.
+MOERL_DEVICE auto walked_labels(const MoerlLogprobForward& p) {
+    return [&p](uint64_t row, uint32_t k) {
+        float* const from = other_label(p, row, k);
+        return from != nullptr ? load(from) : 0.0f;
+    };
+}
+
 MOERL_DEVICE int panels_of(const MoerlLogprobForward& p) { return static_cast<int>((p.vocabulary - 1) / PANEL + 1); }
 
 // Panels of super-panel n.
-MOERL_DEVICE int span_of(const MoerlLogprobForward& p, int n) {
-    const int left = panels_of(p) - n * SUPER_PANEL;
+MOERL_DEVICE int span_of(int panels, int n) {
+    const int left = panels - n * SUPER_PANEL;
     return left < SUPER_PANEL ? left : SUPER_PANEL;
 }
+MOERL_DEVICE int span_of(const MoerlLogprobForward& p, int n) { return span_of(panels_of(p), n); }
 
 // The panels of super-panel n of a group's rows, dealt to the block's warps in turn. What can be had from shared memory or from the
 // parameters is not kept here: registers are what the panels need.
-struct GroupCursor {
-    Group* group;
+template <class Mode> struct GroupCursor {
+    typename GroupOf<Mode>::Type* group;
     MoerlPartial* records;  // [walked rows, span]
     const MoerlLogprobForward* p;
     int n, turn, at;        // which super-panel, which walked row, which panel of the super-panel
@@ -126,116 +246,55 @@ struct GroupCursor {
     MOERL_DEVICE void put_label(float logit) const {
         if (lane_index() == 0) group->label[index()] = logit;
     }
+    template <class T> MOERL_DEVICE float raw_label(uint32_t k, int64_t token) const {
+        return k == 0 ? group->raw[index()] : raw_logit<T>(*p, row(), token);
+    }
+    MOERL_DEVICE uint64_t best() const {
+        const uint64_t found = lane_index() == 0 ? shared_atomic_min(group->best + index(), NO_STANDING) : 0;
+        return shuffle(found, 0);
+    }
+    MOERL_DEVICE void put_best(uint64_t candidate) const {
+        if (lane_index() == 0) shared_atomic_min(group->best + index(), candidate);
+    }
 };
 
-// The records of super-panel n of the group's rows, `span` records apart at `source`, into the rows' own. A warp per row; where a row has
-// several super-panels its group is this row alone, so that `upper` serves one row.
+// The records of super-panel n of the group's rows, of `panels` in all, into the rows' own: `source(turn, i)` is record i of a walked row.
+// A warp per row; where a row has several super-panels its group is this row alone, so that `upper` serves one row.
 template <class Source>
-MOERL_DEVICE void merge_group(const MoerlLogprobForward& p, Group& group, Upper* upper, Source source, int n, int span) {
-    const bool is_last = (n + 1) * SUPER_PANEL >= panels_of(p);
+MOERL_DEVICE void merge_group(Group& group, Upper* upper, Source source, int n, int panels) {
+    const int span = span_of(panels, n);
+    const bool is_last = (n + 1) * SUPER_PANEL >= panels;
     for (int turn = static_cast<int>(warp_index()); turn < group.count; turn += static_cast<int>(block_size() / WARP)) {
         const int index = group.walked[turn];
         const float scale = group.row[index].scale;
         MoerlPartial record = merge([&](int i) { return source(turn, i); }, span, scale);
-        if (panels_of(p) > SUPER_PANEL) record = climb(upper, n, is_last, record, scale);
+        if (panels > SUPER_PANEL) record = climb(upper, n, is_last, record, scale);
         if (is_last && lane_index() == 0) group.record[index] = record;
     }
 }
 
 // Blocks take groups of rows; records stay in shared memory.
-template <class T, bool SQUARES> MOERL_DEVICE void forward_by_rows(const MoerlLogprobForward& p) {
+template <class T, class Mode> MOERL_DEVICE void forward_by_rows(const MoerlLogprobForward& p) {
     MOERL_DYNAMIC_SHARED(MoerlPartial, records);
-    MOERL_SHARED(Group, group, 1);
-    MOERL_SHARED(Upper, upper, LEVELS);
-    if (thread_index() == 0) group[0].fault = MOERL_NO_FAULT;
-    for (uint64_t number = block_index(); number < p.groups; number += grid_size()) {
-        if (warp_index() == 0) open_group(p, group[0], number);
-        sync_block();
-        for (int n = 0; n * SUPER_PANEL < panels_of(p); n++) {
-            GroupCursor cursor = {group, records, &p, n, 0, static_cast<int>(warp_index())};
-            cursor.settle();
-            walk<T, SQUARES>(p, cursor);
-            sync_block();
-            const int span = span_of(p, n);
-            merge_group(p, group[0], upper, [&](int turn, int i) { return records[turn * span + i]; }, n, span);
-            sync_block();
-        }
-        if (warp_index() == 0) close_group(p, group[0], number);
-    }
-    publish_fault(p, group[0]);
-}
-
-// ---- many blocks share a row ------------------------------------------------------------------------------------------------
-
-// Panels of all rows, dealt to all warps in turn; records go to the workspace.
-struct PanelCursor {
-    const MoerlLogprobForward* p;
-    uint64_t unit, units, step;
-    uint64_t at_row;
-    uint32_t at_panel;
-    Row r;
-
-    MOERL_DEVICE bool is_valid() const { return unit < units; }
-    // On to the first panel from `unit` on whose row is read.
-    MOERL_DEVICE void settle() {
-        for (; unit < units; unit += step) {
-            const uint32_t panels = static_cast<uint32_t>(panels_of(*p));
-            at_row = unit / panels;
-            at_panel = static_cast<uint32_t>(unit % panels);
-            r = read_row(*p, at_row);
-            if (is_read(r)) return;
-        }
-    }
-    MOERL_DEVICE void advance() { unit += step, settle(); }
-    MOERL_DEVICE uint64_t row() const { return at_row; }
-    MOERL_DEVICE uint32_t panel() const { return at_panel; }
-    MOERL_DEVICE float scale() const { return r.scale; }
-    MOERL_DEVICE int32_t label() const { return r.label; }
-    MOERL_DEVICE void put_record(MoerlPartial record) const {
-        const Words4 words = {{bits_of(record.max_logit), bits_of(record.sum), bits_of(record.weighted), bits_of(record.label)}};
-        if (lane_index() == 0) store16(p->records + unit, words);
-    }
-    MOERL_DEVICE void put_label(float logit) const {
-        if (lane_index() == 0) store(p->labels + at_row, logit);
-    }
-};
-
-template <class T> MOERL_DEVICE void forward_by_panels(const MoerlLogprobForward& p) {
-    const uint64_t warps = block_size() / WARP;
-    PanelCursor cursor = {&p, block_index() * warps + warp_index(), p.rows * static_cast<uint64_t>(panels_of(p)), grid_size() * warps, 0, 0, {}};
-    cursor.settle();
-    walk<T, true>(p, cursor);
-}
-
-MOERL_DEVICE MoerlPartial load_record(const MoerlPartial* at) {
-    const Words4 words = load16(at);
-    return {f32_of(words.w[0]), f32_of(words.w[1]), f32_of(words.w[2]), f32_of(words.w[3])};
-}
-
-// What forward_by_panels left, merged and finished.
-MOERL_DEVICE void merge_rows(const MoerlLogprobForward& p) {
-    MOERL_SHARED(Group, group, 1);
+    MOERL_SHARED(typename GroupOf<Mode>::Type, group, 1);
     MOERL_SHARED(Upper, upper, LEVELS);
     if (thread_index() == 0) group[0].fault = MOERL_NO_FAULT;
     for (uint64_t number = block_index(); number < p.groups; number += grid_size()) {
         if (warp_index() == 0) {
             open_group(p, group[0], number);
-            const uint64_t row = row_of(p, number, static_cast<int>(lane_index()));
-            if (row < p.rows && is_read(group[0].row[lane_index()]) && group[0].row[lane_index()].label >= 0) {
-                group[0].label[lane_index()] = load(p.labels + row);
-            }
+            if constexpr (Mode::IS_GENERAL) open_general<T>(p, group[0], number);
         }
         sync_block();
         for (int n = 0; n * SUPER_PANEL < panels_of(p); n++) {
-            const auto source = [&](int turn, int i) {
-                const uint64_t row = row_of(p, number, group[0].walked[turn]);
-                return load_record(p.records + row * static_cast<uint64_t>(panels_of(p)) + n * SUPER_PANEL + i);
-            };
-            merge_group(p, group[0], upper, source, n, span_of(p, n));
+            GroupCursor<Mode> cursor = {group, records, &p, n, 0, static_cast<int>(warp_index())};
+            cursor.settle();
+            walk<T, Mode>(p, cursor);
+            sync_block();
+            const int span = span_of(p, n);
+            merge_group(group[0], upper, [&](int turn, int i) { return records[turn * span + i]; }, n, panels_of(p));
+            sync_block();
         }
-        sync_block();
-        if (warp_index() == 0) close_group(p, group[0], number);
-        sync_block();
+        if (warp_index() == 0) close_group<Mode>(p, group[0], number, walked_labels(p));
     }
     publish_fault(p, group[0]);
 }

@@ -17,7 +17,7 @@
 // last to the chains of the lane behind the last whole pack.
 #pragma once
 
-#include "row.cuh"
+#include "softcap.cuh"
 
 template <class T> constexpr int TURNS = PANEL / (PACK<T> * WARP);  // packs of a lane
 template <class T> constexpr int SETS = 8 / PACK<T>;                // sets of chains that a lane meets
@@ -129,15 +129,18 @@ template <class T> MOERL_DEVICE uint32_t max_words(uint32_t m, Words4 v) {
     return m;
 }
 
+// The larger half of such a word.
+template <class T> MOERL_DEVICE float widest(uint32_t m) {
+    if constexpr (sizeof(T) == 4) return f32_of(m);
+    else return max_nan(to_f32(T{static_cast<uint16_t>(m & 0xffffu)}), to_f32(T{static_cast<uint16_t>(m >> 16)}));
+}
+
 // M of the panel, in every lane; NaN if a column is; never -0.
 template <class T> MOERL_DEVICE float maximum(const Panel<T>& held) {
     uint32_t m = NOTHING<T>;
     MOERL_UNROLL
     for (int turn = 0; turn < TURNS<T>; turn++) m = max_words<T>(m, held.pack[turn]);
-    float mine;
-    if constexpr (sizeof(T) == 4) mine = f32_of(m);
-    else mine = max_nan(to_f32(T{static_cast<uint16_t>(m & 0xffffu)}), to_f32(T{static_cast<uint16_t>(m >> 16)}));
-    return warp_max_nan(max_nan(mine, to_f32(held.edge))) + 0.0f;
+    return warp_max_nan(max_nan(widest<T>(m), to_f32(held.edge))) + 0.0f;
 }
 
 // ---- the sums -------------------------------------------------------------------------------------------------------------
@@ -148,9 +151,11 @@ template <bool SQUARES> struct Chains {
 };
 
 // Adds a pack to the chains of its set.
-template <class T, bool SQUARES> MOERL_DEVICE void add_pack(Chains<SQUARES>& chains, Words4 words, int set, float max, float scale) {
+template <class T, bool SQUARES, class Limit>
+MOERL_DEVICE void add_pack(Chains<SQUARES>& chains, Words4 words, int set, float max, float scale, Limit cap) {
     float x[PACK<T>];
     unpack<T>(words, x);
+    cap.apply(x, max);
     MOERL_UNROLL
     for (int i = 0; i < PACK<T>; i++) {
         const int chain = set * PACK<T> + i;
@@ -176,15 +181,18 @@ template <class T, bool SQUARES> MOERL_DEVICE void end_with_rest(Chains<SQUARES>
     }
 }
 
-template <class T, bool SQUARES> MOERL_DEVICE Chains<SQUARES> accumulate(const Panel<T>& held, int columns, float max, float scale) {
+template <class T, bool SQUARES, class Limit>
+MOERL_DEVICE Chains<SQUARES> accumulate(const Panel<T>& held, int columns, float max, float scale, Limit cap) {
     Chains<SQUARES> chains;
     MOERL_UNROLL
     for (int i = 0; i < 8; i++) chains.e[i] = chains.et[i] = chains.ee[i] = 0.0f;
     MOERL_UNROLL
-    for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale);
+    for (int turn = 0; turn < TURNS<T>; turn++) add_pack<T>(chains, held.pack[turn], turn % SETS<T>, max, scale, cap);
     const Cut c = cut<T>(held.head, columns);
     if (c.rest == 0) return chains;
-    const float t = exponent_of(to_f32(held.edge), max, scale), e = exp2_approx(t);
+    float edge[1] = {to_f32(held.edge)};
+    cap.apply(edge, max);
+    const float t = exponent_of(edge[0], max, scale), e = exp2_approx(t);
     const int lane = c.full % WARP, turn = (c.full - held.first_pack(lane)) / WARP;
     const bool mine = static_cast<int>(lane_index()) == lane;
     if (turn % SETS<T> == 0) end_with_rest<T>(chains, t, e, mine, 0);
@@ -236,14 +244,27 @@ template <class T> MOERL_DEVICE float fold(float (&a)[8], int head) {
     }
 }
 
-// The record of a completed panel, in every lane; sum_sq in the label's place.
-template <class T, bool SQUARES> MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, int columns, float scale) {
-    const float max = maximum(held);
-    Chains<SQUARES> chains = accumulate<T, SQUARES>(held, columns, max, scale);
+// The record of a completed panel whose largest logit is `largest`, in every lane; sum_sq in the label's place.
+template <class T, bool SQUARES, class Limit>
+MOERL_DEVICE MoerlPartial reduce(const Panel<T>& held, int columns, float largest, float scale, Limit cap) {
+    const float max = cap.of(largest);
+    Chains<SQUARES> chains = accumulate<T, SQUARES>(held, columns, max, scale, cap);
     const int head = held.head;
     MoerlPartial record = {max, fold<T>(chains.e, head), fold<T>(chains.et, head), 0.0f};
     if constexpr (SQUARES) record.label = fold<T>(chains.ee, head);
     return record;
+}
+
+// The lane's pack of turn `chosen`. By masks: an index that is not known to the compiler would put the packs into memory.
+template <class T> MOERL_DEVICE Words4 pack_of(const Panel<T>& held, int chosen) {
+    Words4 words = {};
+    MOERL_UNROLL
+    for (int turn = 0; turn < TURNS<T>; turn++) {
+        const uint32_t mask = chosen == turn ? ~0u : 0u;
+        MOERL_UNROLL
+        for (int w = 0; w < 4; w++) words.w[w] |= held.pack[turn].w[w] & mask;
+    }
+    return words;
 }
 
 // The logit of a column of the panel, in every lane. Cold: once a row.
@@ -252,16 +273,8 @@ template <class T> MOERL_DEVICE float logit_at(const Panel<T>& held, int columns
     const int at = column - c.head + PACK<T>, slot = at / PACK<T> - 1, place = at % PACK<T>;  // the head is in pack -1
     if (slot == c.full) return shuffle(to_f32(held.edge), place);
     const int lane = slot & (WARP - 1), chosen = (slot - held.first_pack(lane)) / WARP;
-    // By masks: an index that is not known to the compiler would put the packs into memory.
-    Words4 words = {};
-    MOERL_UNROLL
-    for (int turn = 0; turn < TURNS<T>; turn++) {
-        const uint32_t mask = chosen == turn ? ~0u : 0u;
-        MOERL_UNROLL
-        for (int w = 0; w < 4; w++) words.w[w] |= held.pack[turn].w[w] & mask;
-    }
     float x[PACK<T>];
-    unpack<T>(words, x);
+    unpack<T>(pack_of(held, chosen), x);
     float found = x[0];
     MOERL_UNROLL
     for (int i = 1; i < PACK<T>; i++) found = i == place ? x[i] : found;

@@ -12,33 +12,48 @@ constexpr double LOG2_E = 1.4426950408889634;
 constexpr double LN_2 = 0.6931471805599453;
 constexpr float INFINITE = __builtin_huge_valf();
 
-constexpr int32_t NO_LABEL = -1;       // the call has no tokens
-constexpr int32_t LABEL_OUTSIDE = -2;  // the token is not in the vocabulary
+// An id that is no column of these logits.
+constexpr int32_t NO_LABEL = -1;         // there is none, or it is to be ignored
+constexpr int32_t LABEL_OUTSIDE = -2;    // it is not in the vocabulary
+constexpr int32_t LABEL_ELSEWHERE = -3;  // it is in another shard
 
 MOERL_DEVICE float not_a_number() { return f32_of(0x7fc00000u); }
-MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
 
 struct Row {
-    int32_t label;      // a column, NO_LABEL or LABEL_OUTSIDE
-    float temperature;
-    float scale;        // log2(e) / temperature, rounded once
+    int32_t label;      // the first id: a column or one of the above
+    float temperature;  // as given
+    float scale;        // log2(e) / temperature_of, rounded once
     bool absent;
     bool scalable;      // the temperature is one
 };
+
+template <class Call> MOERL_DEVICE int64_t load_token(const Call& p, uint64_t row, uint32_t k) {
+    const int64_t at = static_cast<int64_t>(row) * p.tokens_stride + k;
+    return p.tokens_element == MOERL_I64 ? load(static_cast<const int64_t*>(p.tokens) + at) : load(static_cast<const int32_t*>(p.tokens) + at);
+}
+
+// Id k of a row: a column of these logits or what it is instead.
+template <class Call> MOERL_DEVICE int32_t id_of(const Call& p, uint64_t row, uint32_t k) {
+    const int64_t token = load_token(p, row, k);
+    if (token == p.ignore_index) return NO_LABEL;
+    if (token < 0 || token >= p.vocab_total) return LABEL_OUTSIDE;
+    const int64_t column = token - p.vocab_start;
+    return column >= 0 && column < static_cast<int64_t>(p.vocabulary) ? static_cast<int32_t>(column) : LABEL_ELSEWHERE;
+}
+
+// With the scale of the logits in it, where there is no softcap.
+template <class Call> MOERL_DEVICE double temperature_of(const Call& p, const Row& r) { return static_cast<double>(r.temperature) / p.logit_fold; }
 
 template <class Call> MOERL_DEVICE Row read_row(const Call& p, uint64_t row) {
     Row r;
     r.label = NO_LABEL;
     r.absent = p.loss_mask != nullptr && load(p.loss_mask + row) == 0;
     if (p.tokens != nullptr) {
-        const int64_t at = static_cast<int64_t>(row) * p.tokens_stride;
-        const int64_t token = p.tokens_element == MOERL_I64 ? load(static_cast<const int64_t*>(p.tokens) + at)
-                                                           : load(static_cast<const int32_t*>(p.tokens) + at);
-        r.absent = r.absent || token == p.ignore_index;
-        r.label = token >= 0 && token < static_cast<int64_t>(p.vocabulary) ? static_cast<int32_t>(token) : LABEL_OUTSIDE;
+        r.label = id_of(p, row, 0);
+        r.absent = r.absent || (p.ids == 1 && r.label == NO_LABEL);
     }
     r.temperature = p.temperature != nullptr && !r.absent ? load(p.temperature + row) : p.uniform_temperature;
-    r.scale = static_cast<float>(LOG2_E / static_cast<double>(r.temperature));
+    r.scale = static_cast<float>(LOG2_E / temperature_of(p, r));
     r.scalable = r.temperature > 0.0f && is_finite(r.temperature) && is_finite(r.scale);
     return r;
 }

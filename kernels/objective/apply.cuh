@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../block.cuh"
-#include "climb.cuh"
-#include "ratio.cuh"
+#include "owners.cuh"
+#include "policy.cuh"
 
 // Where a warp keeps what it needs to know of a unit's segments, and the values of their tokens.
 struct ApplyStage {
@@ -14,97 +14,198 @@ struct ApplyStage {
 };
 static_assert(sizeof(ApplyStage) == 10320, "src/device/objective.rs asks for this much a warp");
 
+// Which code an objective runs: that of one of the three most used variants with nothing beside it, or the one that knows them all.
+enum Family { CLIPPED_RATIO, SHARED_GRADIENT, SEGMENT_RATIO, ANY };
+
+template <int FAMILY> constexpr bool IS_WIDE = FAMILY == ANY;
+// Values that `finish` could not know.
+template <int FAMILY> constexpr bool HAS_VALUES = FAMILY == CLIPPED_RATIO || FAMILY == ANY;
+
 struct Applied {
-    float gradient, value, ratio;
+    float gradient, value, ratio, kl, d_entropy;
     uint32_t clipped;
 };
 
-// What must be read of every token, beside its mask.
-template <int VARIANT> MOERL_DEVICE bool reads_logprobs(const MoerlObjective& p) { return VARIANT == MOERL_PPO_CLIP || p.ratio != nullptr; }
-template <int VARIANT> MOERL_DEVICE bool reads_advantages(const MoerlObjective& p) { return VARIANT != MOERL_GSPO || p.clipped != nullptr; }
+constexpr Applied NOTHING = {0.0f, 0.0f, 1.0f, 0.0f, 0.0f, 0u};
 
-MOERL_DEVICE MoerlCoefficient coefficient_of(const Words4& w) { return {f32_of(w.w[0]), f32_of(w.w[1]), f32_of(w.w[2]), w.w[3]}; }
+// What must be read of every token, beside its mask.
+template <int FAMILY> MOERL_DEVICE uint32_t reads_of(const MoerlObjective& p) {
+    constexpr uint32_t LOGPROBS = MOERL_READ_LOGPROBS | MOERL_READ_OLD, ADVANTAGES = MOERL_READ_ADVANTAGES | MOERL_READ_WEIGHTS;
+    if constexpr (FAMILY == ANY) return p.reads;
+    const bool with_logprobs = FAMILY == CLIPPED_RATIO || p.ratio != nullptr, with_advantages = FAMILY != SHARED_GRADIENT || p.clipped != nullptr;
+    return (with_logprobs ? LOGPROBS : 0u) | (with_advantages ? ADVANTAGES : 0u);
+}
+
+MOERL_DEVICE MoerlCoefficient coefficient_of(const Words4& w) { return {f32_of(w.w[0]), f32_of(w.w[1]), f32_of(w.w[2]), w.w[3], 0.0f, 0.0f, 0.0f, 0.0f}; }
+
+// With the second half, of segment `segment`.
+template <bool WIDE> MOERL_DEVICE MoerlCoefficient completed(const MoerlObjective& p, MoerlCoefficient c, uint64_t segment) {
+    if constexpr (WIDE) {
+        const Words4 w = load16(&p.coefficients[segment].scale);
+        c.scale = f32_of(w.w[0]);
+        c.sequence_ratio = f32_of(w.w[1]);
+        c.shared = f32_of(w.w[2]);
+        c.segment_weight = f32_of(w.w[3]);
+    }
+    return c;
+}
 
 // A token that counts and is not sound.
 MOERL_DEVICE Applied apply_unsound(const MoerlObjective& p) {
-    if (p.nonfinite_policy != MOERL_PROPAGATE) return {0.0f, 0.0f, 1.0f, 0u};
+    if (p.nonfinite_policy != MOERL_PROPAGATE) return NOTHING;
     const float nan = f32_of(0x7fc00000u);
-    return {nan, p.is_sequence_level ? 0.0f : nan, nan, 0u};
+    return {nan, nan, nan, nan, nan, 0u};
 }
 
-template <int VARIANT> MOERL_DEVICE Applied apply_token(const MoerlObjective& p, const Token& token, const MoerlCoefficient& c) {
-    if (!token.counts) return {0.0f, 0.0f, 1.0f, 0u};
-    if (!token.is_sound) return apply_unsound(p);
-    Applied r = {0.0f, 0.0f, 1.0f, 0u};
-    if (reads_logprobs<VARIANT>(p)) r.ratio = expf(saturate(p, token.delta));
+// One of the three, of a token that counts and is sound.
+template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlObjective& p, const Token<false>& token, const MoerlCoefficient& c, uint32_t reads, TokenTally& tally) {
+    Applied r = NOTHING;
+    if ((reads & MOERL_READ_LOGPROBS) != 0) r.ratio = expf(saturate(p, token.delta));
     const float scaled = -c.weight * token.weight * token.advantage;
-    const bool is_dropped = (c.flags & MOERL_DROPPED) != 0;
-    if constexpr (VARIANT == MOERL_GSPO) {
+    // A weight of 0 is not a factor: what it would multiply may be infinite.
+    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || token.weight == 0.0f;
+    if constexpr (FAMILY == SHARED_GRADIENT) {
         r.gradient = c.gradient;
         r.clipped = clipped_for(c.flags, token.advantage);
-    } else if constexpr (VARIANT == MOERL_GSPO_TOKEN) {
+    } else if constexpr (FAMILY == SEGMENT_RATIO) {
         r.clipped = clipped_for(c.flags, token.advantage);
-        const bool shows = (passes(c.flags, token.advantage) && !is_dropped) || c.ratio != c.ratio;
+        // NaN must show: a segment with s = NaN passes nothing.
+        const bool shows = (passes(c.flags, token.advantage) && !is_out) || c.ratio != c.ratio;
         r.gradient = shows ? scaled * c.ratio + 0.0f : 0.0f;
     } else {
-        const float delta = token.delta;
-        uint32_t flags = flags_of(delta > p.token_log_upper, delta < p.token_log_lower, delta > p.token_log_cap);
-        flags = with_passes(flags, is_inside(p, delta));
+        const uint32_t flags = with_passes(token_flags(p, token.delta), is_inside(p, token.delta));
         r.clipped = clipped_for(flags, token.advantage);
         const float bounded = token.advantage > 0.0f ? bounded_for_positive(p, r.ratio) : bounded_for_negative(p, r.ratio);
-        if (!is_dropped) r.value = -token.weight * token.advantage * bounded;
-        const bool shows = (passes(flags, token.advantage) && !is_dropped) || c.weight != c.weight;
+        if (!is_out) r.value = -token.weight * token.advantage * bounded;
+        const bool shows = (passes(flags, token.advantage) && !is_out) || c.weight != c.weight;
         r.gradient = shows ? scaled * r.ratio + 0.0f : 0.0f;
+        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) ? r.ratio : 0.0f, flags);
     }
     return r;
 }
 
+// What stands beside the policy's term, added to it.
+template <bool TALLY> MOERL_DEVICE void apply_terms(const MoerlObjective& p, const Token<true>& token, const MoerlCoefficient& c, Applied& r, TermTally& terms) {
+    const bool counts = token.is_kept || !p.rejects_all;
+    Divergence kl = {0.0f, 0.0f, false};
+    if (p.kl_form != MOERL_KL_NONE) kl = divergence_of(p, token, c, r.ratio);
+    r.kl = kl.value;
+    if (counts) {
+        const float apart = token.from_rollout;
+        r.d_entropy = -c.scale * p.entropy_bonus + 0.0f;
+        r.gradient = fmaf(c.scale, fmaf(p.kl_beta, kl.slope, 2.0f * p.mismatch_penalty * apart), r.gradient);
+        const float kl_value = p.kl_beta * kl.value, mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
+        r.value += kl_value + mismatch + bonus;
+        if constexpr (TALLY) {
+            terms.kl_loss = fmaf(c.scale, kl_value, terms.kl_loss);
+            terms.mismatch_loss = fmaf(c.scale, mismatch, terms.mismatch_loss);
+            terms.entropy_loss = fmaf(c.scale, bonus, terms.entropy_loss);
+        }
+    }
+    r.gradient += c.shared;
+    if constexpr (TALLY) {
+        terms.entropy += token.entropy;
+        terms.ref_k1 -= token.to_ref;
+        terms.ref_k3 += k3_of(token.to_ref);
+        if (p.has_rollout) terms.rollout_entropy -= expf(saturate(p, token.from_rollout)) * token.current;
+    }
+}
+
+// Any objective, of a token that counts and is sound.
+template <bool TALLY> MOERL_DEVICE Applied apply_any(const MoerlObjective& p, const Token<true>& token, const MoerlCoefficient& c, TokenTally& tally, TermTally& terms) {
+    Applied r = NOTHING;
+    r.ratio = expf(saturate(p, token.delta));
+    const Policy made = policy_of(p, token, c, r.ratio);
+    r.clipped = clipped_for(made.flags, token.advantage);
+    // A weight of 0 is not a factor: what it would multiply may be infinite.
+    const float weight = policy_weight(p, token);
+    r.gradient = c.weight * (weight == 0.0f ? 0.0f : weight * made.slope);
+    if (shares_gradient(p, token, made)) r.gradient += c.gradient;
+    r.value = weight == 0.0f ? 0.0f : c.segment_weight * weight * made.value;
+    if constexpr (TALLY) {
+        if (!p.value_in_finish) count_pull(tally, weight == 0.0f ? 0.0f : made.pull, made.flags);
+    }
+    apply_terms<TALLY>(p, token, c, r, terms);
+    r.gradient += 0.0f;
+    if ((c.flags & MOERL_DROPPED) != 0) r.gradient = r.value = r.d_entropy = 0.0f;
+    return r;
+}
+
+// What a warp keeps while it goes over its unit.
+struct Going {
+    TokenTally tokens;
+    TermTally terms;
+    uint64_t fault;
+};
+
 // One pack's tokens, written.
-template <int VARIANT, bool TALLY, class Segment>
-MOERL_DEVICE void apply_pack(const MoerlObjective& p, const Pack& pack, Four& values, TokenTally& tally, uint64_t& fault, Segment segment_of) {
-    Four gradients, ratios;
+template <int FAMILY, bool TALLY, class Segment>
+MOERL_DEVICE void apply_pack(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>>& pack, uint32_t reads, Four& values, Going& going, Segment segment_of) {
+    Four gradients, ratios, kls, d_entropies;
     uint32_t clipped = 0;
     MOERL_UNROLL
     for (int v = 0; v < 4; v++) {
         MoerlCoefficient c;
         float advantage;
         segment_of(v, c, advantage);
-        const Token token = token_of(p, pack, v, advantage);
-        const Applied made = apply_token<VARIANT>(p, token, c);
+        const Token<IS_WIDE<FAMILY>> token = token_of<IS_WIDE<FAMILY>>(p, pack, v, advantage, reads);
+        Applied made = NOTHING;
+        if (token.counts && !token.is_sound) {
+            made = apply_unsound(p);
+        } else if (token.counts) {
+            if constexpr (FAMILY == ANY) made = apply_any<TALLY>(p, token, c, going.tokens, going.terms);
+            else made = apply_plain<FAMILY, TALLY>(p, token, c, reads, going.tokens);
+        }
         gradients.x[v] = made.gradient;
         ratios.x[v] = made.ratio;
         values.x[v] = made.value;
+        kls.x[v] = made.kl;
+        d_entropies.x[v] = made.d_entropy;
         clipped |= made.clipped << (8 * v);
-        if constexpr (VARIANT == MOERL_PPO_CLIP) {
-            keep_faults(fault, p, pack, token, v, true);
-            if constexpr (TALLY) count_token(tally, p, token, made.ratio, made.clipped);
+        if constexpr (HAS_VALUES<FAMILY>) {
+            keep_faults(going.fault, p, pack, token, v, (reads & MOERL_READ_LOGPROBS) != 0);
+            if constexpr (TALLY) {
+                if (!p.is_sequence_level) count_token(going.tokens, p, pack, v, token, made.ratio, made.clipped);
+            }
         }
     }
     const bool aligned = p.aligned != 0;
     store_four(p.d_logprobs, pack.index, pack.bits, aligned, gradients);
     store_four(p.ratio, pack.index, pack.bits, aligned, ratios);
     store_bytes(p.clipped, pack.index, pack.bits, aligned, clipped);
+    if constexpr (FAMILY == ANY) {
+        store_four(p.kl, pack.index, pack.bits, aligned, kls);
+        store_four(p.d_entropy, pack.index, pack.bits, aligned, d_entropies);
+    }
+}
+
+// Rows whose loads are in flight together; wide packs take the registers that a second one would need.
+template <int FAMILY> constexpr int PIECE_ROWS = IS_WIDE<FAMILY> ? 1 : ROWS_AT_ONCE;
+
+// c for the value of a token, which holds W where other terms stand beside it.
+template <int FAMILY> MOERL_DEVICE double value_scale(const MoerlCoefficient& c) {
+    if ((c.flags & MOERL_EMPTY) != 0) return 0.0;
+    return static_cast<double>(FAMILY == ANY ? c.scale : c.weight);
 }
 
 // A unit that is one piece of one segment. Returns its share of the loss.
-template <int VARIANT, bool TALLY>
-MOERL_DEVICE double apply_piece(const MoerlObjective& p, const MoerlUnit& unit, TokenTally& tally, uint64_t& fault) {
+template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObjective& p, const MoerlUnit& unit, Going& going) {
+    constexpr int AT_ONCE = PIECE_ROWS<FAMILY>;
     const Geometry g = geometry(unit);
     if (g.tokens == 0) return 0.0;
-    const MoerlCoefficient c = coefficient_of(load16(p.coefficients + unit.segment));
+    const MoerlCoefficient c = completed<IS_WIDE<FAMILY>>(p, coefficient_of(load16(p.coefficients + unit.segment)), unit.segment);
     // A segment with an unsound token is read again to find it.
-    const bool again = (c.flags & MOERL_NONFINITE) != 0;
-    const bool with_tokens = again || reads_logprobs<VARIANT>(p), with_advantages = again || reads_advantages<VARIANT>(p);
-    const float advantage = with_advantages && !p.advantage_per_token ? load(p.advantages + unit.segment) : 0.0f;
+    const uint32_t reads = (c.flags & MOERL_NONFINITE) != 0 ? READ_ALL : reads_of<FAMILY>(p);
+    const float advantage = (reads & MOERL_READ_ADVANTAGES) != 0 && !p.advantage_per_token ? load(p.advantages + unit.segment) : 0.0f;
     Chains<1> chains = no_chains<1>();
-    for (int first = 0; first < g.rows; first += ROWS_AT_ONCE) {
-        Pack packs[ROWS_AT_ONCE];
+    for (int first = 0; first < g.rows; first += AT_ONCE) {
+        Pack<IS_WIDE<FAMILY>> packs[AT_ONCE];
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_advantages);
+        for (int r = 0; r < AT_ONCE; r++) packs[r] = load_pack<IS_WIDE<FAMILY>>(p, g, first + r, reads);
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int r = 0; r < AT_ONCE; r++) {
             Four values;
-            apply_pack<VARIANT, TALLY>(p, packs[r], values, tally, fault, [&](int, MoerlCoefficient& of, float& own) {
+            apply_pack<FAMILY, TALLY>(p, packs[r], reads, values, going, [&](int, MoerlCoefficient& of, float& own) {
                 of = c;
                 own = advantage;
             });
@@ -112,9 +213,9 @@ MOERL_DEVICE double apply_piece(const MoerlObjective& p, const MoerlUnit& unit, 
             for (int v = 0; v < 4; v++) chains.of[0][v] += values.x[v];
         }
     }
-    if constexpr (VARIANT != MOERL_PPO_CLIP) return 0.0;
+    if constexpr (!HAS_VALUES<FAMILY>) return 0.0;
     const float value = fold(chains.of[0], g.head);
-    return (c.flags & MOERL_EMPTY) != 0 ? 0.0 : static_cast<double>(c.weight) * static_cast<double>(value);
+    return value_scale<FAMILY>(c) * static_cast<double>(value);
 }
 
 // Puts the unit's coefficients into shared memory and marks where its segments begin. True if one of them is to be read again.
@@ -140,36 +241,8 @@ MOERL_DEVICE bool stage_segments(const MoerlObjective& p, const MoerlUnit& unit,
     return any(again, FULL_WARP);
 }
 
-// The largest of this lane's and all lower lanes' values.
-MOERL_DEVICE uint32_t max_so_far(uint32_t x) {
-    MOERL_UNROLL
-    for (int lanes = 1; lanes < WARP; lanes *= 2) {
-        const uint32_t lower = shuffle_up(x, lanes);
-        if (static_cast<int>(lane_index()) >= lanes && lower > x) x = lower;
-    }
-    return x;
-}
-
-// The unit's segments as the owners of four slots, from the marks where they begin; `carry` is the last owner of the row before.
-MOERL_DEVICE void owners_of(const ApplyStage& stage, int slot, uint32_t bits, uint32_t& carry, uint32_t (&owners)[4]) {
-    uint32_t highest = 0;
-    MOERL_UNROLL
-    for (int v = 0; v < 4; v++) {
-        const uint32_t mark = (bits >> v & 1u) != 0 ? stage.owners[slot + v] : 0u;
-        highest = mark > highest ? mark : highest;
-        owners[v] = highest;
-    }
-    const uint32_t inclusive = max_so_far(highest);
-    uint32_t before = shuffle_up(inclusive, 1);
-    before = lane_index() == 0 || before < carry ? carry : before;
-    MOERL_UNROLL
-    for (int v = 0; v < 4; v++) owners[v] = owners[v] > before ? owners[v] : before;
-    const uint32_t last = shuffle(inclusive, WARP - 1);
-    carry = last > carry ? last : carry;
-}
-
 // The unit's share of the loss, from the staged values.
-MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, const ApplyStage& stage) {
+template <int FAMILY> MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, const ApplyStage& stage) {
     const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
     double loss = 0.0;
@@ -188,8 +261,8 @@ MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, c
             if (static_cast<int>(lane) == owner) value = found;
         }
         if (is_segment) {
-            const MoerlCoefficient c = coefficient_of(stage.coefficients[first + lane]);
-            if ((c.flags & MOERL_EMPTY) == 0) loss += static_cast<double>(c.weight) * static_cast<double>(value);
+            const MoerlCoefficient c = completed<IS_WIDE<FAMILY>>(p, coefficient_of(stage.coefficients[first + lane]), segment);
+            loss += value_scale<FAMILY>(c) * static_cast<double>(value);
         }
     }
     MOERL_UNROLL
@@ -198,58 +271,51 @@ MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, c
 }
 
 // A unit of several segments. Returns its share of the loss.
-template <int VARIANT, bool TALLY>
-MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& unit, ApplyStage& stage, TokenTally& tally, uint64_t& fault) {
+template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& unit, ApplyStage& stage, Going& going) {
     const Geometry g = geometry(unit);
     // Which segment's tokens are read again is not told apart here: all of the unit's are.
-    const bool again = stage_segments(p, unit, stage, reads_advantages<VARIANT>(p));
-    const bool with_tokens = again || reads_logprobs<VARIANT>(p), with_advantages = again || reads_advantages<VARIANT>(p);
+    const bool again = stage_segments(p, unit, stage, (reads_of<FAMILY>(p) & MOERL_READ_ADVANTAGES) != 0);
+    const uint32_t reads = again ? READ_ALL : reads_of<FAMILY>(p);
     uint32_t carry = 0;
-    for (int first = 0; first < g.rows; first += STAGED_ROWS_AT_ONCE) {
-        Pack packs[STAGED_ROWS_AT_ONCE];
-        MOERL_UNROLL
-        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_advantages);
-        MOERL_UNROLL
-        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) {
-            const int slot = (first + r) * ROW + 4 * static_cast<int>(lane_index());
-            uint32_t owners[4];
-            owners_of(stage, slot, packs[r].bits, carry, owners);
-            Four values;
-            apply_pack<VARIANT, TALLY>(p, packs[r], values, tally, fault, [&](int v, MoerlCoefficient& of, float& own) {
-                of = coefficient_of(stage.coefficients[owners[v]]);
-                own = stage.advantages[owners[v]];
-            });
-            if constexpr (VARIANT == MOERL_PPO_CLIP) {
-                MOERL_UNROLL
-                for (int v = 0; v < 4; v++) {
-                    if ((packs[r].bits >> v & 1u) != 0) stage.values[slot + v] = values.x[v];
-                }
+    for (int row = 0; row < g.rows; row++) {
+        const Pack<IS_WIDE<FAMILY>> pack = load_pack<IS_WIDE<FAMILY>>(p, g, row, reads);
+        const int slot = row * ROW + 4 * static_cast<int>(lane_index());
+        uint32_t owners[4];
+        owners_of(stage, slot, pack.bits, carry, owners);
+        Four values;
+        apply_pack<FAMILY, TALLY>(p, pack, reads, values, going, [&](int v, MoerlCoefficient& of, float& own) {
+            of = completed<IS_WIDE<FAMILY>>(p, coefficient_of(stage.coefficients[owners[v]]), unit.segment + owners[v]);
+            own = stage.advantages[owners[v]];
+        });
+        if constexpr (HAS_VALUES<FAMILY>) {
+            MOERL_UNROLL
+            for (int v = 0; v < 4; v++) {
+                if ((pack.bits >> v & 1u) != 0) stage.values[slot + v] = values.x[v];
             }
         }
     }
     sync_warp();
     double loss = 0.0;
-    if constexpr (VARIANT == MOERL_PPO_CLIP) loss = sum_values(p, unit, stage);
+    if constexpr (HAS_VALUES<FAMILY>) loss = sum_values<FAMILY>(p, unit, stage);
     sync_warp();
     return loss;
 }
 
-template <int VARIANT, bool TALLY> MOERL_DEVICE void apply_phase(const MoerlObjective& p) {
+template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_phase(const MoerlObjective& p) {
     MOERL_DYNAMIC_SHARED(ApplyStage, stages);
-    uint64_t fault = MOERL_NO_FAULT;
+    Going going = {no_tokens(), no_terms(), MOERL_NO_FAULT};
     const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
     if (index < p.unit_count) {
         const MoerlUnit unit = load_unit(p.units + index);
-        TokenTally tally = no_tokens();
-        const double loss = unit.segments > 1 ? apply_segments<VARIANT, TALLY>(p, unit, stages[warp_index()], tally, fault)
-                                              : apply_piece<VARIANT, TALLY>(p, unit, tally, fault);
-        // The loss of the sequence variants was known to `finish`.
-        if constexpr (VARIANT == MOERL_PPO_CLIP) {
-            double mine = nothing(lane_index());
-            if constexpr (TALLY) mine = spread(tally);
-            if (lane_index() == LOSS) mine = loss;
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false);
+        const double loss = unit.segments > 1 ? apply_segments<FAMILY, TALLY>(p, unit, stages[warp_index()], going) : apply_piece<FAMILY, TALLY>(p, unit, going);
+        // Where a segment decides, the loss was known to `finish`.
+        if constexpr (HAS_VALUES<FAMILY>) {
+            Tally mine = empty_tally();
+            if constexpr (TALLY) mine = spread<IS_WIDE<FAMILY>>(going.tokens);
+            if constexpr (TALLY && FAMILY == ANY) place_terms(mine, going.terms);
+            place(mine, LOSS, loss);
+            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false, true);
         }
     }
-    if constexpr (VARIANT == MOERL_PPO_CLIP) publish_fault(p.errors, fault);
+    if constexpr (HAS_VALUES<FAMILY>) publish_fault(p.errors, going.fault);
 }

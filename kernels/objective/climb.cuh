@@ -1,6 +1,6 @@
 // A sum over the whole grid in a fixed tree, without a second launch.
 //
-// A tally is 32 numbers, one a lane: the diagnostics by their place, the loss in lane 31. Leaves are units (or tiles of segments) by
+// A tally is 64 numbers, two a lane: the diagnostics by their place, the loss in the last. Leaves are units (or tiles of segments) by
 // index; every 32 neighbours make a node, added up in ascending order by whichever leaf arrives last. The last one finds itself by a
 // ticket, and sets the ticket back: the workspace is zero before a call and after it.
 #pragma once
@@ -8,10 +8,12 @@
 #include "../warp.cuh"
 
 constexpr uint32_t LOSS = MOERL_TALLY - 1;
+constexpr uint32_t PLACES = MOERL_MAX_NEGATIVE_WEIGHT + 1;
+static_assert(MOERL_TALLY == 2 * WARP && PLACES < LOSS, "two numbers a lane");
 
-MOERL_DEVICE bool is_maximum(uint32_t place) { return place >= MOERL_MAX_RATIO && place <= MOERL_MAX_NEGATIVE_SEQUENCE_RATIO; }
+MOERL_DEVICE bool is_maximum(uint32_t place) { return place >= MOERL_MAX_RATIO && place < PLACES; }
 
-// What a lane's number begins with.
+// What a number begins with.
 MOERL_DEVICE double nothing(uint32_t place) { return is_maximum(place) ? -static_cast<double>(f32_of(0x7f800000u)) : 0.0; }
 
 MOERL_DEVICE double join(uint32_t place, double a, double b) {
@@ -19,14 +21,49 @@ MOERL_DEVICE double join(uint32_t place, double a, double b) {
     return a + b;
 }
 
-// The root, added to what there is, or replacing it.
-MOERL_DEVICE void publish(const MoerlObjective& p, double mine, bool replace_diagnostics) {
-    const uint32_t lane = lane_index();
-    if (lane == LOSS && p.loss != nullptr) store(p.loss, load(p.loss) + mine);
-    if (lane <= MOERL_MAX_NEGATIVE_SEQUENCE_RATIO && p.diagnostics != nullptr) {
-        double* const to = p.diagnostics + lane;
-        store(to, replace_diagnostics ? mine : join(lane, load(to), mine));
+// A lane's two numbers, of the places lane and lane + 32.
+struct Tally {
+    double low, high;
+};
+
+MOERL_DEVICE Tally empty_tally() { return {nothing(lane_index()), nothing(lane_index() + WARP)}; }
+
+// Puts `value`, the same in every lane, into its place of the warp's tally.
+MOERL_DEVICE void place(Tally& mine, uint32_t where, double value) {
+    if (lane_index() == where % WARP) (where < WARP ? mine.low : mine.high) = value;
+}
+
+MOERL_DEVICE Tally join(const Tally& a, const Tally& b) { return {join(lane_index(), a.low, b.low), join(lane_index() + WARP, a.high, b.high)}; }
+
+MOERL_DEVICE void publish_place(const MoerlObjective& p, uint32_t place, double value, bool replace) {
+    double* const to = p.diagnostics + place;
+    store(to, replace ? value : join(place, load(to), value));
+}
+
+// The root, added to what there is; `replace_diagnostics`: instead of it.
+MOERL_DEVICE void publish(const MoerlObjective& p, const Tally& mine, bool replace_diagnostics, bool with_loss) {
+    const uint32_t lane = lane_index(), high = lane + WARP;
+    const double loss = shuffle(mine.high, LOSS - WARP);
+    if (with_loss && high == LOSS && p.loss != nullptr) store(p.loss, p.opens_totals ? loss : load(p.loss) + loss);
+    if (p.diagnostics == nullptr) return;
+    publish_place(p, lane, with_loss && lane == MOERL_SUM_LOSS ? loss : mine.low, replace_diagnostics);
+    if (high < PLACES) publish_place(p, high, mine.high, replace_diagnostics);
+}
+
+constexpr uint32_t LOADS_AT_ONCE = 8;
+
+// load(0) + ... + load(count - 1) by `add`, in ascending order, with several loads in flight.
+template <class Load, class Add> MOERL_DEVICE double fold_ascending(double start, uint64_t count, Load load, Add add) {
+    for (uint64_t first = 0; first < count; first += LOADS_AT_ONCE) {
+        double loaded[LOADS_AT_ONCE];
+        MOERL_UNROLL
+        for (uint32_t i = 0; i < LOADS_AT_ONCE; i++) loaded[i] = first + i < count ? load(first + i) : 0.0;
+        MOERL_UNROLL
+        for (uint32_t i = 0; i < LOADS_AT_ONCE; i++) {
+            if (first + i < count) start = add(start, loaded[i]);
+        }
     }
+    return start;
 }
 
 // True in every lane of the warp that arrives as the last of `members` at this ticket. What the others stored before is then visible.
@@ -44,21 +81,25 @@ MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
 }
 
 // Adds leaf `index` of `count`. True in the warp that reached the root, with the total in `mine`.
-MOERL_DEVICE bool climb(const MoerlObjective& p, double& mine, uint64_t index, uint64_t count) {
-    const uint32_t lane = lane_index();
-    const bool takes_part = lane == LOSS || p.diagnostics != nullptr;
+MOERL_DEVICE bool climb(const MoerlObjective& p, Tally& mine, uint64_t index, uint64_t count) {
+    const uint32_t lane = lane_index(), high = lane + WARP;
+    const bool has_low = p.diagnostics != nullptr, has_high = (has_low && high < PLACES) || high == LOSS;
     double* level = p.tallies;
     uint32_t* tickets = p.tickets;
     while (count > 1) {
-        if (takes_part) store(level + index * MOERL_TALLY + lane, mine);
+        double* const leaf = level + index * MOERL_TALLY;
+        if (has_low) store(leaf + lane, mine.low);
+        if (has_high) store(leaf + high, mine.high);
         const uint64_t node = index / WARP;
-        const uint32_t members = static_cast<uint32_t>(count - node * WARP < WARP ? count - node * WARP : WARP);
-        if (!is_last(tickets + node, members)) return false;
-        mine = nothing(lane);
-        if (takes_part) {
-            const double* const first = level + node * WARP * MOERL_TALLY + lane;
-            for (uint32_t member = 0; member < members; member++) mine = join(lane, mine, load(first + member * MOERL_TALLY));
-        }
+        const uint64_t members = count - node * WARP < WARP ? count - node * WARP : WARP;
+        if (!is_last(tickets + node, static_cast<uint32_t>(members))) return false;
+        const double* const first = level + node * WARP * MOERL_TALLY;
+        const auto total = [&](uint32_t place) {
+            return fold_ascending(nothing(place), members, [&](uint64_t member) { return load(first + member * MOERL_TALLY + place); }, [&](double a, double b) { return join(place, a, b); });
+        };
+        mine = empty_tally();
+        if (has_low) mine.low = total(lane);
+        if (has_high) mine.high = total(high);
         const uint64_t nodes = (count + WARP - 1) / WARP;
         level += count * MOERL_TALLY;
         tickets += nodes;
@@ -67,6 +108,3 @@ MOERL_DEVICE bool climb(const MoerlObjective& p, double& mine, uint64_t index, u
     }
     return true;
 }
-
-// Puts `value`, the same in every lane, into its place of the warp's tally.
-MOERL_DEVICE void place(double& mine, uint32_t where, double value) { mine = lane_index() == where ? value : mine; }

@@ -2,8 +2,7 @@
 #pragma once
 
 #include "../block.cuh"
-#include "climb.cuh"
-#include "ratio.cuh"
+#include "policy.cuh"
 
 constexpr uint32_t FINISH_THREADS = 256;
 constexpr uint32_t FINISH_WARPS = FINISH_THREADS / WARP;
@@ -15,6 +14,7 @@ struct Finished {
     uint32_t clipped;  // by the signs of S+ and S-
     uint32_t count;
     bool saturated_high, saturated_low;
+    bool has_unsound_weight;
 };
 
 struct SegmentTally {
@@ -37,7 +37,9 @@ MOERL_DEVICE double common_divisor(const MoerlObjective& p) {
     return product;
 }
 
+// c of a segment with `count` tokens in its denominators. Where rejection left none, nothing is divided.
 MOERL_DEVICE float coefficient_of(const MoerlObjective& p, double common, double count, uint64_t segment) {
+    if (!(count > 0.0)) return 0.0f;
     float c = static_cast<float>(p.scale / common);
     bool is_valid = common > 0.0;
     if ((p.divisors & MOERL_BY_COUNT) != 0) c /= static_cast<float>(count);
@@ -53,44 +55,112 @@ MOERL_DEVICE float coefficient_of(const MoerlObjective& p, double common, double
     return is_valid ? c : f32_of(0x7fc00000u);
 }
 
-MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uint64_t segment, bool spreads_evenly) {
-    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY}, 0.0, 0, 0, false, false};
-    const double count = load(p.count + segment);
+// What the policy's term of a segment comes to, where the segment decides it: its value and what every token's gradient has in common.
+struct SegmentTerm {
+    double value;
+    float gradient;
+};
+
+// A sum of 0 is not a factor: what it would multiply may be infinite.
+MOERL_DEVICE double share(float factor, double sum) { return sum == 0.0 ? 0.0 : static_cast<double>(factor) * sum; }
+
+// s between the bounds of the window.
+MOERL_DEVICE SegmentTerm bounded_segment(const MoerlObjective& p, float ratio, float count, double positive, double negative, uint32_t flags) {
+    const double value = share(bounded_for_positive(p, ratio), positive) + share(bounded_for_negative(p, ratio), negative);
+    const double passing = ((flags & MOERL_PASS_POSITIVE) != 0 ? positive : 0.0) + ((flags & MOERL_PASS_NEGATIVE) != 0 ? negative : 0.0);
+    return {-value, passing == 0.0 ? 0.0f : -(ratio / count) * static_cast<float>(passing)};
+}
+
+// A soft gate in place of the window.
+MOERL_DEVICE SegmentTerm gated_segment(const MoerlObjective& p, float ratio, float count, double positive, double negative, bool inside) {
+    const float up = p.positive_rate * (ratio - 1.0f), down = p.negative_rate * (ratio - 1.0f);
+    const double value = static_cast<double>(4.0f / p.positive_rate * sigmoid(up)) * positive + static_cast<double>(4.0f / p.negative_rate * sigmoid(down)) * negative;
+    const float slope = sigmoid_slope(up) * static_cast<float>(positive) + sigmoid_slope(down) * static_cast<float>(negative);
+    return {-value, inside ? -(ratio / count) * slope : 0.0f};
+}
+
+// exp(lambda + k lw - lambda e^lw).
+MOERL_DEVICE float shaped_weight(double log_weight, float rate, float scale) {
+    const double x = static_cast<double>(scale) + static_cast<double>(rate) * log_weight - static_cast<double>(scale) * static_cast<double>(expf(static_cast<float>(log_weight)));
+    return expf(static_cast<float>(x));
+}
+
+MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t segment, float ratio, double count, bool inside) {
+    MoerlCoefficient& c = r.coefficient;
+    const double positive = p.positive != nullptr ? load(p.positive + segment) : 0.0, negative = p.negative != nullptr ? load(p.negative + segment) : 0.0;
+    if (p.positive != nullptr) r.clipped = clipped_for(c.flags, positive) | clipped_for(c.flags, negative);
+    if (!p.is_sequence_level || (c.flags & MOERL_DROPPED) != 0) return;
+    // fminf and fmaxf would lose a NaN.
+    const bool is_nan = ratio != ratio;
+    const float n = static_cast<float>(count);
+    SegmentTerm term = {0.0, 0.0f};
+    switch (p.variant) {
+        case MOERL_GSPO:
+        case MOERL_GSPO_TOKEN: term = bounded_segment(p, ratio, n, positive, negative, c.flags); break;
+        case MOERL_SAPO_SEQUENCE: term = gated_segment(p, ratio, n, positive, negative, inside); break;
+        case MOERL_CISPO_SEQUENCE: c.ratio = fminf(fmaxf(ratio, p.lower), p.upper); break;
+        case MOERL_GMPO: {
+            const double mean = load(p.folded + segment) / count;
+            const float x = static_cast<float>(mean);
+            // A weight of 0 has the logarithm -inf, and leaves nothing of the product.
+            const bool is_zero = bits_of(x) == 0xff800000u;
+            c.ratio = is_zero ? 0.0f : expf(saturate(p, x));
+            const double sum = positive + negative;
+            term = {-static_cast<double>(c.ratio) * sum, is_inside(p, x) ? -(c.ratio / n) * static_cast<float>(sum) : 0.0f};
+            break;
+        }
+        case MOERL_VESPO: {
+            // ln 1e-8 and 20
+            const double log_weight = fmin(fmax(load(p.folded + segment), -18.420680743952367), 20.0);
+            c.ratio = shaped_weight(log_weight, p.positive_rate, p.positive_scale);
+            c.gradient = is_nan ? ratio : shaped_weight(log_weight, p.negative_rate, p.negative_scale);
+            break;
+        }
+        default: return;
+    }
+    const bool has_value = p.value_in_finish != 0;
+    r.value = is_nan && has_value ? static_cast<double>(ratio) : static_cast<double>(c.weight) * (c.weight == 0.0f ? 0.0 : term.value);
+    if (p.variant == MOERL_GSPO || p.variant == MOERL_SAPO_SEQUENCE || p.variant == MOERL_GMPO) c.gradient = is_nan ? ratio : c.weight * term.gradient + 0.0f;
+    if (is_nan) c.ratio = ratio;
+}
+
+MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uint64_t segment) {
+    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false};
+    const double count = p.count != nullptr ? load(p.count + segment) : 1.0;
     if (!(count > 0.0)) return r;
     r.count = static_cast<uint32_t>(count);
-    const bool has_ratio = p.log_ratio != nullptr;
-    const double log_ratio = has_ratio ? load(p.log_ratio + segment) : 0.0;
+    MoerlCoefficient& c = r.coefficient;
+    const double log_ratio = p.log_ratio != nullptr ? load(p.log_ratio + segment) : 0.0;
     // The logarithm is compared in f64 and without a division; the ratio itself needs no more than f32.
     const float x = static_cast<float>(log_ratio) / static_cast<float>(count);
     r.saturated_high = x > p.saturation_high;
     r.saturated_low = x < p.saturation_low;
     float ratio = expf(saturate(p, x));
-    uint32_t flags = flags_of(log_ratio > count * p.log_upper, log_ratio < count * p.log_lower, log_ratio > count * p.log_cap);
-    flags = with_passes(flags, is_inside(p, x));
-    float weight = coefficient_of(p, common, count, segment);
-    const bool has_unsound = p.nonfinite != nullptr && load(p.nonfinite + segment) > 0.0;
-    if (has_unsound) {
-        flags |= MOERL_NONFINITE;
+    const bool inside = is_inside(p, x);
+    const uint32_t flags = flags_of(log_ratio > count * p.log_upper, log_ratio < count * p.log_lower, log_ratio > count * p.log_cap);
+    // A clamped ratio is a constant, which no saturation stops.
+    c.flags = with_passes(flags, inside || p.variant == MOERL_CISPO_SEQUENCE);
+    c.scale = coefficient_of(p, common, p.after_rejection ? load(p.kept + segment) : count, segment);
+    c.segment_weight = p.segment_weights != nullptr ? load(p.segment_weights + segment) : 1.0f;
+    bool is_unsound = p.nonfinite != nullptr && load(p.nonfinite + segment) > 0.0;
+    if (!is_finite(c.segment_weight)) {
+        r.has_unsound_weight = is_unsound = true;
+        if (p.nonfinite_policy == MOERL_ZERO_WEIGHT) c.segment_weight = 0.0f;
+    }
+    if (is_unsound) {
+        c.flags |= MOERL_NONFINITE;
         if (p.nonfinite_policy == MOERL_DROP_SEGMENT) {
-            flags |= MOERL_DROPPED;
-            weight = 0.0f;
+            c.flags |= MOERL_DROPPED;
+            c.scale = c.segment_weight = 0.0f;
         } else if (p.nonfinite_policy == MOERL_PROPAGATE && p.is_sequence_level) {
             ratio = f32_of(0x7fc00000u);
         }
     }
-    r.coefficient = {ratio, weight, 0.0f, flags};
-    if (!has_ratio) return r;
-    const double positive = load(p.positive + segment), negative = load(p.negative + segment);
-    r.clipped = clipped_for(flags, positive) | clipped_for(flags, negative);
-    if (!p.is_sequence_level || (flags & MOERL_DROPPED) != 0) return r;
-    const bool is_nan = ratio != ratio;
-    // fminf and fmaxf would lose a NaN.
-    const double bounded = static_cast<double>(bounded_for_positive(p, ratio)) * positive + static_cast<double>(bounded_for_negative(p, ratio)) * negative;
-    r.value = is_nan ? static_cast<double>(ratio) : -static_cast<double>(weight) * bounded;
-    if (spreads_evenly) {
-        const double passing = ((flags & MOERL_PASS_POSITIVE) != 0 ? positive : 0.0) + ((flags & MOERL_PASS_NEGATIVE) != 0 ? negative : 0.0);
-        r.coefficient.gradient = -weight * (ratio / static_cast<float>(count)) * static_cast<float>(passing) + 0.0f;
-    }
+    c.ratio = c.sequence_ratio = ratio;
+    c.weight = c.scale * c.segment_weight;
+    finish_policy(p, r, segment, ratio, count, inside);
+    const bool moves_all = p.divergence != nullptr && !p.kl_straight_through && inside && c.scale != 0.0f;
+    if (moves_all) c.shared = p.kl_beta * c.scale * (ratio / static_cast<float>(count)) * static_cast<float>(load(p.divergence + segment));
     return r;
 }
 
@@ -102,9 +172,9 @@ MOERL_DEVICE void count_segment(SegmentTally& tally, const MoerlObjective& p, co
     tally.segments++;
     tally.dropped += (made.coefficient.flags & MOERL_DROPPED) != 0;
     if (p.log_ratio == nullptr) return;
-    tally.ratio += static_cast<double>(made.coefficient.ratio);
-    tally.max_ratio = fmaxf(tally.max_ratio, made.coefficient.ratio);
-    tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -made.coefficient.ratio);
+    tally.ratio += static_cast<double>(made.coefficient.sequence_ratio);
+    tally.max_ratio = fmaxf(tally.max_ratio, made.coefficient.sequence_ratio);
+    tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -made.coefficient.sequence_ratio);
     const bool above = (made.clipped & MOERL_ABOVE) != 0, below = (made.clipped & MOERL_BELOW) != 0, capped = (made.clipped & MOERL_CAPPED) != 0;
     tally.above += above;
     tally.below += below;
@@ -123,8 +193,8 @@ MOERL_DEVICE double warp_sum_f64(double x) {
     return x;
 }
 
-MOERL_DEVICE double spread(const SegmentTally& tally) {
-    double mine = nothing(lane_index());
+MOERL_DEVICE Tally spread(const SegmentTally& tally) {
+    Tally mine = empty_tally();
     place(mine, MOERL_SUM_SEGMENTS, reduce_add_u32(tally.segments));
     place(mine, MOERL_SUM_EMPTY_SEGMENTS, reduce_add_u32(tally.empty));
     place(mine, MOERL_SUM_DROPPED_SEGMENTS, reduce_add_u32(tally.dropped));
@@ -153,9 +223,9 @@ MOERL_DEVICE double fold_values(const double* values) {
     return warp_sum_f64((chains[0] + chains[1]) + (chains[2] + chains[3]));
 }
 
-template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p, bool spreads_evenly) {
+template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
     MOERL_SHARED(double, values, SEGMENTS_AT_ONCE * FINISH_THREADS);
-    MOERL_SHARED(double, tallies, FINISH_WARPS * WARP);
+    MOERL_SHARED(Tally, tallies, FINISH_WARPS * WARP);
     const double common = common_divisor(p);
     const float least = f32_of(0xff800000u);
     SegmentTally tally = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, least, least};
@@ -166,13 +236,15 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p, bo
         const uint64_t segment = first + v;
         double value = 0.0;
         if (segment < p.segment_count) {
-            const Finished made = finish_segment(p, common, segment, spreads_evenly);
+            const Finished made = finish_segment(p, common, segment);
             value = made.value;
             const MoerlCoefficient& c = made.coefficient;
             store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
-            if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.ratio);
+            store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
+            if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.sequence_ratio);
             if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
-            if (c.weight != c.weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
+            if (c.scale != c.scale) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
+            if (made.has_unsound_weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_SEGMENT_WEIGHT));
             if constexpr (TALLY) count_segment(tally, p, made);
         }
         values[v * FINISH_THREADS + thread_index()] = value;
@@ -181,13 +253,12 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p, bo
     publish_fault(p.errors, fault);
     sync_block();
     if (warp_index() != 0) return;
-    double mine = nothing(lane_index());
+    Tally mine = empty_tally();
     if constexpr (TALLY) {
-        for (uint32_t warp = 0; warp < FINISH_WARPS; warp++) mine = join(lane_index(), mine, tallies[warp * WARP + lane_index()]);
+        for (uint32_t warp = 0; warp < FINISH_WARPS; warp++) mine = join(mine, tallies[warp * WARP + lane_index()]);
     }
-    const double loss = fold_values(values);
-    if (lane_index() == LOSS) mine = loss;
+    place(mine, LOSS, fold_values(values));
     if (!climb(p, mine, block_index(), grid_size())) return;
-    publish(p, mine, false);
+    publish(p, mine, false, true);
     if (p.local_counts != nullptr && lane_index() < 2) store(p.local_counts + lane_index(), uint64_t{0});
 }

@@ -2,52 +2,84 @@
 #pragma once
 
 #include "../block.cuh"
-#include "climb.cuh"
-#include "ratio.cuh"
+#include "policy.cuh"
 
 // Where a warp keeps the tokens of several short segments, by slot.
-struct PartialStage {
+template <bool WIDE> struct PartialStage;
+template <> struct PartialStage<false> {
     float delta[SLOTS];
     float weighted[SLOTS];  // w A, or w where A is the segment's
     uint8_t marks[SLOTS];
 };
-static_assert(sizeof(PartialStage) == 9360, "src/device/objective.rs asks for this much a warp");
-constexpr uint8_t COUNTS = 1, NEGATIVE = 2, UNSOUND = 4;
+template <> struct PartialStage<true> : PartialStage<false> {
+    float log_weight[SLOTS];
+    float divergence[SLOTS];
+};
+static_assert(sizeof(PartialStage<false>) == 9360 && sizeof(PartialStage<true>) == 17680, "src/device/objective.rs asks for this much a warp");
+constexpr uint8_t COUNTS = 1, NEGATIVE = 2, UNSOUND = 4, KEPT = 8, POSITIVE = 16;
 
 struct SegmentSums {
-    float delta, positive, negative;
-    uint32_t count, nonfinite;
+    float delta, positive, negative, folded, divergence;
+    uint32_t count, nonfinite, kept;
 };
 
+constexpr SegmentSums NO_SUMS = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0, 0};
+
 // True where S+ and S- are A times a count, and not sums.
-MOERL_DEVICE bool has_plain_advantages(const MoerlObjective& p) { return p.weights == nullptr && !p.advantage_per_token; }
+MOERL_DEVICE bool has_plain_advantages(const MoerlObjective& p) { return (p.weights == nullptr || p.folds_weights) && p.keep == nullptr && !p.advantage_per_token; }
+
+MOERL_DEVICE bool has_advantage_sums(const MoerlObjective& p) { return p.positive != nullptr && !has_plain_advantages(p); }
+
+// What is read of every token.
+MOERL_DEVICE uint32_t partial_reads(const MoerlObjective& p) { return p.logprobs != nullptr ? READ_ALL : uint32_t{MOERL_READ_KEEP}; }
 
 MOERL_DEVICE float positive_part(float weight, float advantage) { return advantage > 0.0f ? weight * advantage : 0.0f; }
 MOERL_DEVICE float negative_part(float weight, float advantage) { return advantage < 0.0f ? weight * advantage : 0.0f; }
 
+// A token's share of C: its log-ratio, clipped as its advantage's sign has it, and the logarithm of its weight.
+MOERL_DEVICE float folded_part(const MoerlObjective& p, float delta, float advantage, float log_weight) {
+    if (p.variant == MOERL_VESPO) return fminf(fmaxf(delta, -20.0f), 20.0f) + log_weight;
+    const float x = advantage > 0.0f ? fminf(delta, p.token_log_upper) : advantage < 0.0f ? fmaxf(delta, p.token_log_lower) : delta;
+    return x + log_weight;
+}
+
+MOERL_DEVICE float log_weight_of(const MoerlObjective& p, const Token<true>& token) { return p.weights != nullptr ? logf(token.weight) : 0.0f; }
+
+// The planes of a segment, in the order of their records.
+struct Planes {
+    double delta, positive, negative, count, nonfinite, folded, divergence, kept;
+};
+
+MOERL_DEVICE Planes planes_of(const SegmentSums& s) { return {s.delta, s.positive, s.negative, static_cast<double>(s.count), static_cast<double>(s.nonfinite), s.folded, s.divergence, static_cast<double>(s.kept)}; }
+
+MOERL_DEVICE double store_plane(double* plane, uint64_t segment, bool more, double sum) {
+    if (plane == nullptr) return sum;
+    if (more) sum += load(plane + segment);
+    store(plane + segment, sum);
+    return sum;
+}
+
 // Adds to a segment's planes, or begins them.
-MOERL_DEVICE void store_sums(const MoerlObjective& p, uint64_t segment, bool more, double delta, double positive, double negative, double count, double nonfinite) {
-    if (more) count += load(p.count + segment);
-    store(p.count + segment, count);
-    if (p.nonfinite != nullptr) {
-        if (more) nonfinite += load(p.nonfinite + segment);
-        store(p.nonfinite + segment, nonfinite);
+template <bool WIDE> MOERL_DEVICE void store_sums(const MoerlObjective& p, uint64_t segment, bool more, const Planes& sums) {
+    const double count = store_plane(p.count, segment, more, sums.count);
+    const double nonfinite = store_plane(p.nonfinite, segment, more, sums.nonfinite);
+    if constexpr (WIDE) {
+        store_plane(p.folded, segment, more, sums.folded);
+        store_plane(p.divergence, segment, more, sums.divergence);
     }
-    if (p.log_ratio == nullptr) return;
-    if (more) delta += load(p.log_ratio + segment);
-    store(p.log_ratio + segment, delta);
-    if (has_plain_advantages(p)) {
-        // Exact, however the segment was cut. Where nothing is sound A may be NaN.
-        const double sound = count - nonfinite;
-        const double advantage = sound > 0.0 ? static_cast<double>(load(p.advantages + segment)) : 0.0;
-        positive = advantage > 0.0 ? advantage * sound : 0.0;
-        negative = advantage < 0.0 ? advantage * sound : 0.0;
-    } else if (more) {
-        positive += load(p.positive + segment);
-        negative += load(p.negative + segment);
+    store_plane(p.kept, segment, more, WIDE ? sums.kept : sums.count);
+    store_plane(p.log_ratio, segment, more, sums.delta);
+    if (p.positive == nullptr) return;
+    if (!has_plain_advantages(p)) {
+        store_plane(p.positive, segment, more, sums.positive);
+        store_plane(p.negative, segment, more, sums.negative);
+        return;
     }
-    store(p.positive + segment, positive);
-    store(p.negative + segment, negative);
+    // Exact, however the segment was cut. Where nothing is sound A may be NaN.
+    const double sound = count - nonfinite;
+    const double advantage = sound > 0.0 ? static_cast<double>(load(p.advantages + segment)) : 0.0;
+    store(p.positive + segment, advantage > 0.0 ? advantage * sound : 0.0);
+    store(p.negative + segment, advantage < 0.0 ? advantage * sound : 0.0);
 }
 
 MOERL_DEVICE void count_locally(const MoerlObjective& p, uint64_t tokens, uint64_t segments) {
@@ -56,8 +88,47 @@ MOERL_DEVICE void count_locally(const MoerlObjective& p, uint64_t tokens, uint64
     if (segments != 0) atomic_add(p.local_counts + 1, segments);
 }
 
+// What the denominators count of a segment.
+template <bool WIDE, class Sums> MOERL_DEVICE auto in_denominators(const MoerlObjective& p, const Sums& sums) {
+    return WIDE && p.after_rejection ? sums.kept : sums.count;
+}
+
+// A tile's eight numbers, which the tree of the segment adds up in the order of Planes.
+template <bool WIDE> MOERL_DEVICE void store_record(const MoerlObjective& p, uint64_t index, const SegmentSums& sums) {
+    uint32_t* const record = p.tile_records + 8 * index;
+    store16(record, {{bits_of(sums.delta), bits_of(sums.positive), bits_of(sums.negative), sums.count | sums.nonfinite << 16}});
+    if constexpr (WIDE) store16(record + 4, {{bits_of(sums.folded), bits_of(sums.divergence), sums.kept, 0u}});
+}
+
+// Number `place` of a record.
+MOERL_DEVICE double recorded(const uint32_t* record, uint32_t place) {
+    const uint32_t word = load(record + (place < 4 ? place : place - 1));
+    if (place == 3) return static_cast<double>(word & 0xffffu);
+    if (place == 4) return static_cast<double>(word >> 16);
+    if (place == 7) return static_cast<double>(word);
+    return static_cast<double>(f32_of(word));
+}
+
+MOERL_DEVICE double if_there(const double* plane, uint64_t segment) { return plane != nullptr ? load(plane + segment) : 0.0; }
+
+// Number `place` of what an earlier call left of a segment.
+MOERL_DEVICE double stored_plane(const MoerlObjective& p, uint32_t place, uint64_t segment) {
+    switch (place) {
+        case 0: return if_there(p.log_ratio, segment);
+        case 1: return if_there(p.positive, segment);
+        case 2: return if_there(p.negative, segment);
+        case 3: return if_there(p.count, segment);
+        case 4: return if_there(p.nonfinite, segment);
+        case 5: return if_there(p.folded, segment);
+        case 6: return if_there(p.divergence, segment);
+        default: return if_there(p.kept, segment);
+    }
+}
+
+MOERL_DEVICE double plus(double a, double b) { return a + b; }
+
 // The last of a group of 32 tiles adds the group up, the last group adds the groups up.
-MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums) {
+template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums) {
     const uint32_t lane = lane_index();
     const uint64_t start = static_cast<uint64_t>(load(p.offsets + unit.segment)), end = static_cast<uint64_t>(load(p.offsets + unit.segment + 1));
     const uint64_t tile = (unit.token - start) / MOERL_TILE, tiles = (end - start + MOERL_TILE - 1) / MOERL_TILE;
@@ -65,190 +136,225 @@ MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const Moer
     const uint64_t group = tile / MOERL_TILE_GROUP, groups = (tiles + MOERL_TILE_GROUP - 1) / MOERL_TILE_GROUP;
     const uint64_t leader = first + group * MOERL_TILE_GROUP;
     const uint64_t behind = tiles - group * MOERL_TILE_GROUP;
-    const uint32_t members = static_cast<uint32_t>(behind < MOERL_TILE_GROUP ? behind : MOERL_TILE_GROUP);
+    const uint64_t members = behind < MOERL_TILE_GROUP ? behind : MOERL_TILE_GROUP;
+    const bool takes_part = lane < (WIDE ? 8 : 5);
 
-    if (lane == 0) {
-        const uint32_t counts = sums.count | sums.nonfinite << 16;
-        store16(p.tile_records + 4 * index, {{bits_of(sums.delta), bits_of(sums.positive), bits_of(sums.negative), counts}});
-    }
-    if (!is_last(p.group_tickets + leader, members)) return;
-    const bool takes_part = lane < 5;
-    double mine = 0.0;
+    if (lane == 0) store_record<WIDE>(p, index, sums);
+    if (!is_last(p.group_tickets + leader, static_cast<uint32_t>(members))) return;
     if (takes_part) {
-        const uint32_t* const words = p.tile_records + 4 * leader + (lane < 3 ? lane : 3u);
-        for (uint32_t member = 0; member < members; member++) {
-            const uint32_t word = load(words + 4 * member);
-            mine += lane < 3 ? static_cast<double>(f32_of(word)) : static_cast<double>(lane == 3 ? word & 0xffffu : word >> 16);
-        }
-        store(p.group_records + 5 * leader + lane, mine);
+        const uint32_t* const records = p.tile_records + 8 * leader;
+        store(p.group_records + 8 * leader + lane, fold_ascending(0.0, members, [&](uint64_t member) { return recorded(records + 8 * member, lane); }, plus));
     }
     if (!is_last(p.tile_tickets + first, static_cast<uint32_t>(groups))) return;
     double total = 0.0;
     if (takes_part) {
         // The fold goes on from what an earlier call left.
-        if (p.accumulate) {
-            double* const planes[5] = {p.log_ratio, p.positive, p.negative, p.count, p.nonfinite};
-            MOERL_UNROLL
-            for (uint32_t i = 0; i < 5; i++) {
-                if (i == lane && planes[i] != nullptr) total = load(planes[i] + unit.segment);
-            }
-        }
-        for (uint64_t g = 0; g < groups; g++) total += load(p.group_records + 5 * (first + g * MOERL_TILE_GROUP) + lane);
+        if (p.accumulate) total = stored_plane(p, lane, unit.segment);
+        const double* const records = p.group_records + 8 * first + lane;
+        total = fold_ascending(total, groups, [&](uint64_t g) { return load(records + 8 * g * MOERL_TILE_GROUP); }, plus);
     }
-    const double delta = shuffle(total, 0), positive = shuffle(total, 1), negative = shuffle(total, 2);
-    const double count = shuffle(total, 3), nonfinite = shuffle(total, 4);
-    sync_warp();  // the planes were read by five lanes and are written by one
-    if (lane == 0) store_sums(p, unit.segment, false, delta, positive, negative, count, nonfinite);
-    count_locally(p, 0, count > 0.0 || p.count_empty);
+    const Planes planes = {shuffle(total, 0), shuffle(total, 1), shuffle(total, 2), shuffle(total, 3), shuffle(total, 4), shuffle(total, 5), shuffle(total, 6), shuffle(total, 7)};
+    sync_warp();  // the planes were read by several lanes and are written by one
+    if (lane == 0) store_sums<WIDE>(p, unit.segment, false, planes);
+    count_locally(p, 0, in_denominators<WIDE>(p, planes) > 0.0 || p.count_empty);
 }
 
 // A unit that is one piece of one segment: summed in registers.
-template <bool TALLY>
+template <bool WIDE, bool TALLY>
 MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& unit, TokenTally& tally, uint64_t& fault) {
+    constexpr int AT_ONCE = WIDE ? 1 : ROWS_AT_ONCE;
     const Geometry g = geometry(unit);
-    const bool with_tokens = p.logprobs != nullptr;
-    const bool with_sums = with_tokens && !has_plain_advantages(p);
+    const uint32_t reads = partial_reads(p);
+    const bool with_tokens = p.logprobs != nullptr, with_sums = has_advantage_sums(p);
     const float segment_advantage = with_tokens && !p.advantage_per_token && g.tokens != 0 ? load(p.advantages + unit.segment) : 0.0f;
-    Chains<3> chains = no_chains<3>();
-    uint32_t count = 0, nonfinite = 0;
-    for (int first = 0; first < g.rows; first += ROWS_AT_ONCE) {
-        Pack packs[ROWS_AT_ONCE];
+    Chains<WIDE ? 5 : 3> chains = no_chains<WIDE ? 5 : 3>();
+    SegmentSums sums = NO_SUMS;
+    for (int first = 0; first < g.rows; first += AT_ONCE) {
+        Pack<WIDE> packs[AT_ONCE];
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_tokens);
+        for (int r = 0; r < AT_ONCE; r++) packs[r] = load_pack<WIDE>(p, g, first + r, reads);
         MOERL_UNROLL
-        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int r = 0; r < AT_ONCE; r++) {
             MOERL_UNROLL
             for (int v = 0; v < 4; v++) {
-                const Token token = token_of(p, packs[r], v, segment_advantage);
-                count += token.counts;
-                nonfinite += with_tokens && token.counts && !token.is_sound;
+                const Token<WIDE> token = token_of<WIDE>(p, packs[r], v, segment_advantage, reads);
+                sums.count += token.counts;
+                sums.nonfinite += with_tokens && token.counts && !token.is_sound;
                 chains.of[0][v] += token.is_sound ? token.delta : 0.0f;
                 if (with_sums) {
-                    chains.of[1][v] += token.is_sound ? positive_part(token.weight, token.advantage) : 0.0f;
-                    chains.of[2][v] += token.is_sound ? negative_part(token.weight, token.advantage) : 0.0f;
+                    const float weight = policy_weight(p, token);
+                    chains.of[1][v] += token.is_sound ? positive_part(weight, token.advantage) : 0.0f;
+                    chains.of[2][v] += token.is_sound ? negative_part(weight, token.advantage) : 0.0f;
+                }
+                if constexpr (WIDE) {
+                    sums.kept += token.counts && token.is_kept;
+                    if (p.folded != nullptr && token.is_sound && token.is_kept) chains.of[3][v] += folded_part(p, token.delta, token.advantage, log_weight_of(p, token));
+                    if (p.divergence != nullptr && token.is_sound && (token.is_kept || !p.rejects_all)) chains.of[4][v] += plain_divergence(p, token.to_ref).value;
                 }
                 keep_faults(fault, p, packs[r], token, v, with_tokens);
-                if constexpr (TALLY) count_token(tally, p, token, expf(saturate(p, token.delta)), 0u);
+                if constexpr (TALLY) count_token(tally, p, packs[r], v, token, expf(saturate(p, token.delta)), 0u);
             }
         }
     }
-    SegmentSums sums = {0.0f, 0.0f, 0.0f, reduce_add_u32(count), reduce_add_u32(nonfinite)};
+    sums.count = reduce_add_u32(sums.count);
+    sums.nonfinite = reduce_add_u32(sums.nonfinite);
     if (with_tokens) sums.delta = fold(chains.of[0], g.head);
     if (with_sums) {
         sums.positive = fold(chains.of[1], g.head);
         sums.negative = fold(chains.of[2], g.head);
     }
+    if constexpr (WIDE) {
+        sums.kept = reduce_add_u32(sums.kept);
+        if (p.folded != nullptr) sums.folded = fold(chains.of[3], g.head);
+        if (p.divergence != nullptr) sums.divergence = fold(chains.of[4], g.head);
+    }
     return sums;
 }
 
-// Copies the tokens of a unit to shared memory.
-template <bool TALLY>
-MOERL_DEVICE void stage_tokens(const MoerlObjective& p, const MoerlUnit& unit, PartialStage& stage, TokenTally& tally, uint64_t& fault) {
+// Copies a token of a unit to shared memory. A segment's own advantage is looked at where its tokens are summed.
+template <bool WIDE> MOERL_DEVICE void stage_token(const MoerlObjective& p, PartialStage<WIDE>& stage, int slot, const Token<WIDE>& token) {
+    const bool is_own = p.advantage_per_token != 0;
+    const float weight = policy_weight(p, token);
+    stage.delta[slot] = token.is_sound ? token.delta : 0.0f;
+    stage.weighted[slot] = token.is_sound ? (is_own ? weight * token.advantage : weight) : 0.0f;
+    uint32_t marks = (token.counts ? COUNTS : 0u) | (is_own && token.advantage < 0.0f ? NEGATIVE : 0u) | (token.counts && !token.is_sound ? UNSOUND : 0u);
+    if constexpr (WIDE) {
+        marks |= (token.is_kept ? KEPT : 0u) | (is_own && token.advantage > 0.0f ? POSITIVE : 0u);
+        stage.log_weight[slot] = token.is_sound && p.folded != nullptr ? log_weight_of(p, token) : 0.0f;
+        const bool diverges = p.divergence != nullptr && token.is_sound && (token.is_kept || !p.rejects_all);
+        stage.divergence[slot] = diverges ? plain_divergence(p, token.to_ref).value : 0.0f;
+    }
+    stage.marks[slot] = static_cast<uint8_t>(marks);
+}
+
+template <bool WIDE, bool TALLY>
+MOERL_DEVICE void stage_tokens(const MoerlObjective& p, const MoerlUnit& unit, PartialStage<WIDE>& stage, TokenTally& tally, uint64_t& fault) {
     const Geometry g = geometry(unit);
-    const bool with_tokens = p.logprobs != nullptr;
-    for (int first = 0; first < g.rows; first += STAGED_ROWS_AT_ONCE) {
-        Pack packs[STAGED_ROWS_AT_ONCE];
+    const uint32_t reads = partial_reads(p);
+    for (int row = 0; row < g.rows; row++) {
+        const Pack<WIDE> pack = load_pack<WIDE>(p, g, row, reads);
+        const int slot = row * ROW + 4 * static_cast<int>(lane_index());
         MOERL_UNROLL
-        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) packs[r] = load_pack(p, g, first + r, with_tokens, with_tokens);
-        MOERL_UNROLL
-        for (int r = 0; r < STAGED_ROWS_AT_ONCE; r++) {
-            const int slot = (first + r) * ROW + 4 * static_cast<int>(lane_index());
-            MOERL_UNROLL
-            for (int v = 0; v < 4; v++) {
-                // A segment's own advantage is looked at where its tokens are summed.
-                const Token token = token_of(p, packs[r], v, 0.0f);
-                if ((packs[r].bits >> v & 1u) == 0) continue;
-                const bool is_negative = p.advantage_per_token && token.advantage < 0.0f;
-                stage.delta[slot + v] = token.is_sound ? token.delta : 0.0f;
-                stage.weighted[slot + v] = token.is_sound ? (p.advantage_per_token ? token.weight * token.advantage : token.weight) : 0.0f;
-                stage.marks[slot + v] = static_cast<uint8_t>((token.counts ? COUNTS : 0) | (is_negative ? NEGATIVE : 0) | (token.counts && !token.is_sound ? UNSOUND : 0));
-                keep_faults(fault, p, packs[r], token, v, with_tokens);
-                if constexpr (TALLY) count_token(tally, p, token, expf(saturate(p, token.delta)), 0u);
-            }
+        for (int v = 0; v < 4; v++) {
+            const Token<WIDE> token = token_of<WIDE>(p, pack, v, 0.0f, reads);
+            if ((pack.bits >> v & 1u) == 0) continue;
+            stage_token(p, stage, slot + v, token);
+            keep_faults(fault, p, pack, token, v, p.logprobs != nullptr);
+            if constexpr (TALLY) count_token(tally, p, pack, v, token, expf(saturate(p, token.delta)), 0u);
         }
     }
     sync_warp();
 }
 
-// A token's share of S+ or S-.
-MOERL_DEVICE float staged_part(const MoerlObjective& p, const PartialStage& stage, int slot, float segment_advantage, bool negative) {
-    const float weighted = stage.weighted[slot];
-    if (p.advantage_per_token) return ((stage.marks[slot] & NEGATIVE) != 0) == negative ? weighted : 0.0f;
-    return negative ? negative_part(weighted, segment_advantage) : positive_part(weighted, segment_advantage);
+// A staged segment, as the sums of its slots see it.
+template <bool WIDE> struct Staged {
+    const MoerlObjective& p;
+    const PartialStage<WIDE>& stage;
+    int slot;
+    float advantage;
+
+    MOERL_DEVICE bool is(int i, uint8_t mark) const { return (stage.marks[slot + i] & mark) != 0; }
+    // A token's share of S+ or S-.
+    MOERL_DEVICE float part(int i, bool negative) const {
+        const float weighted = stage.weighted[slot + i];
+        if (p.advantage_per_token) return is(i, NEGATIVE) == negative ? weighted : 0.0f;
+        return negative ? negative_part(weighted, advantage) : positive_part(weighted, advantage);
+    }
+    MOERL_DEVICE float folded(int i) const {
+        if constexpr (!WIDE) {
+            return 0.0f;
+        } else {
+            if (!is(i, COUNTS) || is(i, UNSOUND) || !is(i, KEPT)) return 0.0f;
+            const float own = is(i, POSITIVE) ? 1.0f : is(i, NEGATIVE) ? -1.0f : 0.0f;
+            return folded_part(p, stage.delta[slot + i], p.advantage_per_token ? own : advantage, stage.log_weight[slot + i]);
+        }
+    }
+    MOERL_DEVICE float divergence(int i) const {
+        if constexpr (WIDE) return stage.divergence[slot + i];
+        else return 0.0f;
+    }
+};
+
+// The sums of a staged segment; `sum(value)` adds up its slots.
+template <bool WIDE, class Sum> MOERL_DEVICE void sum_staged_values(const Staged<WIDE>& s, SegmentSums& sums, Sum sum) {
+    if (s.p.logprobs != nullptr) sums.delta = sum([&](int i) { return s.stage.delta[s.slot + i]; });
+    if (has_advantage_sums(s.p)) {
+        sums.positive = sum([&](int i) { return s.part(i, false); });
+        sums.negative = sum([&](int i) { return s.part(i, true); });
+    }
+    if constexpr (WIDE) {
+        if (s.p.folded != nullptr) sums.folded = sum([&](int i) { return s.folded(i); });
+        if (s.p.divergence != nullptr) sums.divergence = sum([&](int i) { return s.divergence(i); });
+    }
+}
+
+template <bool WIDE> MOERL_DEVICE void count_staged(const Staged<WIDE>& s, int i, SegmentSums& sums) {
+    sums.count += s.is(i, COUNTS);
+    sums.nonfinite += s.is(i, UNSOUND);
+    if constexpr (WIDE) sums.kept += s.is(i, COUNTS) && s.is(i, KEPT);
 }
 
 // One lane's short segment.
-MOERL_DEVICE SegmentSums sum_short(const MoerlObjective& p, const PartialStage& stage, int slot, int length, float advantage, bool with_tokens, bool with_sums) {
-    SegmentSums sums = {0.0f, 0.0f, 0.0f, 0, 0};
-    for (int i = 0; i < length; i++) {
-        sums.count += stage.marks[slot + i] & COUNTS;
-        sums.nonfinite += (stage.marks[slot + i] & UNSOUND) != 0;
-    }
-    if (with_tokens) sums.delta = fold_short(length, [&](int i) { return stage.delta[slot + i]; });
-    if (with_sums) {
-        sums.positive = fold_short(length, [&](int i) { return staged_part(p, stage, slot + i, advantage, false); });
-        sums.negative = fold_short(length, [&](int i) { return staged_part(p, stage, slot + i, advantage, true); });
-    }
+template <bool WIDE> MOERL_DEVICE SegmentSums sum_short(const Staged<WIDE>& s, int length) {
+    SegmentSums sums = NO_SUMS;
+    for (int i = 0; i < length; i++) count_staged(s, i, sums);
+    sum_staged_values(s, sums, [&](auto value) { return fold_short(length, value); });
     return sums;
 }
 
 // The warp's longer segment.
-MOERL_DEVICE SegmentSums sum_staged(const MoerlObjective& p, const PartialStage& stage, int slot, int length, float advantage, bool with_tokens, bool with_sums) {
-    uint32_t count = 0, nonfinite = 0;
-    for (int i = static_cast<int>(lane_index()); i < length; i += WARP) {
-        count += stage.marks[slot + i] & COUNTS;
-        nonfinite += (stage.marks[slot + i] & UNSOUND) != 0;
-    }
-    SegmentSums sums = {0.0f, 0.0f, 0.0f, reduce_add_u32(count), reduce_add_u32(nonfinite)};
-    if (with_tokens) sums.delta = fold_staged(length, [&](int i) { return stage.delta[slot + i]; });
-    if (with_sums) {
-        sums.positive = fold_staged(length, [&](int i) { return staged_part(p, stage, slot + i, advantage, false); });
-        sums.negative = fold_staged(length, [&](int i) { return staged_part(p, stage, slot + i, advantage, true); });
-    }
+template <bool WIDE> MOERL_DEVICE SegmentSums sum_staged(const Staged<WIDE>& s, int length) {
+    SegmentSums sums = NO_SUMS;
+    for (int i = static_cast<int>(lane_index()); i < length; i += WARP) count_staged(s, i, sums);
+    sums.count = reduce_add_u32(sums.count);
+    sums.nonfinite = reduce_add_u32(sums.nonfinite);
+    sums.kept = reduce_add_u32(sums.kept);
+    sum_staged_values(s, sums, [&](auto value) { return fold_staged(length, value); });
     return sums;
 }
 
 // A segment whose own advantage is not finite has no sound token.
-MOERL_DEVICE void reject_unsound_advantage(const MoerlObjective& p, const PartialStage& stage, uint64_t token, int slot, int length, float advantage, SegmentSums& sums, uint64_t& fault) {
-    if (is_finite(advantage) || sums.count == 0) return;
+template <bool WIDE> MOERL_DEVICE void reject_unsound_advantage(const Staged<WIDE>& s, uint64_t token, int length, SegmentSums& sums, uint64_t& fault) {
+    if (is_finite(s.advantage) || sums.count == 0) return;
     sums.nonfinite = sums.count;
-    sums.delta = sums.positive = sums.negative = 0.0f;
+    sums.delta = sums.positive = sums.negative = sums.folded = sums.divergence = 0.0f;
     for (int i = 0; i < length; i++) {
-        if ((stage.marks[slot + i] & COUNTS) == 0) continue;
-        keep_first(fault, fault_at(token + static_cast<uint64_t>(i), p.tag, MOERL_FAULT_NONFINITE_INPUT));
+        if (!s.is(i, COUNTS)) continue;
+        keep_first(fault, fault_at(token + static_cast<uint64_t>(i), s.p.tag, MOERL_FAULT_NONFINITE_INPUT));
         return;
     }
 }
 
 // A unit of several segments: staged, then a lane per short segment and the warp for each longer one.
-template <bool TALLY>
-MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, PartialStage& stage, TokenTally& tally, uint64_t& fault) {
-    stage_tokens<TALLY>(p, unit, stage, tally, fault);
+template <bool WIDE, bool TALLY>
+MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, PartialStage<WIDE>& stage, TokenTally& tally, uint64_t& fault) {
+    stage_tokens<WIDE, TALLY>(p, unit, stage, tally, fault);
     const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
     const bool with_tokens = p.logprobs != nullptr;
-    const bool with_sums = with_tokens && !has_plain_advantages(p);
     for (uint32_t first = 0; first < unit.segments; first += WARP) {
         const bool is_segment = first + lane < unit.segments;
         const uint64_t segment = static_cast<uint64_t>(unit.segment) + first + lane;
         const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
         const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
-        const int slot = static_cast<int>(start - base);
         const float advantage = with_tokens && !p.advantage_per_token && length != 0 ? load(p.advantages + segment) : 0.0f;
-        SegmentSums sums = {0.0f, 0.0f, 0.0f, 0, 0};
-        if (length <= SHORT) sums = sum_short(p, stage, slot, length, advantage, with_tokens, with_sums);
+        const Staged<WIDE> own = {p, stage, static_cast<int>(start - base), advantage};
+        SegmentSums sums = NO_SUMS;
+        if (length <= SHORT) sums = sum_short(own, length);
         for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
             const int owner = lowest_set(longer);
-            const SegmentSums found = sum_staged(p, stage, shuffle(slot, owner), shuffle(length, owner), shuffle(advantage, owner), with_tokens, with_sums);
+            const Staged<WIDE> its = {p, stage, shuffle(own.slot, owner), shuffle(advantage, owner)};
+            const SegmentSums found = sum_staged(its, shuffle(length, owner));
             if (static_cast<int>(lane) == owner) sums = found;
         }
         if (is_segment) {
-            reject_unsound_advantage(p, stage, start, slot, length, advantage, sums, fault);
-            store_sums(p, segment, p.accumulate != 0, sums.delta, sums.positive, sums.negative, sums.count, sums.nonfinite);
+            reject_unsound_advantage(own, start, length, sums, fault);
+            store_sums<WIDE>(p, segment, p.accumulate != 0, planes_of(sums));
         }
         if (p.local_counts != nullptr) {
-            const uint32_t tokens = reduce_add_u32(sums.count);
-            const uint32_t nonempty = ballot(is_segment && (sums.count != 0 || p.count_empty), FULL_WARP);
+            const uint32_t counted = in_denominators<WIDE>(p, sums);
+            const uint32_t tokens = reduce_add_u32(counted);
+            const uint32_t nonempty = ballot(is_segment && (counted != 0 || p.count_empty), FULL_WARP);
             count_locally(p, tokens, static_cast<uint32_t>(popcount(nonempty)));
         }
     }
@@ -257,15 +363,15 @@ MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, P
 
 // Loss and diagnostics begin at zero, unless they go on or a later warp of this launch sets them.
 template <bool TALLY> MOERL_DEVICE void open_outputs(const MoerlObjective& p) {
-    const uint32_t lane = lane_index();
     if (p.keep_totals || block_index() != 0 || warp_index() != 0) return;
-    if (lane == LOSS && p.loss != nullptr) store(p.loss, 0.0);
+    if (lane_index() == 0 && p.loss != nullptr) store(p.loss, 0.0);
     const bool is_set_later = TALLY && p.unit_count != 0;
-    if (lane <= MOERL_MAX_NEGATIVE_SEQUENCE_RATIO && p.diagnostics != nullptr && !is_set_later) store(p.diagnostics + lane, nothing(lane));
+    if (p.diagnostics == nullptr || is_set_later) return;
+    for (uint32_t place = lane_index(); place < PLACES; place += WARP) store(p.diagnostics + place, nothing(place));
 }
 
-template <bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObjective& p) {
-    MOERL_DYNAMIC_SHARED(PartialStage, stages);
+template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObjective& p) {
+    MOERL_DYNAMIC_SHARED(PartialStage<WIDE>, stages);
     open_outputs<TALLY>(p);
     uint64_t fault = MOERL_NO_FAULT;
     const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
@@ -273,16 +379,17 @@ template <bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObjective& p) {
         const MoerlUnit unit = load_unit(p.units + index);
         TokenTally tally = no_tokens();
         if (unit.segments > 1) {
-            sum_segments<TALLY>(p, unit, stages[warp_index()], tally, fault);
+            sum_segments<WIDE, TALLY>(p, unit, stages[warp_index()], tally, fault);
         } else {
-            const SegmentSums sums = sum_piece<TALLY>(p, unit, tally, fault);
-            count_locally(p, sums.count, unit.segments != 0 && (sums.count != 0 || p.count_empty));
-            if (unit.segments == 0) join_tiles(p, index, unit, sums);
-            else if (lane_index() == 0) store_sums(p, unit.segment, p.accumulate != 0, sums.delta, sums.positive, sums.negative, sums.count, sums.nonfinite);
+            const SegmentSums sums = sum_piece<WIDE, TALLY>(p, unit, tally, fault);
+            const uint32_t counted = in_denominators<WIDE>(p, sums);
+            count_locally(p, counted, unit.segments != 0 && (counted != 0 || p.count_empty));
+            if (unit.segments == 0) join_tiles<WIDE>(p, index, unit, sums);
+            else if (lane_index() == 0) store_sums<WIDE>(p, unit.segment, p.accumulate != 0, planes_of(sums));
         }
         if constexpr (TALLY) {
-            double mine = spread(tally);
-            if (climb(p, mine, index, p.unit_count) && lane_index() != LOSS) publish(p, mine, !p.keep_totals);
+            Tally mine = spread<WIDE>(tally);
+            if (climb(p, mine, index, p.unit_count)) publish(p, mine, !p.keep_totals, false);
         }
     }
     publish_fault(p.errors, fault);

@@ -12,7 +12,6 @@
 
 constexpr int ROW = 4 * WARP;         // tokens of a row
 constexpr int ROWS_AT_ONCE = 2;         // rows whose loads are in flight together
-constexpr int STAGED_ROWS_AT_ONCE = 1;  // where registers are taken by what several segments need
 constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
 
 struct Geometry {
@@ -99,49 +98,95 @@ MOERL_DEVICE void store_bytes(uint8_t* array, uint64_t index, uint32_t bits, boo
     }
 }
 
-// A quarter of a row's tokens as they lie in memory.
-struct Pack {
+// A quarter of a row's tokens as they lie in memory. WIDE: with what only some objectives have.
+template <bool WIDE> struct Pack;
+template <> struct Pack<false> {
     uint64_t index;
     uint32_t bits;  // slots that are tokens of the unit
     uint32_t mask;  // a byte a slot
     Four logprobs, old_logprobs, advantages, weights;
 };
+template <> struct Pack<true> : Pack<false> {
+    uint32_t keep, chosen;  // a byte a slot
+    Four shift, rollout, ref, entropy;
+};
 
-MOERL_DEVICE Pack load_pack(const MoerlObjective& p, const Geometry& g, int row, bool with_tokens, bool with_advantages) {
-    Pack r;
+constexpr uint32_t READ_ALL = 0xffffffffu;
+
+template <class T> MOERL_DEVICE const T* if_read(uint32_t reads, uint32_t which, const T* array) { return (reads & which) != 0 ? array : nullptr; }
+
+template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, const Geometry& g, int row, uint32_t reads) {
+    Pack<WIDE> r;
     r.index = g.base + static_cast<uint64_t>(row * ROW) + 4u * lane_index();
     r.bits = slots_of(g, row);
     const bool aligned = p.aligned != 0;
     r.mask = load_mask(p.loss_mask, r.index, r.bits, aligned);
-    r.logprobs = load_four(with_tokens ? p.logprobs : nullptr, r.index, r.bits, aligned);
-    r.old_logprobs = load_four(with_tokens ? p.old_logprobs : nullptr, r.index, r.bits, aligned);
-    r.weights = load_four(with_advantages ? p.weights : nullptr, r.index, r.bits, aligned);
-    r.advantages = load_four(with_advantages && p.advantage_per_token ? p.advantages : nullptr, r.index, r.bits, aligned);
+    r.logprobs = load_four(if_read(reads, MOERL_READ_LOGPROBS, p.logprobs), r.index, r.bits, aligned);
+    r.old_logprobs = load_four(if_read(reads, MOERL_READ_OLD, p.old_logprobs), r.index, r.bits, aligned);
+    r.weights = load_four(if_read(reads, MOERL_READ_WEIGHTS, p.weights), r.index, r.bits, aligned);
+    r.advantages = load_four(p.advantage_per_token ? if_read(reads, MOERL_READ_ADVANTAGES, p.advantages) : nullptr, r.index, r.bits, aligned);
+    if constexpr (WIDE) {
+        r.keep = load_mask(if_read(reads, MOERL_READ_KEEP, p.keep), r.index, r.bits, aligned);
+        r.chosen = p.chosen == nullptr ? 0u : load_mask(if_read(reads, MOERL_READ_TERMS, p.chosen), r.index, r.bits, aligned);
+        r.shift = load_four(if_read(reads, MOERL_READ_SHIFT, p.router_shift), r.index, r.bits, aligned);
+        r.rollout = load_four(if_read(reads, MOERL_READ_TERMS, p.rollout_logprobs), r.index, r.bits, aligned);
+        r.ref = load_four(if_read(reads, MOERL_READ_TERMS, p.ref_logprobs), r.index, r.bits, aligned);
+        r.entropy = load_four(if_read(reads, MOERL_READ_TERMS, p.entropy), r.index, r.bits, aligned);
+    }
     return r;
 }
 
-MOERL_DEVICE bool is_finite(float x) { return (bits_of(x) & 0x7f800000u) != 0x7f800000u; }
+MOERL_DEVICE uint32_t byte_of(uint32_t bytes, int v) { return bytes >> (8 * v) & 0xffu; }
 
-// One token, as the formulas see it.
-struct Token {
+// One token, as the formulas see it. What was not read is 0, a weight 1.
+template <bool WIDE> struct Token;
+template <> struct Token<false> {
     float delta, advantage, weight;
     bool counts;
     bool is_sound_alone;  // counts, and what it has of its own is finite
     bool is_sound;          // and its segment's advantage is
 };
+template <> struct Token<true> : Token<false> {
+    float current, old, shift, to_ref, from_rollout, entropy;
+    bool is_kept, is_chosen;
+};
 
-MOERL_DEVICE Token token_of(const MoerlObjective& p, const Pack& pack, int v, float segment_advantage) {
-    Token r;
-    r.counts = (pack.bits >> v & 1u) != 0 && (pack.mask >> (8 * v) & 0xffu) != 0;
+// Without an old policy o = l, and l - l is 0, or NaN as it should be.
+template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, const Pack<WIDE>& pack, int v, float segment_advantage, uint32_t reads) {
+    Token<WIDE> r;
+    r.counts = (pack.bits >> v & 1u) != 0 && byte_of(pack.mask, v) != 0;
     const float current = pack.logprobs.x[v];
-    // Without an old policy o = l, and l - l is 0, or NaN as it should be.
-    r.delta = current - (p.old_logprobs != nullptr ? pack.old_logprobs.x[v] : current);
+    const float old = if_read(reads, MOERL_READ_OLD, p.old_logprobs) != nullptr ? pack.old_logprobs.x[v] : current;
+    r.delta = current - old;
     r.advantage = p.advantage_per_token ? pack.advantages.x[v] : segment_advantage;
-    r.weight = p.weights != nullptr ? pack.weights.x[v] : 1.0f;
+    r.weight = if_read(reads, MOERL_READ_WEIGHTS, p.weights) != nullptr ? pack.weights.x[v] : 1.0f;
     const bool is_own = p.advantage_per_token != 0;
     r.is_sound_alone = r.counts && is_finite(r.delta) && is_finite(r.weight) && (!is_own || is_finite(r.advantage));
+    if constexpr (WIDE) {
+        r.current = current;
+        r.old = old;
+        r.shift = pack.shift.x[v];
+        const bool has_terms = (reads & MOERL_READ_TERMS) != 0;
+        r.to_ref = has_terms && p.ref_logprobs != nullptr ? pack.ref.x[v] - current : 0.0f;
+        const float rollout = has_terms && p.rollout_logprobs != nullptr ? pack.rollout.x[v] : old;
+        r.from_rollout = current - rollout;
+        r.entropy = pack.entropy.x[v];
+        r.is_kept = byte_of(pack.keep, v) != 0;
+        r.is_chosen = byte_of(pack.chosen, v) != 0;
+        r.delta += r.shift;
+        r.is_sound_alone = r.is_sound_alone && is_finite(r.delta) && is_finite(r.to_ref) && is_finite(r.from_rollout) && is_finite(r.entropy);
+    }
     r.is_sound = r.is_sound_alone && is_finite(r.advantage);
     return r;
+}
+
+// What the policy's term of a token is multiplied with, beside c and W.
+template <bool WIDE> MOERL_DEVICE float policy_weight(const MoerlObjective& p, const Token<WIDE>& token) {
+    if constexpr (WIDE) {
+        if (!token.is_kept) return 0.0f;
+        if (p.folds_weights) return 1.0f;
+    }
+    return token.weight;
 }
 
 // The chains of `PLANES` sums that a lane accumulates, by slot.

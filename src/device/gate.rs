@@ -9,10 +9,12 @@ use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
 use crate::gate::{Bad, Config, Filler, Forward, Missing, Nonfinite, Renormalize, Score, Shape};
-use crate::memory::Memory;
+use crate::memory::{MatrixMut, Memory};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlGateForward {}
+// SAFETY: likewise.
+unsafe impl Parameters for MoerlGateMaps {}
 
 /// A kernel for up to so many experts, and how many lanes share a row there.
 struct Tier {
@@ -36,33 +38,47 @@ mod telemetry;
 pub(super) use telemetry::router_shift;
 
 /// Few lanes a row keep more of a warp busy in the rounds of the selection; more lanes hold longer rows in registers.
-const FORWARD: &[Tier] = tiers!("forward": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
+const FORWARD: &[Tier] = tiers!("forward": 128 by 8, 256 by 16, 512 by 32, 1024 by 32);
 /// The same with rows in shared memory as well, and any length there.
-const STAGED: &[Tier] = tiers!("forward_staged": 64 by 8, 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
+const STAGED: &[Tier] = tiers!("forward_staged": 128 by 8, 256 by 16, 512 by 32, 1024 by 32, 4096 by 32);
 /// Backward holds one pack a lane at a time: the lanes are as many as make full use of wide stores.
 const BACKWARD: &[Tier] = tiers!("backward": 128 by 8, 256 by 16, 4096 by 32);
 /// The same with the row in shared memory. As many lanes as forward has for a row there, for their sums must have its tree.
 const BACKWARD_ROW: &[Tier] = tiers!("backward_row": 128 by 8, 256 by 16, 4096 by 32);
 
+/// The kernels for many rows, by the most experts that they choose.
+const MANY: &[(usize, [&str; 3])] = &[
+    (8, ["gate_forward_many_bf16_8", "gate_forward_many_f16_8", "gate_forward_many_f32_8"]),
+    (10, ["gate_forward_many_bf16_10", "gate_forward_many_f16_10", "gate_forward_many_f32_10"]),
+];
+/// The same by sigmoid + bias, up to 8 chosen.
+const MANY_BIASED: [&str; 3] =
+    ["gate_forward_many_biased_bf16_8", "gate_forward_many_biased_f16_8", "gate_forward_many_biased_f32_8"];
+
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
     /// Threads of a block, where shared memory does not ask for fewer: small blocks end evenly, and eight of these fill a multiprocessor.
     threads: usize,
+    /// The same of the kernels for many rows, whose warps take more shared memory.
+    threads_of_many: usize,
     /// Shared memory that any device grants without asking, less what the kernels declare for themselves.
     shared_bytes: usize,
+    /// With more rows for each multiprocessor than this, the kernels for many rows pay: each of its four schedulers then has a warp of
+    /// sixteen. With fewer, the time of a row is what counts, and more lanes a row make that shorter.
+    few_rows: usize,
 }
 
-const TUNING: Tuning = Tuning { threads: 256, shared_bytes: 46 * 1024 };
+const TUNING: Tuning = Tuning { threads: 256, threads_of_many: 128, shared_bytes: 46 * 1024, few_rows: 64 };
 
 fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
     tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
 }
 
-fn name(tier: &Tier, element: Element) -> &'static str {
+fn name(names: &[&'static str; 3], element: Element) -> &'static str {
     match element {
-        Element::Bf16 => tier.names[0],
-        Element::F16 => tier.names[1],
-        _ => tier.names[2],
+        Element::Bf16 => names[0],
+        Element::F16 => names[1],
+        _ => names[2],
     }
 }
 
@@ -118,6 +134,95 @@ fn row_bytes(config: &Config, shape: &Shape, element: Element) -> usize {
     (padded * (element.size() + size_of::<u32>()) + groups * size_of::<u32>()).next_multiple_of(16)
 }
 
+/// The launch of a forward call: which kernel, on which grid, and the shared memory that each of its units (a row, or a warp of the kernels
+/// for many rows) has.
+struct Plan {
+    kernel: Kernel,
+    grid: Grid,
+    unit_bytes: usize,
+    /// Slots can be stored several at a time.
+    wide_stores: bool,
+}
+
+/// `Segments` of kernels/gate/segments.cuh: bytes of a warp's rows, each shared by so many lanes.
+fn segment_bytes(experts: usize, lanes: usize, size: usize) -> usize {
+    32 * ((experts / lanes).next_multiple_of(32) * size + 16)
+}
+
+/// The plan for many rows that select for themselves, where there is one. `ManyPlace` of kernels/gate/many.cuh divides a warp's memory.
+fn plan_for_many<E: Executor>(
+    executor: &E,
+    config: &Config,
+    call: &Forward<'_, E::Memory>,
+    shape: &Shape,
+    params: &MoerlGateForward,
+) -> Option<Plan> {
+    let Shape { tokens, experts, top_k } = *shape;
+    let logits = &call.router_logits;
+    let (element, size) = (logits.element(), logits.element().size());
+    let is_scored = params.scored != 0;
+    let many = tokens > TUNING.few_rows * executor.multiprocessors() as usize;
+    let regular = experts.is_multiple_of(32) && experts <= 512;
+    // A softcap does not change what is chosen by logit, but it is more than the weights of these kernels take in.
+    let plain = config.softcap.is_none() && !config.needs_lse() && call.cutoff.is_none() && call.forced().is_none();
+    let aligned = logits.address().is_multiple_of(16) && (logits.row_stride() * size).is_multiple_of(16);
+    if !many || !regular || !aligned || !plain {
+        return None;
+    }
+    let names = if is_scored {
+        let groups = config.groups.map_or(4, |groups| groups.count);
+        let bias = call.selection_bias?;
+        let near = config.score == Score::Sigmoid && bias.address().is_multiple_of(16);
+        // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
+        let grouped = groups.is_multiple_of(4) && groups <= 16 && (experts / groups).is_multiple_of(4);
+        (near && grouped && params.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
+    } else {
+        if config.groups.is_some() {
+            return None;
+        }
+        MANY.iter().find(|(most, _)| top_k <= *most).map(|(_, names)| names)?
+    };
+    let packed = size == 2 && !is_scored;
+    let lanes = if packed { 2 } else { 4 };
+    let rows = 32 / lanes;
+    let values = if is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
+    let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
+    let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + row_bytes(config, shape, element);
+    let warps = (TUNING.shared_bytes / unit_bytes).min(TUNING.threads_of_many / 32);
+    let grid = Grid {
+        blocks: tokens.div_ceil(warps * rows) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * unit_bytes) as u32,
+    };
+    // The slots that one store takes: as in gate_forward_many.
+    let width = if packed && top_k <= 8 { 4 } else { 2 };
+    let weights = &call.topk_weights;
+    let saved = call.selected_logits.as_ref().map_or(0, |array| array.address());
+    let wide_stores = weights.element() == Element::F32
+        && [top_k, weights.row_stride()].iter().all(|slots| slots.is_multiple_of(width))
+        && [call.topk_ids.address(), weights.address(), saved].iter().all(|address| address.is_multiple_of(4 * width));
+    Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
+}
+
+/// The plan for any call.
+fn plan<E: Executor>(
+    executor: &E,
+    config: &Config,
+    call: &Forward<'_, E::Memory>,
+    shape: &Shape,
+    params: &MoerlGateForward,
+) -> Plan {
+    if let Some(plan) = plan_for_many(executor, config, call, shape, params) {
+        return plan;
+    }
+    let in_registers = fits_registers(config, shape, params.scored != 0);
+    let element = call.router_logits.element();
+    let tier = tier(if in_registers { FORWARD } else { STAGED }, shape.experts);
+    let unit_bytes = if in_registers { 0 } else { row_bytes(config, shape, element) };
+    let grid = grid(shape.tokens, tier.lanes, unit_bytes);
+    Plan { kernel: Kernel { image: "gate", name: name(&tier.names, element) }, grid, unit_bytes, wide_stores: false }
+}
+
 /// A grid in which every warp holds `32 / lanes` rows. It covers the rows once: a row is too little work to be worth a loop.
 fn grid(rows: usize, lanes: usize, row_bytes: usize) -> Grid {
     let rows_per_warp = 32 / lanes;
@@ -142,21 +247,20 @@ pub(super) fn forward<E: Executor>(
     if shape.tokens == 0 {
         return Ok(());
     }
-    let element = call.router_logits.element();
+    let has_maps = call.dense_probs.is_some() || call.bytemap.is_some() || call.bitmap.is_some();
     let mut arguments = Arguments::new::<E>();
     let mut params = forward_params(&mut arguments, config, &mut call, &shape);
     if telemetry::is_needed(config, &call) {
-        return telemetry::forward(executor, stream, config, call, &shape, arguments, params);
+        telemetry::forward(executor, stream, config, &mut call, &shape, arguments, params)?;
+    } else {
+        let plan = plan(executor, config, &call, &shape, &params);
+        params.stage_bytes = plan.unit_bytes as u32;
+        params.wide_stores = u8::from(plan.wide_stores);
+        // SAFETY: validate checked the length, type and alignment of every array against the shape, and `unit_bytes` is what a row of
+        // this router (or a warp of its rows, in the kernels for many) takes in shared memory.
+        unsafe { executor.launch(stream, plan.kernel, plan.grid, &arguments, &params)? };
     }
-    if fits_registers(config, &shape, params.scored != 0) {
-        params.stage_bytes = 0;
-    }
-    let tier = tier(if params.stage_bytes == 0 { FORWARD } else { STAGED }, shape.experts);
-    let grid = grid(shape.tokens, tier.lanes, params.stage_bytes as usize);
-    let kernel = Kernel { image: "gate", name: name(tier, element) };
-    // SAFETY: validate checked the length, type and alignment of every array against the shape, and `stage_bytes` is what a row of
-    // this router takes in shared memory.
-    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
+    if has_maps { write_maps(executor, stream, &mut call, &shape) } else { Ok(()) }
 }
 
 /// What a call comes to for the kernels, for rows in shared memory.
@@ -170,6 +274,7 @@ fn forward_params<M: Memory>(
     let group_top = groups.map_or(1, |groups| groups.top.unwrap_or(shape.top_k / groups.admitted));
     let is_scored = call.selection_bias.is_some() || group_top > 1;
     let forced = forced_params(arguments, call);
+    let record = call.record_ids.as_ref().map(|ids| (ids.element(), ids.row_stride()));
     MoerlGateForward {
         router_logits: arguments.read_matrix("router_logits", &call.router_logits),
         selection_bias: arguments.read_optional("selection_bias", call.selection_bias),
@@ -180,6 +285,11 @@ fn forward_params<M: Memory>(
         selected_logits: arguments.write_optional("selected_logits", &mut call.selected_logits),
         lse: arguments.write_optional("lse", &mut call.lse),
         errors: arguments.write_optional("errors", &mut call.errors),
+        expert_scale: arguments.read_optional("expert_scale", call.expert_scale),
+        record_ids: write_optional_matrix(arguments, "record_ids", &mut call.record_ids),
+        record_ids_stride: record.map_or(0, |(_, stride)| stride as i64),
+        record_ids_element: record.map_or(MOERL_I32, |(element, _)| element_code(element)),
+        cutoff: arguments.write_optional("cutoff", &mut call.cutoff),
         rows: shape.tokens as u64,
         router_logits_stride: call.router_logits.row_stride() as i64,
         topk_weights_stride: call.topk_weights.row_stride() as i64,
@@ -204,6 +314,49 @@ fn forward_params<M: Memory>(
         scored: u8::from(is_scored),
         ..forced
     }
+}
+
+fn write_optional_matrix<M: Memory>(
+    arguments: &mut Arguments,
+    name: &'static str,
+    matrix: &mut Option<MatrixMut<'_, M>>,
+) -> *mut std::ffi::c_void {
+    matrix.as_mut().map_or(std::ptr::null_mut(), |matrix| arguments.write_matrix(name, matrix))
+}
+
+/// The maps over all experts, from the ids and weights that the call has just written.
+fn write_maps<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    call: &mut Forward<'_, E::Memory>,
+    shape: &Shape,
+) -> Result<()> {
+    let mut arguments = Arguments::new::<E>();
+    let weights = call.topk_weights.as_matrix();
+    let params = MoerlGateMaps {
+        topk_ids: arguments.read("topk_ids", call.topk_ids.as_view()),
+        topk_weights: arguments.read_matrix("topk_weights", &weights),
+        dense_probs_stride: call.dense_probs.as_ref().map_or(0, |probs| probs.row_stride() as i64),
+        dense_probs: write_optional_matrix(&mut arguments, "dense_probs", &mut call.dense_probs),
+        bytemap: arguments.write_optional("bytemap", &mut call.bytemap),
+        bitmap: arguments.write_optional("bitmap", &mut call.bitmap),
+        rows: shape.tokens as u64,
+        topk_weights_stride: weights.row_stride() as i64,
+        topk_weights_element: element_code(weights.element()),
+        experts: shape.experts as u32,
+        top_k: shape.top_k as u32,
+        reserved: 0,
+    };
+    // A warp has a row, and a byte for each expert.
+    let warps = TUNING.threads_of_many / 32;
+    let grid = Grid {
+        blocks: shape.tokens.div_ceil(warps) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * shape.experts.next_multiple_of(32)) as u32,
+    };
+    // SAFETY: validate checked the length, type and alignment of every array against the shape, and the launch before this one on the
+    // same stream writes every id: below E, or -1.
+    unsafe { executor.launch(stream, Kernel { image: "gate", name: "gate_maps" }, grid, &arguments, &params) }
 }
 
 /// What forced ids contribute; the rest is zero and null.

@@ -1,13 +1,21 @@
-//! Launches `kernels/logprob.cu`.
+//! Launches `kernels/logprob.cu`, and `kernels/logprob_general.cu` for what it does not know.
+
+mod combine;
+mod keep;
 
 use std::ffi::c_void;
 
-use crate::abi::{MOERL_I32, MOERL_I64, MoerlLogprobBackward, MoerlLogprobForward, MoerlPartial};
+pub(super) use combine::combine;
+
+use crate::abi::{
+    MOERL_I32, MOERL_I64, MOERL_RESULT_PANELS, MOERL_RESULT_ROWS, MOERL_RESULT_WHOLE, MoerlLogprobBackward,
+    MoerlLogprobForward, MoerlPartial,
+};
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::element::Element;
 use crate::error::Result;
-use crate::logprob::{Backward, Config, Forward, Gradient, PANEL, Partial, SUPER_PANEL, Sizes};
-use crate::memory::{Matrix, Memory, ViewMut};
+use crate::logprob::{Backward, Config, Forward, Gradient, PANEL, Partial, PartialCall, SUPER_PANEL, Sizes};
+use crate::memory::{Matrix, Memory, View, ViewMut};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlLogprobForward {}
@@ -21,8 +29,10 @@ struct Tuning {
     /// Threads of a forward block, and how many such blocks a multiprocessor holds. Each warp holds one panel and fetches the next one, which
     /// takes up to 160 registers a thread for 16-bit logits,
     forward: (u32, usize),
-    /// and 240 for f32.
+    /// and 240 for f32,
     forward_f32: (u32, usize),
+    /// or 200 for 16-bit logits in the general kernels, which leaves room for 8 warps.
+    general: (u32, usize),
     /// Likewise for backward, which holds 128 bytes a thread in 80 registers.
     backward: (u32, usize),
     /// Rows per group at most: one warp finishes a group, a lane each.
@@ -37,6 +47,7 @@ struct Tuning {
 const TUNING: Tuning = Tuning {
     forward: (192, 2),
     forward_f32: (256, 1),
+    general: (128, 2),
     backward: (256, 3),
     group_rows: 32,
     shared_records: 2560,
@@ -44,8 +55,12 @@ const TUNING: Tuning = Tuning {
 };
 
 impl Tuning {
-    fn forward_of(&self, logits: Element) -> (u32, usize) {
-        if logits == Element::F32 { self.forward_f32 } else { self.forward }
+    fn forward_of(&self, logits: Element, is_general: bool) -> (u32, usize) {
+        match (logits, is_general) {
+            (Element::F32, _) => self.forward_f32,
+            (_, true) => self.general,
+            (_, false) => self.forward,
+        }
     }
 }
 
@@ -53,9 +68,24 @@ const WARP: usize = 32;
 /// Bytes of a panel's record; in global memory it is read and written whole.
 const RECORD: usize = size_of::<Partial>();
 
-const fn kernel(name: &'static str) -> Kernel {
+const fn plain(name: &'static str) -> Kernel {
     Kernel { image: "logprob", name }
 }
+const fn general(name: &'static str) -> Kernel {
+    Kernel { image: "logprob_general", name }
+}
+
+/// The kernel's name for logits of a type.
+macro_rules! by_element {
+    ($logits:expr, $name:literal) => {
+        match $logits {
+            Element::Bf16 => concat!($name, "_bf16"),
+            Element::F16 => concat!($name, "_f16"),
+            _ => concat!($name, "_f32"),
+        }
+    };
+}
+use by_element;
 
 /// As few groups as give every block the same number of them with no more than `limit` rows in any. Their sizes differ by at most one row.
 fn groups(rows: usize, blocks: usize, limit: usize) -> usize {
@@ -84,73 +114,211 @@ pub(super) fn forward<E: Executor>(
     if sizes.rows == 0 {
         return Ok(());
     }
-    let few = sizes.rows < TUNING.split_below * executor.multiprocessors() as usize;
-    match call.workspace.take() {
-        Some(workspace) if few => forward_sharing_rows(executor, stream, config, &sizes, call, workspace),
-        _ => forward_by_rows(executor, stream, config, &sizes, call),
+    if call.asks_for_rows() {
+        rows(executor, stream, config, &sizes, &mut call, &mut Shard::whole())?;
+    }
+    if call.asks_for_kept() { keep::forward(executor, stream, config, &sizes, &mut call) } else { Ok(()) }
+}
+
+/// [`Backend::logprob_partial`](crate::Backend::logprob_partial).
+pub(super) fn partial<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    call: PartialCall<'_, E::Memory>,
+) -> Result<()> {
+    let sizes = call.validate(config)?;
+    if sizes.rows == 0 {
+        return Ok(());
+    }
+    let mut shard = Shard {
+        result: if call.panel_records { MOERL_RESULT_PANELS } else { MOERL_RESULT_ROWS },
+        records_per_row: call.records_per_row,
+        label_logits: call.label_logits,
+        best: call.best,
+    };
+    let mut forward = Forward {
+        tokens: call.tokens,
+        temperature: call.temperature,
+        loss_mask: call.loss_mask,
+        keep: call.keep,
+        rank: call.rank,
+        saved: Some(call.records),
+        sum_sq: call.sum_sq,
+        other_labels: call.other_labels,
+        kept_saved: call.kept_records,
+        label_added: call.label_added,
+        workspace: call.workspace,
+        ..Forward::new(call.logits)
+    };
+    rows(executor, stream, config, &sizes, &mut forward, &mut shard)?;
+    if forward.kept_saved.is_none() {
+        return Ok(());
+    }
+    // An empty set's record is that of the shard's columns, which is there only where records are of rows.
+    if call.panel_records {
+        forward.saved = None;
+    }
+    keep::forward(executor, stream, config, &sizes, &mut forward)
+}
+
+/// What a shard's call has besides those of a whole vocabulary.
+struct Shard<'a, M> {
+    /// `MoerlLogprobResult`.
+    result: u32,
+    records_per_row: usize,
+    label_logits: Option<View<'a, f32, M>>,
+    best: Option<ViewMut<'a, u64, M>>,
+}
+
+impl<M> Shard<'_, M> {
+    fn whole() -> Self {
+        Shard { result: MOERL_RESULT_WHOLE, records_per_row: 1, label_logits: None, best: None }
     }
 }
 
-/// Each block walks whole rows.
-fn forward_by_rows<E: Executor>(
+/// True if the call asks for what the plain kernels do not know.
+fn is_general<M: Memory>(config: &Config, sizes: &Sizes, call: &Forward<'_, M>, shard: &Shard<'_, M>) -> bool {
+    shard.result != MOERL_RESULT_WHOLE
+        || sizes.ids > 1
+        || config.softcap.is_some()
+        || call.rank.is_some()
+        || call.argmax.is_some()
+}
+
+/// Everything but the kept outputs.
+fn rows<E: Executor>(
     executor: &E,
     stream: &E::Stream,
     config: &Config,
     sizes: &Sizes,
-    mut call: Forward<'_, E::Memory>,
+    call: &mut Forward<'_, E::Memory>,
+    shard: &mut Shard<'_, E::Memory>,
+) -> Result<()> {
+    let few = sizes.rows < TUNING.split_below * executor.multiprocessors() as usize;
+    match call.workspace.take() {
+        Some(workspace) if few => by_panels(executor, stream, config, sizes, call, shard, Some(workspace)),
+        _ if shard.result == MOERL_RESULT_PANELS => by_panels(executor, stream, config, sizes, call, shard, None),
+        _ => by_rows(executor, stream, config, sizes, call, shard),
+    }
+}
+
+/// Each block walks whole rows.
+fn by_rows<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    call: &mut Forward<'_, E::Memory>,
+    shard: &mut Shard<'_, E::Memory>,
 ) -> Result<()> {
     let panels = sizes.vocabulary.div_ceil(PANEL);
     // A row of more than one super-panel is walked alone.
     let limit = if panels <= SUPER_PANEL { (TUNING.shared_records / panels).clamp(1, TUNING.group_rows) } else { 1 };
-    let squares = call.sum_p2.is_some() || call.sum_sq.is_some();
-    let (threads, resident) = TUNING.forward_of(call.logits.element());
+    let is_general = is_general(config, sizes, call, shard);
+    let (threads, resident) = TUNING.forward_of(call.logits.element(), is_general);
     let most = resident * executor.multiprocessors() as usize;
     let groups = groups(sizes.rows, most, limit);
-    let kernel = forward_kernel(call.logits.element(), squares);
+    let kernel = if is_general {
+        general(by_element!(call.logits.element(), "logprob_forward_general"))
+    } else if call.sum_p2.is_some() || call.sum_sq.is_some() {
+        plain(by_element!(call.logits.element(), "logprob_forward_squares"))
+    } else {
+        plain(by_element!(call.logits.element(), "logprob_forward"))
+    };
     let grid = Grid {
         blocks: groups.min(most) as u32,
         threads,
         shared_bytes: (sizes.rows.div_ceil(groups) * panels.min(SUPER_PANEL) * RECORD) as u32,
     };
     let mut arguments = Arguments::new::<E>();
-    let params = forward_params(&mut arguments, config, sizes, &mut call, groups);
+    let mut params = forward_params(&mut arguments, config, sizes, call, groups);
+    shard_params(&mut arguments, shard, &mut params);
     // SAFETY: validate checked every length against the sizes; the shared memory holds a super-panel of every row of a group.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }
 
-/// The panels of all rows are dealt to all blocks; a second kernel merges what they leave in the workspace.
-fn forward_sharing_rows<E: Executor>(
+/// The panels of all rows are dealt to all blocks. Their records are the result, or a second kernel merges what they leave in the workspace.
+fn by_panels<E: Executor>(
     executor: &E,
     stream: &E::Stream,
     config: &Config,
     sizes: &Sizes,
-    mut call: Forward<'_, E::Memory>,
-    workspace: ViewMut<'_, u8, E::Memory>,
+    call: &mut Forward<'_, E::Memory>,
+    shard: &mut Shard<'_, E::Memory>,
+    workspace: Option<ViewMut<'_, u8, E::Memory>>,
 ) -> Result<()> {
     let multiprocessors = executor.multiprocessors() as usize;
-    let panels = sizes.rows * sizes.vocabulary.div_ceil(PANEL);
+    let panels_per_row = sizes.vocabulary.div_ceil(PANEL);
+    let panels = sizes.rows * panels_per_row;
     // A warp per panel, in blocks so small that every multiprocessor gets one; no more warps than run at once.
-    let (threads, resident) = TUNING.forward_of(call.logits.element());
+    let is_general = is_general(config, sizes, call, shard);
+    let (threads, resident) = TUNING.forward_of(call.logits.element(), is_general);
     let warps = panels.div_ceil(multiprocessors).clamp(1, threads as usize / WARP);
     let most = threads as usize / WARP * resident * multiprocessors;
     let grid =
         Grid { blocks: panels.min(most).div_ceil(warps) as u32, threads: (warps * WARP) as u32, shared_bytes: 0 };
-    let kernel = panels_kernel(call.logits.element());
+    let (kernel, merge) = if is_general {
+        (general(by_element!(call.logits.element(), "logprob_panels_general")), general("logprob_merge_general"))
+    } else {
+        (plain(by_element!(call.logits.element(), "logprob_panels")), plain("logprob_merge"))
+    };
 
+    // What blocks add to or compare with together.
+    if let Some(rank) = &mut call.rank {
+        executor.set_bytes(stream, rank.reborrow(), 0)?;
+    }
+    if let Some(best) = &mut shard.best {
+        executor.set_bytes(stream, best.reborrow(), 0xff)?;
+    }
     let mut arguments = Arguments::new::<E>();
-    let mut params = forward_params(&mut arguments, config, sizes, &mut call, sizes.rows);
-    // Room for a record per panel, from a multiple of a record's size on, then for a label per row.
-    let skipped = workspace.address().next_multiple_of(RECORD) - workspace.address();
-    let used = panels * RECORD + sizes.rows * size_of::<f32>();
-    let start = arguments.write("workspace", &mut workspace.slice(skipped..skipped + used));
-    params.records = start.cast();
-    params.labels = start.wrapping_add(panels * RECORD).cast();
+    let mut params;
+    if shard.result == MOERL_RESULT_PANELS {
+        let mut records = call.saved.take();
+        params = forward_params(&mut arguments, config, sizes, call, sizes.rows);
+        params.records = arguments.write_optional("records", &mut records).cast();
+        params.record_stride = shard.records_per_row as u64;
+        call.saved = records;
+        shard_params(&mut arguments, shard, &mut params);
+    } else {
+        // Room for a record per panel, from a multiple of a record's size on, then for the best column and a label per row.
+        let mut workspace = workspace.expect("rows are shared only with a workspace");
+        let skipped = workspace.address().next_multiple_of(RECORD) - workspace.address();
+        let (best, labels) = (panels * RECORD, panels * RECORD + sizes.rows * size_of::<u64>());
+        let used = labels + sizes.rows * size_of::<f32>();
+        if call.argmax.is_some() && shard.best.is_none() {
+            executor.set_bytes(stream, workspace.reborrow().slice(skipped + best..skipped + labels), 0xff)?;
+        }
+        params = forward_params(&mut arguments, config, sizes, call, sizes.rows);
+        let start = arguments.write("workspace", &mut workspace.slice(skipped..skipped + used));
+        params.records = start.cast();
+        params.record_stride = panels_per_row as u64;
+        params.labels = start.wrapping_add(labels).cast();
+        if call.argmax.is_some() {
+            params.best = start.wrapping_add(best).cast();
+        }
+        shard_params(&mut arguments, shard, &mut params);
+    }
     // SAFETY: validate checked every length against the sizes, that of the workspace by workspace_bytes.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params)? };
-
+    if shard.result == MOERL_RESULT_PANELS {
+        if call.other_labels.is_none() && shard.best.is_none() {
+            return Ok(());
+        }
+        params.sum_sq = std::ptr::null_mut(); // the panels' are the result
+    }
     let grid = Grid { blocks: sizes.rows as u32, threads, shared_bytes: 0 };
     // SAFETY: likewise.
-    unsafe { executor.launch(stream, self::kernel("logprob_merge"), grid, &arguments, &params) }
+    unsafe { executor.launch(stream, merge, grid, &arguments, &params) }
+}
+
+/// Those of a shard's call, where it has them.
+fn shard_params<M: Memory>(arguments: &mut Arguments, shard: &mut Shard<'_, M>, params: &mut MoerlLogprobForward) {
+    params.result = shard.result;
+    params.label_logits = arguments.read_optional("label_logits", shard.label_logits);
+    if shard.best.is_some() {
+        params.best = arguments.write_optional("best", &mut shard.best);
+    }
 }
 
 fn forward_params<M: Memory>(
@@ -166,46 +334,40 @@ fn forward_params<M: Memory>(
         tokens,
         temperature: arguments.read_optional("temperature", call.temperature),
         loss_mask: arguments.read_optional("loss_mask", call.loss_mask),
+        label_logits: std::ptr::null(),
         logprobs: arguments.write_optional("logprobs", &mut call.logprobs),
         entropy: arguments.write_optional("entropy", &mut call.entropy),
         max: arguments.write_optional("max", &mut call.max),
         log_sum: arguments.write_optional("log_sum", &mut call.log_sum),
         lse: arguments.write_optional("lse", &mut call.lse),
         sum_p2: arguments.write_optional("sum_p2", &mut call.sum_p2),
+        other_labels: arguments.write_optional("other_labels", &mut call.other_labels),
+        rank: arguments.write_optional("rank", &mut call.rank).cast(),
+        argmax: arguments.write_optional("argmax", &mut call.argmax),
         saved: arguments.write_optional("saved", &mut call.saved).cast(),
         sum_sq: arguments.write_optional("sum_sq", &mut call.sum_sq),
         records: std::ptr::null_mut(),
         labels: std::ptr::null_mut(),
+        best: std::ptr::null_mut(),
         errors: arguments.write_optional("errors", &mut call.errors),
         rows: sizes.rows as u64,
         groups: groups as u64,
         logits_stride: call.logits.row_stride() as i64,
         tokens_stride,
         ignore_index: config.ignore_index,
+        vocab_start: sizes.vocab_start as i64,
+        vocab_total: sizes.vocab_total as i64,
+        record_stride: 0,
+        logit_fold: config.logit_fold(),
         tokens_element,
         vocabulary: sizes.vocabulary as u32,
+        ids: sizes.ids as u32,
         tag: u32::from(call.tag),
         uniform_temperature: config.temperature,
+        softcap: config.softcap.unwrap_or(0.0),
+        cap_scale: config.cap_scale(),
+        result: MOERL_RESULT_WHOLE,
     }
-}
-
-fn forward_kernel(logits: Element, with_squares: bool) -> Kernel {
-    kernel(match (logits, with_squares) {
-        (Element::Bf16, false) => "logprob_forward_bf16",
-        (Element::Bf16, true) => "logprob_forward_squares_bf16",
-        (Element::F16, false) => "logprob_forward_f16",
-        (Element::F16, true) => "logprob_forward_squares_f16",
-        (_, false) => "logprob_forward_f32",
-        (_, true) => "logprob_forward_squares_f32",
-    })
-}
-
-fn panels_kernel(logits: Element) -> Kernel {
-    kernel(match logits {
-        Element::Bf16 => "logprob_panels_bf16",
-        Element::F16 => "logprob_panels_f16",
-        _ => "logprob_panels_f32",
-    })
 }
 
 /// [`Backend::logprob_backward`](crate::Backend::logprob_backward).
@@ -227,7 +389,9 @@ pub(super) fn backward<E: Executor>(
     let warps = threads as usize / WARP;
     let shares = (most / groups).clamp(1, panels.div_ceil(warps));
 
-    let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element());
+    let is_general =
+        sizes.ids > 1 || config.softcap.is_some() || sizes.vocab_total != sizes.vocabulary || call.has_kept_upstream();
+    let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element(), is_general);
     let mut arguments = Arguments::new::<E>();
     let (tokens, tokens_stride, tokens_element) = tokens_of(&mut arguments, &call.tokens);
     let in_place = call.is_in_place();
@@ -253,30 +417,47 @@ pub(super) fn backward<E: Executor>(
         d_logprobs: arguments.read_optional("d_logprobs", call.d_logprobs),
         d_entropy: arguments.read_optional("d_entropy", call.d_entropy),
         d_lse: arguments.read_optional("d_lse", call.d_lse),
+        kept_ids: arguments.read_optional("kept_ids", call.keep.map(|keep| keep.ids)),
+        kept_offsets: arguments.read_optional("kept_offsets", call.keep.map(|keep| keep.offsets)),
+        kept_saved: arguments.read_optional("kept_saved", call.kept_saved).cast(),
+        d_kept_logprobs: arguments.read_optional("d_kept_logprobs", call.d_kept_logprobs),
+        d_kept_entropy: arguments.read_optional("d_kept_entropy", call.d_kept_entropy),
         rows: sizes.rows as u64,
         groups: groups as u64,
+        kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: logits_stride as i64,
         d_logits_stride: d_logits_stride as i64,
         tokens_stride,
         ignore_index: config.ignore_index,
+        vocab_start: sizes.vocab_start as i64,
+        vocab_total: sizes.vocab_total as i64,
+        logit_fold: config.logit_fold(),
         tokens_element,
         vocabulary: sizes.vocabulary as u32,
+        ids: sizes.ids as u32,
         columns: sizes.columns as u32,
         panels: panels as u32,
         shares: shares as u32,
         uniform_temperature: config.temperature,
+        softcap: config.softcap.unwrap_or(0.0),
+        cap_scale: config.cap_scale(),
+        logit_scale: config.logit_scale,
+        strict_keep: u32::from(config.strict_keep),
+        reserved: 0,
     };
     let grid = Grid { blocks: (groups * shares) as u32, threads, shared_bytes: 0 };
     // SAFETY: validate checked every length against the sizes; `logits` and `d_logits` are both [rows, columns].
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
 }
 
-fn backward_kernel(logits: Element, d_logits: Element) -> Kernel {
-    kernel(match (logits, d_logits) {
-        (Element::Bf16, Element::F32) => "logprob_backward_bf16_f32",
-        (Element::Bf16, _) => "logprob_backward_bf16",
-        (Element::F16, Element::F32) => "logprob_backward_f16_f32",
-        (Element::F16, _) => "logprob_backward_f16",
-        _ => "logprob_backward_f32",
-    })
+fn backward_kernel(logits: Element, d_logits: Element, is_general: bool) -> Kernel {
+    let to_f32 = d_logits == Element::F32;
+    match (is_general, logits, to_f32) {
+        (false, Element::Bf16, true) => plain("logprob_backward_bf16_f32"),
+        (false, Element::F16, true) => plain("logprob_backward_f16_f32"),
+        (false, ..) => plain(by_element!(logits, "logprob_backward")),
+        (true, Element::Bf16, true) => general("logprob_backward_general_bf16_f32"),
+        (true, Element::F16, true) => general("logprob_backward_general_f16_f32"),
+        (true, ..) => general(by_element!(logits, "logprob_backward_general")),
+    }
 }

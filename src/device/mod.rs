@@ -2,6 +2,8 @@
 
 mod advantage;
 pub mod bandwidth;
+mod correction;
+mod covariance;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 #[cfg(all(test, any(feature = "cuda", feature = "emulate")))]
@@ -16,6 +18,7 @@ mod gate;
 pub(crate) mod images;
 mod logprob;
 mod objective;
+mod route_change;
 mod router_loss;
 pub(crate) mod workspace;
 
@@ -71,6 +74,22 @@ impl<E: Executor> Backend for E {
         call: crate::logprob::Backward<'_, E::Memory>,
     ) -> Result<()> {
         logprob::backward(self, stream, config, call)
+    }
+    fn logprob_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::partial(self, stream, config, call)
+    }
+    fn logprob_combine(
+        &self,
+        stream: &E::Stream,
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, E::Memory>,
+    ) -> Result<()> {
+        logprob::combine(self, stream, config, call)
     }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
@@ -177,6 +196,69 @@ impl<E: Executor> Backend for E {
         output: Output<'_, E::Memory>,
     ) -> Result<()> {
         objective::apply(self, stream, config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::one_call(self, stream, config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::partial(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::finish(self, stream, config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        stream: &E::Stream,
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, E>,
+        batch: crate::correction::Batch<'_, E::Memory>,
+        phases: crate::correction::Phases<'_, E::Memory>,
+        output: crate::correction::Output<'_, E::Memory>,
+    ) -> Result<()> {
+        correction::apply(self, stream, config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, stream: &Self::Stream, call: crate::route_change::Call<'_, E::Memory>) -> Result<()> {
+        route_change::route_change(self, stream, call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        stream: &Self::Stream,
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, E::Memory>,
+    ) -> Result<()> {
+        covariance::covariance(self, stream, config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-//! Launches `kernels/objective.cu`: three phases of one launch each.
+//! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out.
 
 use crate::abi::*;
 use crate::backend::Buffer;
@@ -7,8 +7,9 @@ use crate::device::workspace::ObjectiveWorkspace;
 use crate::diagnostics::{self, Sum};
 use crate::error::Result;
 use crate::objective::{
-    self, Advantages, Aggregation, Batch, Bounds, Coefficient, Config, Denominators, NonFinite, Output, Phases, Plan,
-    Plane, Sizes, TILE, TILE_GROUP, Variant,
+    self, Advantages, Aggregation, Anchor, Batch, Bounds, Coefficient, Config, DenominatorBasis, Denominators,
+    Divergence, Dppo, KlForm, NonFinite, Output, Phases, Plan, Plane, Rates, RejectionScope, Sizes, TILE, TILE_GROUP,
+    Variant,
 };
 use crate::segments::{UNIT_SEGMENTS, Unit};
 
@@ -23,9 +24,8 @@ const _: () = {
     assert!(Sum::PolicyKlK1 as u32 == MOERL_SUM_POLICY_K1 && Sum::Weight as u32 == MOERL_SUM_WEIGHT);
     assert!(Sum::Capped as u32 == MOERL_SUM_CAPPED && Sum::Segments as u32 == MOERL_SUM_SEGMENTS);
     assert!(Sum::SequenceCapped as u32 == MOERL_SUM_SEQUENCE_CAPPED && Sum::MaxRatio as u32 == MOERL_MAX_RATIO);
-    assert!(
-        diagnostics::LEN == MOERL_MAX_NEGATIVE_SEQUENCE_RATIO as usize + 1 && diagnostics::LEN < MOERL_TALLY as usize
-    );
+    assert!(Sum::Loss as u32 == MOERL_SUM_LOSS && Sum::Bf16Looking as u32 == MOERL_SUM_BF16_LOOKING);
+    assert!(diagnostics::LEN == MOERL_MAX_NEGATIVE_WEIGHT as usize + 1 && diagnostics::LEN < MOERL_TALLY as usize);
 };
 
 /// How the work is dealt to blocks. Nothing here changes a bit of any result.
@@ -34,8 +34,10 @@ struct Tuning {
     unit_warps: u32,
     /// Shared memory of a warp whose unit holds several segments (`PartialStage`): two sums and a mark for each of 1040 slots.
     partial_stage: u32,
-    /// As above (`ApplyStage`): 256 coefficients and advantages, a value and an owner for each of 1040 slots. Four warps stay below the 48 KB
-    /// that any device grants without asking.
+    /// With two sums more. Fewer warps make a block of these, so that every stage fits in the 48 KB that any device grants without asking.
+    wide_stage: u32,
+    wide_warps: u32,
+    /// As above (`ApplyStage`): 256 coefficients and advantages, a value and an owner for each of 1040 slots.
     apply_stage: u32,
     /// Threads of a block of `finish`.
     finish_threads: u32,
@@ -43,8 +45,15 @@ struct Tuning {
     finish_segments: usize,
 }
 
-const TUNING: Tuning =
-    Tuning { unit_warps: 4, partial_stage: 9360, apply_stage: 10320, finish_threads: 256, finish_segments: 1024 };
+const TUNING: Tuning = Tuning {
+    unit_warps: 4,
+    partial_stage: 9360,
+    wide_stage: 17680,
+    wide_warps: 2,
+    apply_stage: 10320,
+    finish_threads: 256,
+    finish_segments: 1024,
+};
 
 const fn kernel(name: &'static str) -> Kernel {
     Kernel { image: "objective", name }
@@ -56,6 +65,49 @@ enum Phase {
     Partial,
     Finish,
     Apply,
+}
+
+/// The code that `apply` runs, by the names of the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    ClippedRatio,
+    SharedGradient,
+    SegmentRatio,
+    Any,
+}
+
+fn variant_number(variant: &Variant) -> u32 {
+    match (variant, variant.is_sequence_level()) {
+        (Variant::PpoClip(_), _) => MOERL_PPO_CLIP,
+        (Variant::Gspo(_), _) => MOERL_GSPO,
+        (Variant::GspoToken(_), _) => MOERL_GSPO_TOKEN,
+        (Variant::Cispo(_), false) => MOERL_CISPO,
+        (Variant::Cispo(_), true) => MOERL_CISPO_SEQUENCE,
+        (Variant::Gmpo(_), _) => MOERL_GMPO,
+        (Variant::Sapo(_), false) => MOERL_SAPO,
+        (Variant::Sapo(_), true) => MOERL_SAPO_SEQUENCE,
+        (Variant::Vespo(_), _) => MOERL_VESPO,
+        (Variant::Dppo(Dppo { divergence: Divergence::TotalVariation, .. }), _) => MOERL_DPPO_TV,
+        (Variant::Dppo(Dppo { divergence: Divergence::Kl { .. }, .. }), _) => MOERL_DPPO_KL,
+        (Variant::MiniRl(_), _) => MOERL_MINIRL,
+        (Variant::Topr, _) => MOERL_TOPR,
+        (Variant::SquarePenalty { .. }, _) => MOERL_SQUARE_PENALTY,
+        (Variant::ReinforceIs | Variant::Gpg, _) => MOERL_POLICY_GRADIENT,
+        (Variant::TisLoss, _) => MOERL_TIS_LOSS,
+        (Variant::KlCov { .. }, _) => MOERL_KL_COV,
+    }
+}
+
+fn kl_number(form: Option<KlForm>) -> u32 {
+    match form {
+        None => MOERL_KL_NONE,
+        Some(KlForm::K1) => MOERL_KL_K1,
+        Some(KlForm::Abs) => MOERL_KL_ABS,
+        Some(KlForm::K2) => MOERL_KL_K2,
+        Some(KlForm::K3) => MOERL_KL_K3,
+        Some(KlForm::K3IsToken) => MOERL_KL_K3_TOKEN,
+        Some(KlForm::K3IsSequence) => MOERL_KL_K3_SEQUENCE,
+    }
 }
 
 /// What divides the coefficient.
@@ -102,13 +154,89 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
     }
 
     /// The planes that this call has.
-    fn planes(&self) -> &'static [Plane] {
-        if self.phases.is_none() && self.output.wants_sequence() { &Plane::ALL } else { self.config.planes() }
+    fn planes(&self) -> Vec<Plane> {
+        let mut planes = self.config.planes();
+        if self.phases.is_none() && self.output.wants_sequence() {
+            let wanted = [Plane::LogRatio, Plane::PositiveAdvantage, Plane::NegativeAdvantage, Plane::NonFinite];
+            planes.extend(wanted.into_iter().filter(|plane| !self.config.planes().contains(plane)));
+        }
+        planes
     }
 
-    /// True where `partial` reads more than the mask.
+    /// True where `partial` reads more than the masks.
     fn sums_tokens(&self) -> bool {
-        self.planes().len() > 1
+        self.planes().iter().any(|plane| !matches!(plane, Plane::Count | Plane::Kept))
+    }
+
+    /// True where `partial` sums something that its short form does not know.
+    fn is_partial_wide(&self) -> bool {
+        let planes = self.planes();
+        let has = |plane: Plane| planes.contains(&plane);
+        let with_tokens = self.sums_tokens();
+        has(Plane::Kept) && self.batch.keep.is_some()
+            || has(Plane::Kl)
+            || has(Plane::Folded)
+            || with_tokens && (self.batch.keep.is_some() || self.batch.router_shift.is_some())
+            || with_tokens && self.drops_by_terms()
+    }
+
+    /// True where a term's input decides whether a segment is dropped.
+    fn drops_by_terms(&self) -> bool {
+        self.config.nonfinite == NonFinite::DropSegment && (self.config.has_terms() || self.config.uses_rollout())
+    }
+
+    /// True where the first phase has nothing to find out: no coefficient needs n, and nobody asks for the counts.
+    fn skips_partial(&self) -> bool {
+        let has_denominator = match self.config.aggregation {
+            Aggregation::TokenSum | Aggregation::Custom => true,
+            Aggregation::TokenMean => matches!(self.batch.denominators, Denominators::Global { tokens: 1.., .. }),
+            _ => false,
+        };
+        has_denominator
+            && self.sizes.segments > 0
+            && self.phases.is_none()
+            && self.output.diagnostics.is_none()
+            && self.planes() == [Plane::Count]
+            && !matches!(self.batch.denominators, Denominators::Local { .. })
+    }
+
+    /// Which code `apply` runs. What is asked for has no say in it, so that it cannot change a bit.
+    fn family(&self) -> Family {
+        let (config, batch) = (self.config, &self.batch);
+        let is_plain = !config.has_terms() && batch.router_shift.is_none();
+        match config.variant {
+            _ if !is_plain => Family::Any,
+            variant if variant.shares_gradient() => Family::SharedGradient,
+            Variant::PpoClip(_) if batch.keep.is_none() => Family::ClippedRatio,
+            Variant::GspoToken(_) if batch.keep.is_none() => Family::SegmentRatio,
+            _ => Family::Any,
+        }
+    }
+
+    /// What `apply` reads of every token where it has the choice.
+    fn reads(&self) -> u32 {
+        let (config, variant, output) = (self.config, &self.config.variant, &self.output);
+        let statistics = output.diagnostics.is_some() && !self.is_sequence_level();
+        let is_coupled = config.mismatch_penalty != 0.0 && config.anchor == Anchor::Rollout;
+        let with_ratio = output.ratio.is_some()
+            || statistics
+            || variant.uses_token_ratio()
+            || is_coupled
+            || config.kl_form() == Some(KlForm::K3IsToken);
+        let with_logprobs = with_ratio || config.has_terms() || !variant.is_valued_by_segment();
+        let with_advantages = output.clipped.is_some() || !variant.shares_gradient();
+        let with_weights =
+            statistics || !(variant.folds_weights() || variant.shares_gradient()) || output.diagnostics.is_some();
+        [
+            (with_logprobs, MOERL_READ_LOGPROBS),
+            (with_ratio, MOERL_READ_OLD + MOERL_READ_SHIFT),
+            (with_advantages, MOERL_READ_ADVANTAGES),
+            (with_weights, MOERL_READ_WEIGHTS),
+            (true, MOERL_READ_TERMS + MOERL_READ_KEEP),
+        ]
+        .iter()
+        .map(|&(wanted, bit)| if wanted { bit } else { 0 })
+        .sum()
     }
 
     fn aligned(&self) -> bool {
@@ -120,12 +248,20 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             Some(self.batch.logprobs.address()),
             self.batch.old_logprobs.map(|array| array.address()),
             self.batch.weights.map(|array| array.address()),
+            self.batch.rollout_logprobs.map(|array| array.address()),
+            self.batch.ref_logprobs.map(|array| array.address()),
+            self.batch.entropy.map(|array| array.address()),
+            self.batch.router_shift.map(|array| array.address()),
             Some(advantages),
             self.output.d_logprobs.as_ref().map(|array| array.address()),
+            self.output.d_entropy.as_ref().map(|array| array.address()),
+            self.output.kl.as_ref().map(|array| array.address()),
             self.output.ratio.as_ref().map(|array| array.address()),
         ];
         let bytes = [
             self.batch.loss_mask.map(|array| array.address()),
+            self.batch.keep.map(|array| array.address()),
+            self.batch.chosen.map(|array| array.address()),
             self.output.clipped.as_ref().map(|array| array.address()),
         ];
         floats.iter().flatten().all(|address| address.is_multiple_of(16))
@@ -139,6 +275,18 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(), self.is_sequence_level());
         let (partial, finish, apply) = (phase == Phase::Partial, phase == Phase::Finish, phase == Phase::Apply);
         let reads_tokens = apply || (partial && with_tokens);
+        let (drops_by_terms, wide) = (self.drops_by_terms(), self.is_partial_wide());
+        // Terms are the third phase's, unless the first has to know.
+        let reads_terms = apply || (partial && with_tokens && drops_by_terms);
+        let reads_ref = config.kl.is_some() && (reads_terms || (partial && planes.contains(&Plane::Kl)));
+        let old = match config.anchor {
+            Anchor::Old => batch.old_logprobs.map(|array| ("old_logprobs", array)),
+            Anchor::Rollout => batch.rollout_logprobs.map(|array| ("rollout_logprobs", array)),
+        };
+        let rollout =
+            batch.rollout_logprobs.filter(|_| config.anchor == Anchor::Old && config.uses_rollout() && reads_terms);
+        let reads_keep = apply || (partial && wide);
+        let (reads, skips_partial) = (self.reads(), self.skips_partial());
 
         let layout = ObjectiveWorkspace::of(self.sizes.segments, self.plan.unit_count);
         let workspace = arguments.write("workspace", &mut layout.aligned(self.output.workspace.reborrow()));
@@ -159,12 +307,13 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             Advantages::PerSegment(array) => (array, false),
             Advantages::PerToken(array) => (array, true),
         };
-        let bounds = Bounds::of(config.variant.clip());
+        let (bounds, rates) = (Bounds::of(&config.variant), Rates::of(&config.variant));
+        let family = self.family();
         let output = &mut self.output;
         let with_tallies = match phase {
             Phase::Partial => true,
             Phase::Finish => true,
-            Phase::Apply => !sequence,
+            Phase::Apply => family == Family::Any || !sequence,
         };
         let (divisor_values, denominators, local) = match batch.denominators {
             Denominators::Global { tokens, segments, prompts, max_len } => {
@@ -175,21 +324,40 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         };
         let params = MoerlObjective {
             logprobs: arguments.read_optional("logprobs", reads_tokens.then_some(batch.logprobs)),
-            old_logprobs: arguments.read_optional("old_logprobs", batch.old_logprobs.filter(|_| reads_tokens)),
+            old_logprobs: match old.filter(|_| reads_tokens) {
+                Some((name, array)) => arguments.read(name, array),
+                None => std::ptr::null(),
+            },
             advantages: arguments.read_optional("advantages", reads_tokens.then_some(advantages)),
             loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| !finish)),
             weights: arguments.read_optional("weights", batch.weights.filter(|_| reads_tokens)),
+            keep: arguments.read_optional("keep", batch.keep.filter(|_| reads_keep)),
+            chosen: arguments.read_optional(
+                "chosen",
+                batch.chosen.filter(|_| apply && matches!(config.variant, Variant::KlCov { .. })),
+            ),
+            router_shift: arguments.read_optional("router_shift", batch.router_shift.filter(|_| reads_tokens)),
+            rollout_logprobs: arguments.read_optional("rollout_logprobs", rollout),
+            ref_logprobs: arguments.read_optional("ref_logprobs", batch.ref_logprobs.filter(|_| reads_ref)),
+            entropy: arguments
+                .read_optional("entropy", batch.entropy.filter(|_| reads_terms && config.entropy_bonus != 0.0)),
+            segment_weights: arguments.read_optional("segment_weights", batch.segment_weights.filter(|_| finish)),
             segment_scale: arguments.read_optional("segment_scale", batch.segment_scale.filter(|_| finish)),
             denominators: arguments.read_optional("denominators", denominators.filter(|_| finish)),
             offsets: arguments.read("cu_seqlens", self.plan.offsets()),
             units: arguments.read("units", self.plan.units.view()).cast(),
             log_ratio: plane(Plane::LogRatio),
-            count: plane(Plane::Count),
+            count: if skips_partial { none() } else { plane(Plane::Count) },
             positive: plane(Plane::PositiveAdvantage),
             negative: plane(Plane::NegativeAdvantage),
+            kept: plane(Plane::Kept),
+            divergence: plane(Plane::Kl),
+            folded: plane(Plane::Folded),
             nonfinite: plane(Plane::NonFinite),
             coefficients,
             d_logprobs: if apply { arguments.write_optional("d_logprobs", &mut output.d_logprobs) } else { none() },
+            d_entropy: if apply { arguments.write_optional("d_entropy", &mut output.d_entropy) } else { none() },
+            kl: if apply { arguments.write_optional("kl", &mut output.kl) } else { none() },
             ratio: if apply { arguments.write_optional("ratio", &mut output.ratio) } else { none() },
             clipped: if apply { arguments.write_optional("clipped", &mut output.clipped) } else { none() },
             sequence_ratio: if finish {
@@ -229,6 +397,22 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             upper: bounds.upper as f32,
             lower: bounds.lower as f32,
             cap: bounds.cap as f32,
+            positive_rate: rates.positive as f32,
+            negative_rate: rates.negative as f32,
+            positive_scale: rates.positive_scale as f32,
+            negative_scale: rates.negative_scale as f32,
+            epsilon: match config.variant {
+                Variant::Dppo(Dppo { divergence: Divergence::Kl { epsilon }, .. }) => epsilon as f32,
+                _ => 0.0,
+            },
+            kl_beta: config.kl.map_or(0.0, |kl| kl.beta) as f32,
+            kl_input_clamp: config.kl.and_then(|kl| kl.input_clamp).map_or(f32::INFINITY, |clamp| clamp as f32),
+            kl_output_clamp: config.kl.and_then(|kl| kl.output_clamp).map_or(f32::INFINITY, |clamp| clamp as f32),
+            mismatch_penalty: config.mismatch_penalty as f32,
+            entropy_bonus: config.entropy_bonus as f32,
+            variant: variant_number(&config.variant),
+            kl_form: kl_number(config.kl_form()),
+            reads,
             saturation_low: config.saturation.low,
             saturation_high: config.saturation.high,
             nonfinite_policy: match config.nonfinite {
@@ -245,7 +429,18 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             accumulate: u8::from(output.accumulate && self.phases.is_some()),
             keep_totals: u8::from(output.accumulate),
             count_empty: u8::from(config.count_empty),
-            reserved: [0; 6],
+            kl_straight_through: u8::from(config.kl.is_some_and(|kl| kl.straight_through)),
+            folds_weights: u8::from(config.variant.folds_weights()),
+            is_gated: u8::from(matches!(
+                config.variant,
+                Variant::Cispo(objective::Cispo { unified_mask: Some(_), .. })
+            )),
+            rejects_all: u8::from(config.rejection == RejectionScope::AllTerms),
+            after_rejection: u8::from(config.denominator_basis == DenominatorBasis::AfterRejection),
+            value_in_finish: u8::from(config.variant.is_valued_by_segment()),
+            has_rollout: u8::from(config.uses_rollout()),
+            opens_totals: u8::from(finish && skips_partial && !output.accumulate),
+            reserved: [0; 2],
         };
         (arguments, params)
     }
@@ -262,37 +457,39 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
     /// # Errors
     /// The executor's.
     fn launch(&mut self, phase: Phase) -> Result<()> {
-        let units = self.plan.unit_count.div_ceil(TUNING.unit_warps as usize).max(1) as u32;
-        let threads = TUNING.unit_warps * 32;
-        let packs = if self.plan.has_packs { TUNING.unit_warps } else { 0 };
         let tally = self.output.diagnostics.is_some();
-        let (name, grid) = match (phase, self.config.variant) {
-            (Phase::Partial, _) => (
-                if tally && self.is_sequence_level() { "objective_partial_tally" } else { "objective_partial" },
-                Grid { blocks: units, threads, shared_bytes: packs * TUNING.partial_stage },
-            ),
-            (Phase::Finish, variant) => (
-                match (variant, tally) {
-                    (Variant::Gspo(_), true) => "objective_finish_gspo_tally",
-                    (Variant::Gspo(_), false) => "objective_finish_gspo",
-                    (_, true) => "objective_finish_tally",
-                    (_, false) => "objective_finish",
-                },
+        let by_units = |name: &'static str, warps: u32, stage: u32| {
+            let blocks = self.plan.unit_count.div_ceil(warps as usize).max(1) as u32;
+            let shared_bytes = if self.plan.has_packs { warps * stage } else { 0 };
+            (name, Grid { blocks, threads: warps * 32, shared_bytes })
+        };
+        let Tuning { unit_warps, partial_stage, wide_stage, wide_warps, apply_stage, .. } = TUNING;
+        let (name, grid) = match phase {
+            Phase::Partial => match (self.is_partial_wide(), tally && self.is_sequence_level()) {
+                (false, false) => by_units("objective_partial", unit_warps, partial_stage),
+                (false, true) => by_units("objective_partial_tally", unit_warps, partial_stage),
+                (true, false) => by_units("objective_partial_wide", wide_warps, wide_stage),
+                (true, true) => by_units("objective_partial_wide_tally", wide_warps, wide_stage),
+            },
+            Phase::Finish => (
+                if tally { "objective_finish_tally" } else { "objective_finish" },
                 Grid {
                     blocks: self.sizes.segments.div_ceil(TUNING.finish_segments) as u32,
                     threads: TUNING.finish_threads,
                     shared_bytes: 0,
                 },
             ),
-            (Phase::Apply, variant) => (
-                match (variant, tally) {
-                    (Variant::PpoClip(_), true) => "objective_apply_ppo_tally",
-                    (Variant::PpoClip(_), false) => "objective_apply_ppo",
-                    (Variant::Gspo(_), _) => "objective_apply_gspo",
-                    (Variant::GspoToken(_), _) => "objective_apply_gspo_token",
-                },
-                Grid { blocks: units, threads, shared_bytes: packs * TUNING.apply_stage },
-            ),
+            Phase::Apply => {
+                let name = match (self.family(), tally) {
+                    (Family::ClippedRatio, true) => "objective_apply_ppo_tally",
+                    (Family::ClippedRatio, false) => "objective_apply_ppo",
+                    (Family::SharedGradient, _) => "objective_apply_gspo",
+                    (Family::SegmentRatio, _) => "objective_apply_gspo_token",
+                    (Family::Any, true) => "objective_apply_any_tally",
+                    (Family::Any, false) => "objective_apply_any",
+                };
+                by_units(name, unit_warps, apply_stage)
+            }
         };
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
@@ -319,7 +516,9 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
-    call.launch(Phase::Partial)?;
+    if !call.skips_partial() {
+        call.launch(Phase::Partial)?;
+    }
     call.launch(Phase::Finish)?;
     call.launch(Phase::Apply)
 }

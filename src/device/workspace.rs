@@ -1,6 +1,8 @@
 //! How much scratch memory a call needs, and what lies where in it.
 
-use crate::abi::{MOERL_MOMENTS_TILE, MOERL_TALLY};
+use crate::abi::{MOERL_CORRECTION_PLANES, MOERL_MOMENTS_TILE, MOERL_TALLY, MOERL_TALLY_PLACES};
+use crate::backend::Backend;
+use crate::correction::Plans;
 use crate::memory::{Memory, ViewMut};
 
 /// The parts of the workspace of [`objective`](crate::objective), as byte offsets from a multiple of 16.
@@ -54,25 +56,25 @@ impl ObjectiveWorkspace {
     pub(crate) fn tile_tickets(&self) -> usize {
         self.group_tickets() + self.units * 4
     }
-    /// 16 bytes per segment.
+    /// 32 bytes per segment.
     pub(crate) fn coefficients(&self) -> usize {
         (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
     }
-    /// Five planes of one f64 per segment.
+    /// Eight planes of one f64 per segment.
     pub(crate) fn sums(&self) -> usize {
-        self.coefficients() + self.segments * 16
+        self.coefficients() + self.segments * 32
     }
-    /// 16 bytes per unit: what a tile sums to.
+    /// 32 bytes per unit: what a tile sums to.
     pub(crate) fn tile_records(&self) -> usize {
-        (self.sums() + self.segments * 5 * 8).next_multiple_of(ALIGNMENT)
+        (self.sums() + self.segments * 8 * 8).next_multiple_of(ALIGNMENT)
     }
-    /// Five f64 per unit: what a group of tiles sums to, where its first tile is.
+    /// Eight f64 per unit: what a group of tiles sums to, where its first tile is.
     pub(crate) fn group_records(&self) -> usize {
-        self.tile_records() + self.units * 16
+        self.tile_records() + self.units * 32
     }
     /// A tally of f64 per leaf and node.
     pub(crate) fn tallies(&self) -> usize {
-        (self.group_records() + self.units * 5 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_records() + self.units * 8 * 8).next_multiple_of(ALIGNMENT)
     }
     fn end(&self) -> usize {
         self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY as usize * 8
@@ -241,6 +243,159 @@ impl BaselineWorkspace {
         self.end() + ALIGNMENT
     }
 
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`correction`](mod@crate::correction), as byte offsets from a multiple of 16.
+///
+/// Tickets are cleared in stream order before a launch counts on them; nothing goes from one launch to the next but planes and decisions
+/// within a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CorrectionWorkspace {
+    segments: usize,
+    pieces: usize,
+    units: usize,
+    /// Blocks of `finish`.
+    deciding: usize,
+}
+
+/// Segments of a block of `finish`; groups of one where groups decide.
+pub(crate) const DECIDING_SEGMENTS: usize = 128;
+pub(crate) const DECIDING_GROUPS: usize = 4;
+
+impl CorrectionWorkspace {
+    pub(crate) fn of<B: Backend>(plans: &Plans<'_, B>) -> CorrectionWorkspace {
+        let segments = plans.segments.segments().len();
+        let groups = plans.groups.map_or(0, |groups| groups.groups().len());
+        CorrectionWorkspace {
+            segments,
+            pieces: plans.pieces().len(),
+            units: plans.pieces_plan().unit_count,
+            deciding: segments.div_ceil(DECIDING_SEGMENTS).max(groups.div_ceil(DECIDING_GROUPS)),
+        }
+    }
+
+    fn leaves(&self) -> usize {
+        self.units.max(self.deciding)
+    }
+
+    /// u32 per node of the trees of totals.
+    pub(crate) fn tickets(&self) -> usize {
+        0
+    }
+    /// u32 per unit: for the groups of a long piece's tiles.
+    pub(crate) fn group_tickets(&self) -> usize {
+        nodes(self.leaves()) * 4
+    }
+    /// u32 per unit: for a long piece's groups.
+    pub(crate) fn tile_tickets(&self) -> usize {
+        self.group_tickets() + self.units * 4
+    }
+    /// 8 bytes per piece.
+    pub(crate) fn decisions(&self) -> usize {
+        (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// One f64 per piece and plane.
+    pub(crate) fn planes(&self) -> usize {
+        self.decisions() + self.pieces * 8
+    }
+    /// u32 per segment.
+    pub(crate) fn multiplicities(&self) -> usize {
+        self.planes() + self.pieces * MOERL_CORRECTION_PLANES as usize * 8
+    }
+    /// 64 bytes per unit: what a tile sums to.
+    pub(crate) fn tile_records(&self) -> usize {
+        (self.multiplicities() + self.segments * 4).next_multiple_of(ALIGNMENT)
+    }
+    /// An f64 per unit and plane: what a group of tiles sums to, where its first tile is.
+    pub(crate) fn group_records(&self) -> usize {
+        self.tile_records() + self.units * 64
+    }
+    /// A tally of f64 per leaf and node.
+    pub(crate) fn tallies(&self) -> usize {
+        self.group_records() + self.units * MOERL_CORRECTION_PLANES as usize * 8
+    }
+    fn end(&self) -> usize {
+        self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY_PLACES as usize * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// Tokens of a block of `kernels/covariance.cu`.
+pub(crate) const COVARIANCE_BLOCK: usize = 1024;
+
+/// The parts of the workspace of [`covariance`](crate::covariance): the state, a ticket, a histogram, then sums of every block. All but the sums
+/// are cleared in stream order before a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CovarianceWorkspace {
+    blocks: usize,
+}
+
+impl CovarianceWorkspace {
+    pub(crate) fn of(tokens: usize) -> CovarianceWorkspace {
+        CovarianceWorkspace { blocks: tokens.div_ceil(COVARIANCE_BLOCK) }
+    }
+    /// u32, behind the state of 32 bytes.
+    pub(crate) fn ticket(&self) -> usize {
+        size_of::<crate::abi::MoerlCovarianceState>()
+    }
+    /// u32 for each of 256 digits.
+    pub(crate) fn histogram(&self) -> usize {
+        self.ticket() + ALIGNMENT
+    }
+    /// Three f64 per block.
+    pub(crate) fn sums(&self) -> usize {
+        self.histogram() + 256 * 4
+    }
+    fn end(&self) -> usize {
+        self.sums() + self.blocks * 3 * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
+    pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
+        aligned(workspace, self.end())
+    }
+}
+
+/// The parts of the workspace of [`route_change`](crate::route_change): a ticket, which is cleared in stream order before a call, and the
+/// sums of every block of 1024 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RouteChangeWorkspace {
+    blocks: usize,
+}
+
+impl RouteChangeWorkspace {
+    pub(crate) fn of(tokens: usize) -> RouteChangeWorkspace {
+        RouteChangeWorkspace { blocks: tokens.div_ceil(1024).max(1) }
+    }
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+    /// An f64 for every number of every bin, of every block.
+    pub(crate) fn records(&self) -> usize {
+        ALIGNMENT
+    }
+    fn end(&self) -> usize {
+        self.records() + self.blocks * (crate::abi::MOERL_ROUTE_BINS * crate::abi::MOERL_ROUTE_NUMBERS) as usize * 8
+    }
+    /// All of it, and what aligning may cost.
+    pub(crate) fn bytes(&self) -> usize {
+        self.end() + ALIGNMENT
+    }
+    /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
     pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
         aligned(workspace, self.end())
     }

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::{Config, MAX_EXPERTS, MAX_TOP_K, Score, Telemetry};
+use super::{Config, Filler, MAX_EXPERTS, MAX_TOP_K, Score, Telemetry};
 use crate::element::Element;
 use crate::error::{Checks, Kind, Result};
 use crate::memory::{Matrix, MatrixMut, Memory, View, ViewMut};
@@ -82,6 +82,19 @@ pub struct Forward<'a, M> {
     pub selected_logits: Option<ViewMut<'a, f32, M>>,
     /// `[T]`, for backward: the log-sum-exp of the row. Only where [`Config::needs_lse`].
     pub lse: Option<ViewMut<'a, f32, M>>,
+    /// `[E]`: multiplies the weights of each expert, after the scaling factor.
+    pub expert_scale: Option<View<'a, f32, M>>,
+    /// `[T, k]` u8, u16, i16 or i32, any row stride: `topk_ids` once more, in the width of a tape. Layer l of a tape `[T, L, k]` is
+    /// `MatrixMut::strided(tape.slice(l * k..len), T, k, L * k)`. −1 becomes all ones.
+    pub record_ids: Option<MatrixMut<'a, M>>,
+    /// `[T, E]` f32, any row stride: the weights (as they stand in `topk_weights`) at their experts, 0 elsewhere.
+    pub dense_probs: Option<MatrixMut<'a, M>>,
+    /// `[T, E]`, without gaps: 1 at the experts of `topk_ids`, 0 elsewhere.
+    pub bytemap: Option<ViewMut<'a, u8, M>>,
+    /// `[T, ⌈E/8⌉]`, without gaps: the same as bits, expert e at bit e % 8 of byte e / 8 (TransformerEngine's layout).
+    pub bitmap: Option<ViewMut<'a, u8, M>>,
+    /// `[T]`: the selection value of the last expert that a row selected for itself; NaN for rows that selected nothing.
+    pub cutoff: Option<ViewMut<'a, f32, M>>,
     /// Where bad data is reported.
     pub errors: Option<ViewMut<'a, u64, M>>,
     /// The caller's number for this call (a layer), reported with a fault.
@@ -107,6 +120,12 @@ impl<'a, M: Memory> Forward<'a, M> {
             topk_weights,
             selected_logits: None,
             lse: None,
+            expert_scale: None,
+            record_ids: None,
+            dense_probs: None,
+            bytemap: None,
+            bitmap: None,
+            cutoff: None,
             errors: None,
             tag: 0,
             telemetry: None,
@@ -152,6 +171,7 @@ impl<'a, M: Memory> Forward<'a, M> {
         );
         check_array(&mut checks, "lse", self.lse.as_ref().map(ViewMut::as_view), tokens);
         check_lse_use(&mut checks, config, self.lse.is_some());
+        self.check_maps(&mut checks, config, &shape);
         check_array(&mut checks, "errors", self.errors.as_ref().map(ViewMut::as_view), 1);
         if let Some(telemetry) = &self.telemetry {
             telemetry.check(&mut checks, &shape, forced.map(|forced| forced.ids.rows()), &self.router_logits);
@@ -168,11 +188,37 @@ impl<'a, M: Memory> Forward<'a, M> {
             Some(self.topk_weights.layout().extent("topk_weights", true)),
             self.selected_logits.as_ref().map(|array| array.extent("selected_logits")),
             self.lse.as_ref().map(|array| array.extent("lse")),
+            self.expert_scale.map(|array| array.extent("expert_scale")),
+            self.record_ids.as_ref().map(|matrix| matrix.layout().extent("record_ids", true)),
+            self.dense_probs.as_ref().map(|matrix| matrix.layout().extent("dense_probs", true)),
+            self.bytemap.as_ref().map(|array| array.extent("bytemap")),
+            self.bitmap.as_ref().map(|array| array.extent("bitmap")),
+            self.cutoff.as_ref().map(|array| array.extent("cutoff")),
             self.errors.as_ref().map(|array| array.extent("errors")),
         ];
         extents.extend(self.telemetry.as_ref().map(Telemetry::extents).unwrap_or_default());
         checks.disjoint(&extents);
         checks.finish().map(|()| shape)
+    }
+
+    /// The outputs beyond ids, weights and saved values.
+    fn check_maps(&self, checks: &mut Checks, config: &Config, shape: &Shape) {
+        let Shape { tokens, experts, top_k } = *shape;
+        check_array(checks, "expert_scale", self.expert_scale, experts);
+        check_array(checks, "bytemap", self.bytemap.as_ref().map(ViewMut::as_view), tokens * experts);
+        check_array(checks, "bitmap", self.bitmap.as_ref().map(ViewMut::as_view), tokens * experts.div_ceil(8));
+        check_array(checks, "cutoff", self.cutoff.as_ref().map(ViewMut::as_view), tokens);
+        if let Some(probs) = &self.dense_probs {
+            check_floats(checks, "dense_probs", &probs.as_matrix(), &[tokens, experts]);
+            checks.require(probs.element() == Element::F32, Kind::Dtype, "dense_probs", || {
+                format!("holds {}, needs f32", probs.element())
+            });
+        }
+        if let Some(record) = &self.record_ids {
+            checks.shape("record_ids", &[record.rows(), record.columns()], &[tokens, top_k]);
+            check_id_width(checks, "record_ids", record.element(), experts, config.filler == Filler::Sentinel);
+            check_pointer(checks, "record_ids", record.address(), 1, tokens * top_k);
+        }
     }
 }
 
@@ -237,25 +283,29 @@ fn check_groups(checks: &mut Checks, config: &Config, experts: usize, top_k: usi
 
 fn check_forced<M: Memory>(checks: &mut Checks, forced: &Forced<'_, M>, shape: &Shape) {
     let ids = &forced.ids;
-    let (element, experts) = (ids.element(), shape.experts);
-    checks
-        .require(Element::ROUTES.contains(&element), Kind::Dtype, "forced_ids", || {
-            format!("hold {element}, need u8, u16, i16 or i32")
-        })
-        // 16 bits hold every id of MAX_EXPERTS experts, and the sentinel.
-        .require(element != Element::U8 || experts <= 256, Kind::Dtype, "forced_ids", || {
-            format!("hold u8, which cannot name {experts} experts; use u16")
-        })
-        .require(element != Element::U8 || experts != 256 || !forced.has_sentinel, Kind::Dtype, "forced_ids", || {
-            "hold u8, in which 255 would be both an expert of 256 and the sentinel; use u16 or set has_sentinel = false"
-                .into()
-        });
+    check_id_width(checks, "forced_ids", ids.element(), shape.experts, forced.has_sentinel);
     checks.require(ids.columns() == shape.top_k, Kind::Shape, "forced_ids", || {
         format!("name {} experts per row, needs {}", ids.columns(), shape.top_k)
     });
     check_pointer(checks, "forced_ids", ids.address(), 1, ids.rows() * ids.columns());
     check_array(checks, "row_index", forced.row_index, shape.tokens);
     check_array(checks, "row_mode", forced.row_mode, shape.tokens);
+}
+
+/// That the integers can name every expert, and the sentinel where there is one.
+fn check_id_width(checks: &mut Checks, name: &'static str, element: Element, experts: usize, has_sentinel: bool) {
+    checks
+        .require(Element::ROUTES.contains(&element), Kind::Dtype, name, || {
+            format!("hold {element}, need u8, u16, i16 or i32")
+        })
+        // 16 bits hold every id of MAX_EXPERTS experts, and the sentinel.
+        .require(element != Element::U8 || experts <= 256, Kind::Dtype, name, || {
+            format!("hold u8, which cannot name {experts} experts; use u16")
+        })
+        .require(element != Element::U8 || experts != 256 || !has_sentinel, Kind::Dtype, name, || {
+            "hold u8, in which 255 would be both an expert of 256 and the sentinel; use u16 or do without the sentinel"
+                .into()
+        });
 }
 
 pub(super) fn check_lse_use(checks: &mut Checks, config: &Config, given: bool) {

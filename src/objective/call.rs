@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Aggregation, Config, Plane};
+use super::{Aggregation, Anchor, Config, Plane, Variant};
 use crate::backend::Backend;
 use crate::device::workspace::ObjectiveWorkspace;
 use crate::diagnostics;
@@ -79,8 +79,22 @@ pub struct Batch<'a, M> {
     pub advantages: Advantages<'a, M>,
     /// `[N]`: m, 1 where the token counts; absent: every token counts.
     pub loss_mask: Option<View<'a, u8, M>>,
-    /// `[N]`: w ≥ 0, constants that multiply the values of tokens (importance weights); absent: 1.
+    /// `[N]`: w ≥ 0, constants that multiply the policy's term of tokens (importance weights); absent: 1.
     pub weights: Option<View<'a, f32, M>>,
+    /// `[S]`: W ≥ 0, likewise for whole segments; absent: 1.
+    pub segment_weights: Option<View<'a, f32, M>>,
+    /// `[N]`: 0 where the token was rejected; absent: every token is kept. See [`RejectionScope`](super::RejectionScope).
+    pub keep: Option<View<'a, u8, M>>,
+    /// `[N]`: q, under the policy that the rollout engine ran; needed by [`Anchor::Rollout`], the mismatch penalty and MiniRL.
+    pub rollout_logprobs: Option<View<'a, f32, M>>,
+    /// `[N]`: r, under the reference policy; needed by a divergence.
+    pub ref_logprobs: Option<View<'a, f32, M>>,
+    /// `[N]`: H, the current policy's entropies; needed by an entropy bonus.
+    pub entropy: Option<View<'a, f32, M>>,
+    /// `[N]`: log γ ≤ 0, added to every Δ as a constant: how far the router has moved (RSPO 2510.27023).
+    pub router_shift: Option<View<'a, f32, M>>,
+    /// `[N]`: 1 for the tokens that [`Variant::KlCov`] penalises; needed by it.
+    pub chosen: Option<View<'a, u8, M>>,
     /// `[S]`: for `Custom` the coefficient c, for `PromptMean` the counted tokens of the segment's prompt.
     pub segment_scale: Option<View<'a, f32, M>>,
     /// What the aggregation divides by.
@@ -95,7 +109,7 @@ impl<M> Clone for Batch<'_, M> {
 impl<M> Copy for Batch<'_, M> {}
 
 impl<'a, M: Memory> Batch<'a, M> {
-    /// A batch without old log-probabilities, mask and weights.
+    /// A batch without anything optional.
     pub fn new(logprobs: View<'a, f32, M>, advantages: Advantages<'a, M>, denominators: Denominators<'a, M>) -> Self {
         Batch {
             logprobs,
@@ -103,6 +117,13 @@ impl<'a, M: Memory> Batch<'a, M> {
             advantages,
             loss_mask: None,
             weights: None,
+            segment_weights: None,
+            keep: None,
+            rollout_logprobs: None,
+            ref_logprobs: None,
+            entropy: None,
+            router_shift: None,
+            chosen: None,
             segment_scale: None,
             denominators,
         }
@@ -116,6 +137,10 @@ pub struct Output<'a, M> {
     pub loss: Option<ViewMut<'a, f64, M>>,
     /// `[N]`: the gradient of the loss by `logprobs`; +0.0 where the token does not count.
     pub d_logprobs: Option<ViewMut<'a, f32, M>>,
+    /// `[N]`: the gradient of the loss by `entropy`, −m c η.
+    pub d_entropy: Option<ViewMut<'a, f32, M>>,
+    /// `[N]`: the divergence's value, without c and β; +0.0 where the token does not count.
+    pub kl: Option<ViewMut<'a, f32, M>>,
     /// `[N]`: ρ, saturated as configured; 1 where the token does not count.
     pub ratio: Option<ViewMut<'a, f32, M>>,
     /// `[N]`: 1 where the window's upper bound stops the gradient, 2 where its lower bound does, 4 where the cap does; else 0.
@@ -142,6 +167,8 @@ impl<'a, M: Memory> Output<'a, M> {
         Output {
             loss: None,
             d_logprobs: None,
+            d_entropy: None,
+            kl: None,
             ratio: None,
             clipped: None,
             sequence_ratio: None,
@@ -173,19 +200,27 @@ pub struct Phases<'a, M> {
     pub coefficients: ViewMut<'a, Coefficient, M>,
 }
 
-/// What `apply` needs to know of a segment.
+/// What `apply` needs to know of a segment. What a field holds depends on the variant.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Coefficient {
-    /// s.
+    /// What stands in place of a token's ratio: s, clamped where the variant clamps it; the geometric mean of GMPO; φ of VESPO for A ≥ 0.
     pub ratio: f32,
-    /// c, with the step's scale.
+    /// c·W, with the step's scale.
     pub weight: f32,
-    /// The gradient of every counted token, where a segment's tokens share it; else 0.
+    /// The policy's gradient of every counted token, where a segment's tokens share it; φ of VESPO for A < 0.
     pub gradient: f32,
     /// Bits: 1 clipped above, 2 clipped below, 4 capped (as in [`Output::clipped`], for s); 8 A > 0 passes, 16 A < 0 passes; 32 some
     /// token is not finite; 64 dropped; 128 empty.
     pub flags: u32,
+    /// c, with the step's scale.
+    pub scale: f32,
+    /// s.
+    pub sequence_ratio: f32,
+    /// The gradient of every counted token by way of s in [`KlForm::K3IsSequence`](super::KlForm::K3IsSequence).
+    pub shared: f32,
+    /// W.
+    pub segment_weight: f32,
 }
 
 /// The bytes of workspace that calls with this plan need, whatever the configuration.
@@ -223,6 +258,14 @@ impl<'a, M: Memory> Batch<'a, M> {
         length(checks, "old_logprobs", self.old_logprobs, tokens);
         length(checks, "loss_mask", self.loss_mask, tokens);
         length(checks, "weights", self.weights, tokens);
+        length(checks, "segment_weights", self.segment_weights, segments);
+        length(checks, "keep", self.keep, tokens);
+        length(checks, "rollout_logprobs", self.rollout_logprobs, tokens);
+        length(checks, "ref_logprobs", self.ref_logprobs, tokens);
+        length(checks, "entropy", self.entropy, tokens);
+        length(checks, "router_shift", self.router_shift, tokens);
+        length(checks, "chosen", self.chosen, tokens);
+        self.check_needs(checks, config);
         length(checks, "segment_scale", self.segment_scale, segments);
         match self.advantages {
             Advantages::PerSegment(array) => length(checks, "advantages", Some(array), segments),
@@ -256,7 +299,27 @@ impl<'a, M: Memory> Batch<'a, M> {
         }
     }
 
-    fn extents(&self) -> [Option<Extent>; 7] {
+    /// What the configuration's terms need, and what excludes itself.
+    fn check_needs(&self, checks: &mut Checks, config: &Config) {
+        let rollout_anchor = config.anchor == Anchor::Rollout;
+        for (is_needed, is_there, name, by) in [
+            (rollout_anchor, self.rollout_logprobs.is_some(), "rollout_logprobs", "the anchor Rollout"),
+            (config.uses_rollout(), self.rollout_logprobs.is_some(), "rollout_logprobs", "the ratio to the rollout"),
+            (config.kl.is_some(), self.ref_logprobs.is_some(), "ref_logprobs", "the divergence"),
+            (config.entropy_bonus != 0.0, self.entropy.is_some(), "entropy", "the entropy bonus"),
+            (matches!(config.variant, Variant::KlCov { .. }), self.chosen.is_some(), "chosen", "KlCov"),
+            (config.variant == Variant::ReinforceIs, self.weights.is_some(), "weights", "ReinforceIs"),
+        ] {
+            checks.require(!is_needed || is_there, Kind::MissingInput, name, || format!("is missing, needed by {by}"));
+        }
+        let is_weighted = self.weights.is_some() || self.segment_weights.is_some();
+        checks.require(!(rollout_anchor && is_weighted), Kind::DoubleCorrection, "weights", || {
+            "correct for the rollout a second time: with the anchor Rollout the ratio does already; masks are allowed"
+                .into()
+        });
+    }
+
+    fn extents(&self) -> [Option<Extent>; 14] {
         let advantages = match self.advantages {
             Advantages::PerSegment(array) | Advantages::PerToken(array) => array,
         };
@@ -270,6 +333,13 @@ impl<'a, M: Memory> Batch<'a, M> {
             Some(advantages.extent("advantages")),
             self.loss_mask.map(|array| array.extent("loss_mask")),
             self.weights.map(|array| array.extent("weights")),
+            self.segment_weights.map(|array| array.extent("segment_weights")),
+            self.keep.map(|array| array.extent("keep")),
+            self.rollout_logprobs.map(|array| array.extent("rollout_logprobs")),
+            self.ref_logprobs.map(|array| array.extent("ref_logprobs")),
+            self.entropy.map(|array| array.extent("entropy")),
+            self.router_shift.map(|array| array.extent("router_shift")),
+            self.chosen.map(|array| array.extent("chosen")),
             self.segment_scale.map(|array| array.extent("segment_scale")),
             denominators,
         ]
@@ -297,6 +367,8 @@ impl<'a, M: Memory> Output<'a, M> {
     fn check(&self, checks: &mut Checks, sizes: Sizes, workspace_bytes: usize) {
         length(checks, "loss", seen(&self.loss), 1);
         length(checks, "d_logprobs", seen(&self.d_logprobs), sizes.tokens);
+        length(checks, "d_entropy", seen(&self.d_entropy), sizes.tokens);
+        length(checks, "kl", seen(&self.kl), sizes.tokens);
         length(checks, "ratio", seen(&self.ratio), sizes.tokens);
         length(checks, "clipped", seen(&self.clipped), sizes.tokens);
         length(checks, "sequence_ratio", seen(&self.sequence_ratio), sizes.segments);
@@ -308,10 +380,12 @@ impl<'a, M: Memory> Output<'a, M> {
         });
     }
 
-    fn extents(&self) -> [Option<Extent>; 9] {
+    fn extents(&self) -> [Option<Extent>; 11] {
         [
             self.loss.as_ref().map(|array| array.extent("loss")),
             self.d_logprobs.as_ref().map(|array| array.extent("d_logprobs")),
+            self.d_entropy.as_ref().map(|array| array.extent("d_entropy")),
+            self.kl.as_ref().map(|array| array.extent("kl")),
             self.ratio.as_ref().map(|array| array.extent("ratio")),
             self.clipped.as_ref().map(|array| array.extent("clipped")),
             self.sequence_ratio.as_ref().map(|array| array.extent("sequence_ratio")),
@@ -339,6 +413,9 @@ pub(crate) fn check<B: Backend>(
     checks.merge(config.validate());
     batch.check(&mut checks, config, sizes);
     output.check(&mut checks, sizes, workspace_bytes(plan));
+    checks.require(config.kl.is_some() || output.kl.is_none(), Kind::Config, "kl", || {
+        "is asked for, but the configuration has no divergence".into()
+    });
     let mut extents = [&batch.extents()[..], &output.extents()[..]].concat();
     if let Some(phases) = phases {
         let planes = config.planes().len();

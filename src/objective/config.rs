@@ -1,13 +1,29 @@
 //! What an objective computes.
 
+use super::{
+    Anchor, Cap, Cispo, CispoCap, Clip, DenominatorBasis, Divergence, Dppo, Kl, KlForm, RejectionScope, Sapo, Variant,
+    Vespo, Window,
+};
 use crate::error::{Checks, Kind, Result};
 
 /// An objective. Plain data; [`validate`](Config::validate) names every fault, [`lint`](Config::lint) what is legal and unusual.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Config {
-    /// The value of a token or segment.
+    /// The policy's term.
     pub variant: Variant,
+    /// What its ratios are taken against.
+    pub anchor: Anchor,
+    /// The divergence from the reference policy, if it has a place in the loss.
+    pub kl: Option<Kl>,
+    /// κ ≥ 0 of the term κ(l − q)², which draws the policy to the one that the rollout engine runs (prime-rl).
+    pub mismatch_penalty: f64,
+    /// η ≥ 0 of the term −ηH. Its gradient is that of the entropy, [`Output::d_entropy`](super::Output::d_entropy).
+    pub entropy_bonus: f64,
+    /// What a rejected token loses.
+    pub rejection: RejectionScope,
+    /// Whether denominators count rejected tokens.
+    pub denominator_basis: DenominatorBasis,
     /// How values become one loss.
     pub aggregation: Aggregation,
     /// Where the exponential stops to grow.
@@ -18,66 +34,6 @@ pub struct Config {
     pub dp_scale: f64,
     /// [`Denominators::Local`](super::Denominators::Local) counts segments without a counted token.
     pub count_empty: bool,
-}
-
-/// The value of a token or segment. The table is at [the module](super).
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum Variant {
-    /// PPO's clipped surrogate per token, ratio ρ: GRPO, DAPO, Dr. GRPO.
-    PpoClip(Clip),
-    /// The clipped surrogate of the segment's ratio s, whose gradient spreads evenly over the counted tokens.
-    Gspo(Clip),
-    /// The clip of [`Gspo`](Variant::Gspo) with a gradient per token. verl calls this one gspo.
-    GspoToken(Clip),
-}
-
-impl Variant {
-    /// Its window and cap.
-    pub fn clip(&self) -> Clip {
-        match *self {
-            Variant::PpoClip(clip) | Variant::Gspo(clip) | Variant::GspoToken(clip) => clip,
-        }
-    }
-
-    /// True where the ratio is the segment's.
-    pub fn is_sequence_level(&self) -> bool {
-        !matches!(self, Variant::PpoClip(_))
-    }
-}
-
-/// The window [1 − low, 1 + high] of a ratio, and the cap behind it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct Clip {
-    /// εl ≥ 0. From 1 on there is no lower bound.
-    pub low: f64,
-    /// εh ≥ 0.
-    pub high: f64,
-    /// What bounds the ratio beyond the window.
-    pub cap: Cap,
-}
-
-impl Clip {
-    /// A window without a cap.
-    pub fn new(low: f64, high: f64) -> Clip {
-        Clip { low, high, cap: Cap::None }
-    }
-}
-
-/// A second bound of the ratio.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub enum Cap {
-    /// None: a negative advantage costs as much as its ratio.
-    #[default]
-    None,
-    /// Dual clip: A < 0 costs at most C·|A|, C > 1; beyond it no gradient (1912.09729).
-    Dual(f64),
-    /// −min(min(ratio, δ)A, clip(ratio)A), δ > 0 (INTELLECT-2; TRL's `delta`). Below 1 + εh it lowers the bound for A > 0 as well.
-    Delta(f64),
 }
 
 /// Bounds of a log-ratio where its exponential is taken: value and gradient are those of the clamped function, so the gradient is 0
@@ -156,18 +112,32 @@ pub enum Plane {
     LogRatio,
     /// n = Σ m, a whole number.
     Count,
-    /// S⁺ = Σ m w max(A, 0).
+    /// S⁺ = Σ m w max(A, 0) over kept tokens; without w where [`Plane::Folded`] has it.
     PositiveAdvantage,
-    /// S⁻ = Σ m w min(A, 0).
+    /// S⁻ = Σ m w min(A, 0), likewise.
     NegativeAdvantage,
+    /// Σ m [the token was kept], a whole number.
+    Kept,
+    /// K = Σ m k3.
+    Kl,
+    /// C = Σ m (Δ, clipped as the variant has it, + log w) over kept tokens.
+    Folded,
     /// Σ m [an input of the token is NaN or infinite], a whole number.
     NonFinite,
 }
 
 impl Plane {
     /// All planes, in the order they have in memory.
-    pub const ALL: [Plane; 5] =
-        [Plane::LogRatio, Plane::Count, Plane::PositiveAdvantage, Plane::NegativeAdvantage, Plane::NonFinite];
+    pub const ALL: [Plane; 8] = [
+        Plane::LogRatio,
+        Plane::Count,
+        Plane::PositiveAdvantage,
+        Plane::NegativeAdvantage,
+        Plane::Kept,
+        Plane::Kl,
+        Plane::Folded,
+        Plane::NonFinite,
+    ];
 }
 
 impl Default for Config {
@@ -182,6 +152,12 @@ impl Config {
     pub fn new(variant: Variant) -> Config {
         Config {
             variant,
+            anchor: Anchor::default(),
+            kl: None,
+            mismatch_penalty: 0.0,
+            entropy_bonus: 0.0,
+            rejection: RejectionScope::default(),
+            denominator_basis: DenominatorBasis::default(),
             aggregation: Aggregation::default(),
             saturation: Saturation::default(),
             nonfinite: NonFinite::default(),
@@ -205,6 +181,17 @@ impl Config {
         Config::new(Variant::GspoToken(Clip::new(clip_low, clip_high)))
     }
 
+    /// LUSPO (2602.05261): [`Variant::Gspo`] without the division by a segment's length, so that a token of a long answer weighs as much as
+    /// one of a short one.
+    pub fn luspo(clip_low: f64, clip_high: f64) -> Config {
+        Config::gspo(clip_low, clip_high).with_aggregation(Aggregation::SeqMeanTokenSum)
+    }
+
+    /// [`Variant::Cispo`] of tokens with this cap.
+    pub fn cispo(cap: CispoCap) -> Config {
+        Config::new(Variant::Cispo(Cispo::new(cap)))
+    }
+
     /// The same with another aggregation.
     #[must_use]
     pub fn with_aggregation(mut self, aggregation: Aggregation) -> Config {
@@ -212,22 +199,55 @@ impl Config {
         self
     }
 
-    /// The same with a cap behind the window.
+    /// The same with a divergence from the reference policy.
+    #[must_use]
+    pub fn with_kl(mut self, kl: Kl) -> Config {
+        self.kl = Some(kl);
+        self
+    }
+
+    /// The same with a cap behind the window; a variant without the clip of PPO has none and stays as it is.
     #[must_use]
     pub fn with_cap(mut self, cap: Cap) -> Config {
-        match &mut self.variant {
-            Variant::PpoClip(clip) | Variant::Gspo(clip) | Variant::GspoToken(clip) => clip.cap = cap,
+        if let Variant::PpoClip(clip) | Variant::Gspo(clip) | Variant::GspoToken(clip) = &mut self.variant {
+            clip.cap = cap;
         }
         self
     }
 
-    /// The planes that the phases of this objective exchange, in the order they have in memory.
-    pub fn planes(&self) -> &'static [Plane] {
-        match (self.variant.is_sequence_level(), self.nonfinite) {
-            (true, _) => &Plane::ALL,
-            (false, NonFinite::DropSegment) => &[Plane::Count, Plane::NonFinite],
-            (false, _) => &[Plane::Count],
+    pub(crate) fn kl_form(&self) -> Option<KlForm> {
+        self.kl.map(|kl| kl.form)
+    }
+
+    /// True where something of every token is added beside the policy's term.
+    pub(crate) fn has_terms(&self) -> bool {
+        self.kl.is_some() || self.mismatch_penalty != 0.0 || self.entropy_bonus != 0.0
+    }
+
+    /// True where q is read for its own sake.
+    pub(crate) fn uses_rollout(&self) -> bool {
+        self.mismatch_penalty != 0.0 || matches!(self.variant, Variant::MiniRl(_))
+    }
+
+    fn has_plane(&self, plane: Plane) -> bool {
+        let variant = &self.variant;
+        let with_sequence_kl = self.kl_form() == Some(KlForm::K3IsSequence);
+        match plane {
+            Plane::Count => true,
+            Plane::LogRatio => variant.has_sequence_ratio() || with_sequence_kl,
+            Plane::PositiveAdvantage | Plane::NegativeAdvantage => variant.is_valued_by_segment(),
+            Plane::Kept => self.denominator_basis == DenominatorBasis::AfterRejection,
+            Plane::Kl => with_sequence_kl,
+            Plane::Folded => variant.folds_weights(),
+            Plane::NonFinite => {
+                variant.is_sequence_level() || with_sequence_kl || self.nonfinite == NonFinite::DropSegment
+            }
         }
+    }
+
+    /// The planes that the phases of this objective exchange, in the order they have in memory.
+    pub fn planes(&self) -> Vec<Plane> {
+        Plane::ALL.into_iter().filter(|&plane| self.has_plane(plane)).collect()
     }
 
     /// Checks every number.
@@ -235,24 +255,81 @@ impl Config {
     /// # Errors
     /// `Config` for every one outside its range.
     pub fn validate(&self) -> Result<()> {
-        let Clip { low, high, cap } = self.variant.clip();
         let mut checks = Checks::new();
-        let mut number = |holds: bool, name: &'static str, value: f64, needed: &str| {
-            checks.require(holds, Kind::Config, name, || format!("is {value}, needs {needed}"));
-        };
-        number(low >= 0.0 && low.is_finite(), "clip_low", low, "a finite number of at least 0");
-        number(high >= 0.0 && high.is_finite(), "clip_high", high, "a finite number of at least 0");
-        match cap {
-            Cap::None => {}
-            Cap::Dual(c) => number(c > 1.0 && c.is_finite(), "dual_clip", c, "a finite number above 1"),
-            Cap::Delta(d) => number(d > 0.0 && d.is_finite(), "delta", d, "a finite number above 0"),
+        validate_variant(&mut checks, &self.variant);
+        if let Some(kl) = self.kl {
+            let Kl { beta, input_clamp, output_clamp, .. } = kl;
+            at_least_0(&mut checks, "kl_beta", beta);
+            input_clamp.into_iter().for_each(|clamp| above_0(&mut checks, "kl_input_clamp", clamp));
+            output_clamp.into_iter().for_each(|clamp| above_0(&mut checks, "kl_output_clamp", clamp));
         }
-        let scale = self.dp_scale;
-        number(scale > 0.0 && scale.is_finite(), "dp_scale", scale, "a finite number above 0");
+        at_least_0(&mut checks, "mismatch_penalty", self.mismatch_penalty);
+        at_least_0(&mut checks, "entropy_bonus", self.entropy_bonus);
+        above_0(&mut checks, "dp_scale", self.dp_scale);
         let Saturation { low, high } = self.saturation;
         checks.require(low < high, Kind::Config, "saturation", || {
             format!("is [{low}, {high}], needs a lower bound below the upper one")
         });
         checks.finish()
+    }
+}
+
+fn number(checks: &mut Checks, holds: bool, name: &'static str, value: f64, needed: &str) {
+    checks.require(holds, Kind::Config, name, || format!("is {value}, needs {needed}"));
+}
+
+fn at_least_0(checks: &mut Checks, name: &'static str, value: f64) {
+    number(checks, value >= 0.0 && value.is_finite(), name, value, "a finite number of at least 0");
+}
+
+fn above_0(checks: &mut Checks, name: &'static str, value: f64) {
+    number(checks, value > 0.0 && value.is_finite(), name, value, "a finite number above 0");
+}
+
+fn validate_window(checks: &mut Checks, Window { low, high }: Window) {
+    at_least_0(checks, "clip_low", low);
+    at_least_0(checks, "clip_high", high);
+}
+
+fn validate_variant(checks: &mut Checks, variant: &Variant) {
+    match *variant {
+        Variant::PpoClip(clip) | Variant::Gspo(clip) | Variant::GspoToken(clip) => {
+            let Clip { low, high, cap } = clip;
+            validate_window(checks, Window { low, high });
+            match cap {
+                Cap::None => {}
+                Cap::Dual(c) => number(checks, c > 1.0 && c.is_finite(), "dual_clip", c, "a finite number above 1"),
+                Cap::Delta(d) => above_0(checks, "delta", d),
+            }
+        }
+        Variant::Cispo(Cispo { cap, unified_mask, .. }) => {
+            match cap {
+                CispoCap::Window(window) => validate_window(checks, window),
+                CispoCap::Raw { max } => above_0(checks, "cispo_max", max),
+            }
+            unified_mask.into_iter().for_each(|window| validate_window(checks, window));
+        }
+        Variant::Gmpo(window) | Variant::MiniRl(window) => validate_window(checks, window),
+        Variant::Sapo(Sapo { tau_positive, tau_negative, .. }) => {
+            above_0(checks, "tau_positive", tau_positive);
+            above_0(checks, "tau_negative", tau_negative);
+        }
+        Variant::Vespo(Vespo { positive, negative }) => {
+            for (k, lambda) in [positive, negative] {
+                above_0(checks, "vespo_k", k);
+                above_0(checks, "vespo_lambda", lambda);
+            }
+        }
+        Variant::Dppo(Dppo { divergence, low, high, cap }) => {
+            at_least_0(checks, "dppo_low", low);
+            at_least_0(checks, "dppo_high", high);
+            number(checks, cap > 0.0, "dppo_cap", cap, "a number above 0, infinite for none");
+            if let Divergence::Kl { epsilon } = divergence {
+                at_least_0(checks, "dppo_epsilon", epsilon);
+            }
+        }
+        Variant::SquarePenalty { tau } => above_0(checks, "tau", tau),
+        Variant::KlCov { penalty } => at_least_0(checks, "kl_cov_penalty", penalty),
+        Variant::ReinforceIs | Variant::Topr | Variant::Gpg | Variant::TisLoss => {}
     }
 }

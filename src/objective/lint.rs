@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Aggregation, Cap, Config, Variant};
+use super::{Aggregation, Cap, Clip, Config, KlForm, Variant, Window};
 
 /// Something about a [`Config`] that is allowed but seldom wanted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,10 @@ pub enum Warning {
     },
     /// Without an upper bound the exponential overflows to infinity.
     NoSaturation,
+    /// β = 0: the reference policy is read for its diagnostics alone.
+    KlWithoutWeight,
+    /// The gradient of `K1` is 1 at every token, wherever the reference is.
+    KlWithoutDirection,
 }
 
 impl fmt::Display for Warning {
@@ -44,7 +48,7 @@ impl fmt::Display for Warning {
             Warning::SequenceAggregation(aggregation) => {
                 write!(
                     f,
-                    "aggregation {aggregation:?}: GSPO is defined by SeqMeanTokenMean, others weigh segments by length"
+                    "aggregation {aggregation:?}: GSPO and GMPO are defined by SeqMeanTokenMean, others weigh segments by length (LUSPO means to, with SeqMeanTokenSum)"
                 )
             }
             Warning::DeltaInsideWindow { delta, upper } => {
@@ -53,6 +57,10 @@ impl fmt::Display for Warning {
             Warning::NoSaturation => {
                 f.write_str("saturation: without an upper bound a log-ratio above 88.7 makes the loss infinite")
             }
+            Warning::KlWithoutWeight => f.write_str("kl: beta is 0, so the reference policy costs reads and changes nothing"),
+            Warning::KlWithoutDirection => f.write_str(
+                "kl: the gradient of K1 is 1 at every token and does not depend on the reference; K3, or straight_through, is what draws towards it",
+            ),
         }
     }
 }
@@ -64,27 +72,43 @@ const NARROW: f64 = 0.005;
 impl Config {
     /// What about this configuration is legal and unusual.
     pub fn lint(&self) -> Vec<Warning> {
-        let clip = self.variant.clip();
         let sequence = self.variant.is_sequence_level();
         let mut warnings = Vec::new();
-        if sequence && clip.high >= WIDE {
-            warnings.push(Warning::WideSequenceWindow { clip_high: clip.high });
+        let window = match self.variant {
+            Variant::PpoClip(Clip { low, high, .. })
+            | Variant::Gspo(Clip { low, high, .. })
+            | Variant::GspoToken(Clip { low, high, .. }) => Some(Window { low, high }),
+            Variant::MiniRl(window) => Some(window),
+            _ => None,
+        };
+        if let Some(Window { high, .. }) = window {
+            if sequence && high >= WIDE {
+                warnings.push(Warning::WideSequenceWindow { clip_high: high });
+            }
+            if !sequence && high < NARROW {
+                warnings.push(Warning::NarrowTokenWindow { clip_high: high });
+            }
         }
-        if !sequence && clip.high < NARROW {
-            warnings.push(Warning::NarrowTokenWindow { clip_high: clip.high });
-        }
-        if matches!(self.variant, Variant::Gspo(_) | Variant::GspoToken(_))
+        if let Variant::Gspo(_) | Variant::GspoToken(_) | Variant::Gmpo(_) = self.variant
             && self.aggregation != Aggregation::SeqMeanTokenMean
         {
             warnings.push(Warning::SequenceAggregation(self.aggregation));
         }
-        if let Cap::Delta(delta) = clip.cap
-            && delta < 1.0 + clip.high
+        if let Some(Clip { high, cap: Cap::Delta(delta), .. }) = self.variant.clip()
+            && delta < 1.0 + high
         {
-            warnings.push(Warning::DeltaInsideWindow { delta, upper: 1.0 + clip.high });
+            warnings.push(Warning::DeltaInsideWindow { delta, upper: 1.0 + high });
         }
         if self.saturation.high > 88.0 {
             warnings.push(Warning::NoSaturation);
+        }
+        if let Some(kl) = self.kl {
+            if kl.beta == 0.0 {
+                warnings.push(Warning::KlWithoutWeight);
+            }
+            if kl.form == KlForm::K1 && !kl.straight_through {
+                warnings.push(Warning::KlWithoutDirection);
+            }
         }
         warnings
     }

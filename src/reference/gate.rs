@@ -7,6 +7,7 @@ pub(super) mod weights;
 pub(super) use backward::{backward, write_dense};
 
 use crate::abi::MOERL_NO_FAULT;
+use crate::element::Element;
 use crate::error::{Fault, FaultCode, Result};
 use crate::gate::{Bad, Config, Filler, Forced, Forward, Missing, Nonfinite, RowCount, Score, Shape};
 use crate::memory::Host;
@@ -54,12 +55,15 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
         let needs_choice = is_native || telemetry.needs_choice() || replaces.is_some();
         let choice = needs_choice.then(|| choose(config, &rules, &call, &logits, &shape));
         let mut ids = forced;
+        let mut cutoff = f64::NAN;
         if let Some(choice) = &choice {
             if is_native {
                 ids = choice.order[..shape.top_k].to_vec();
+                cutoff = choice.values[ids[shape.top_k - 1]];
             }
             telemetry::measure_choice(&mut telemetry, &seen, choice, &ids);
         }
+        write_cutoff(&mut call, t, cutoff);
         let before = ids.clone();
         if let (Some(delta), Some(choice), true) = (replaces, &choice, replays) {
             let (replaced, count) = telemetry::replace(f64::from(delta), choice, &ids);
@@ -78,10 +82,12 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
         // The saved value is what backward will see, so forward sees it too.
         let lse = if config.needs_lse() { f64::from(lse as f32) } else { 0.0 };
         let exact = rules.weights(&selected, lse);
-        let finite = rules.is_usable(&selected, lse);
+        let scale = |e: usize| call.expert_scale.map_or(1.0, |scale| f64::from(scale.as_slice()[e]));
+        let weights: Vec<f32> = exact.iter().zip(&ids).map(|(&w, &e)| (w * scale(e)) as f32).collect();
+        let finite = rules.is_usable(&selected, lse)
+            && (call.expert_scale.is_none() || weights.iter().all(|weight| weight.is_finite()));
         let recorded = call.forced().filter(|_| replays).map(|forced| tape_row(forced, t) as usize);
         telemetry::measure_weights(&mut telemetry, &seen, &ids, &exact, rules.scaling_factor, recorded, finite);
-        let weights: Vec<f32> = exact.iter().map(|&w| w as f32).collect();
         faults.require(finite, t, FaultCode::NonfiniteWeight);
         let slots = t * shape.top_k..(t + 1) * shape.top_k;
         for (to, &e) in call.topk_ids.as_mut_slice()[slots.clone()].iter_mut().zip(&ids) {
@@ -98,11 +104,63 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
             saved.as_mut_slice()[t] = lse as f32;
         }
     }
+    for t in 0..shape.tokens {
+        record(&mut call, t, &shape);
+        write_maps(&mut call, t, &shape);
+    }
     if let Some(errors) = &mut call.errors {
         let word = &mut errors.as_mut_slice()[0];
         *word = faults.first.min(*word);
     }
     Ok(())
+}
+
+fn write_cutoff(call: &mut Forward<'_, Host>, t: usize, cutoff: f64) {
+    if let Some(cutoffs) = &mut call.cutoff {
+        cutoffs.as_mut_slice()[t] = if cutoff.is_nan() { f32::NAN } else { cutoff as f32 + 0.0 };
+    }
+}
+
+/// The ids of row t once more, in the tape's width.
+fn record(call: &mut Forward<'_, Host>, t: usize, shape: &Shape) {
+    let Some(record) = &mut call.record_ids else { return };
+    let ids = &call.topk_ids.as_mut_slice()[t * shape.top_k..][..shape.top_k];
+    match record.element() {
+        Element::U8 => narrow(record.row_mut(t), ids, |id| id as u8),
+        Element::U16 => narrow(record.row_mut(t), ids, |id| id as u16),
+        Element::I16 => narrow(record.row_mut(t), ids, |id| id as i16),
+        _ => narrow(record.row_mut(t), ids, |id| id),
+    }
+}
+
+fn narrow<T>(row: Option<&mut [T]>, ids: &[i32], narrowed: impl Fn(i32) -> T) {
+    for (to, &id) in row.unwrap_or_default().iter_mut().zip(ids) {
+        *to = narrowed(id);
+    }
+}
+
+/// Row t as maps over all experts.
+fn write_maps(call: &mut Forward<'_, Host>, t: usize, shape: &Shape) {
+    let ids = &call.topk_ids.as_mut_slice()[t * shape.top_k..][..shape.top_k];
+    let weights = call.topk_weights.as_matrix().row_f64(t);
+    let mut probs = vec![0.0; shape.experts];
+    let mut bytes = vec![0; shape.experts];
+    for (&id, &weight) in ids.iter().zip(&weights).filter(|(id, _)| **id >= 0) {
+        (probs[id as usize], bytes[id as usize]) = (weight as f32, 1u8);
+    }
+    if let Some(row) = call.dense_probs.as_mut().and_then(|matrix| matrix.row_mut::<f32>(t)) {
+        row.copy_from_slice(&probs);
+    }
+    if let Some(bytemap) = &mut call.bytemap {
+        bytemap.as_mut_slice()[t * shape.experts..][..shape.experts].copy_from_slice(&bytes);
+    }
+    if let Some(bitmap) = &mut call.bitmap {
+        let length = shape.experts.div_ceil(8);
+        let row = &mut bitmap.as_mut_slice()[t * length..][..length];
+        for (byte, eight) in row.iter_mut().zip(bytes.chunks(8)) {
+            *byte = eight.iter().enumerate().map(|(bit, &set)| set << bit).sum();
+        }
+    }
 }
 
 /// Collects the smallest fault.
@@ -141,6 +199,7 @@ fn write_without_weights(config: &Config, call: &mut Forward<'_, Host>, t: usize
     if let Some(saved) = &mut call.lse {
         saved.as_mut_slice()[t] = WITHOUT_WEIGHTS;
     }
+    write_cutoff(call, t, f64::NAN);
     call.topk_weights.write_row(t, &vec![0.0; shape.top_k])
 }
 
@@ -194,7 +253,6 @@ fn tape_row(forced: &Forced<'_, Host>, t: usize) -> i64 {
 }
 
 fn is_unsigned(forced: &Forced<'_, Host>) -> bool {
-    use crate::element::Element;
     matches!(forced.ids.element(), Element::U8 | Element::U16)
 }
 

@@ -1,11 +1,14 @@
 //! The oracle: plain loops in f64, one file per noun, written from the formulas alone.
 
 mod advantage;
+mod correction;
+mod covariance;
 mod ema;
 mod expert_ledger;
 mod gate;
 mod logprob;
 mod objective;
+mod route_change;
 mod router_loss;
 
 use bytemuck::Pod;
@@ -77,6 +80,22 @@ impl Backend for Reference {
         call: crate::logprob::Backward<'_, Host>,
     ) -> Result<()> {
         logprob::backward(config, call)
+    }
+    fn logprob_partial(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::PartialCall<'_, Host>,
+    ) -> Result<()> {
+        logprob::partial(config, call)
+    }
+    fn logprob_combine(
+        &self,
+        (): &(),
+        config: &crate::logprob::Config,
+        call: crate::logprob::Combine<'_, Host>,
+    ) -> Result<()> {
+        logprob::combine(config, call)
     }
 
     // ---- gate -------------------------------------------------------------------------------------------------------
@@ -174,6 +193,69 @@ impl Backend for Reference {
         output: Output<'_, Host>,
     ) -> Result<()> {
         objective::apply(config, plan, batch, phases, output)
+    }
+
+    // ---- correction -------------------------------------------------------------------------------------------------
+
+    fn correction(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::one_call(config, plans, batch, output)
+    }
+    fn correction_partial(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::partial(config, plans, batch, phases, output)
+    }
+    fn correction_finish(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::finish(config, plans, batch, phases, output)
+    }
+    fn correction_apply(
+        &self,
+        (): &(),
+        config: &crate::correction::Config,
+        plans: crate::correction::Plans<'_, Reference>,
+        batch: crate::correction::Batch<'_, Host>,
+        phases: crate::correction::Phases<'_, Host>,
+        output: crate::correction::Output<'_, Host>,
+    ) -> Result<()> {
+        correction::apply(config, plans, batch, phases, output)
+    }
+
+    // ---- route change -----------------------------------------------------------------------------------------------
+
+    fn route_change(&self, (): &(), call: crate::route_change::Call<'_, Host>) -> Result<()> {
+        route_change::route_change(call)
+    }
+
+    // ---- covariance -------------------------------------------------------------------------------------------------
+
+    fn covariance(
+        &self,
+        _stream: &(),
+        config: &crate::covariance::Config,
+        call: crate::covariance::Call<'_, Host>,
+    ) -> Result<()> {
+        covariance::covariance(config, call)
     }
 
     // ---- advantage --------------------------------------------------------------------------------------------------

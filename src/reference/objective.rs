@@ -1,16 +1,22 @@
 //! Policy objectives in plain f64 loops.
 
 mod phases;
+mod policy;
+mod statistics;
+mod terms;
 #[cfg(test)]
 mod tests;
 
 pub(super) use phases::{apply, finish, one_call, partial};
 
 use crate::abi::MOERL_NO_FAULT;
-use crate::diagnostics::{self, Sum};
 use crate::error::{Fault, FaultCode};
-use crate::objective::{Aggregation, Bounds, Config, NonFinite, Saturation, Variant};
+use crate::objective::{
+    Aggregation, Bounds, Config, DenominatorBasis, KlForm, NonFinite, Rates, RejectionScope, Saturation, Variant,
+};
 use crate::segments::Segments;
+use policy::{Policy, policy_of, sigmoid, sigmoid_slope};
+use terms::{Divergence, divergence_of, plain_divergence};
 
 /// Bits of [`Coefficient::flags`](crate::objective::Coefficient::flags).
 pub(crate) mod flag {
@@ -27,30 +33,64 @@ pub(crate) mod flag {
 /// Above this a log-probability is a fault.
 const POSITIVE_LOGPROB: f64 = 1e-3;
 
-/// The inputs of a batch, widened.
+/// The inputs of a batch, widened; those that the configuration does not use are absent.
 #[derive(Clone, Debug, Default)]
 struct Tokens {
     logprobs: Vec<f64>,
+    /// o, or q where that is the anchor.
     old_logprobs: Option<Vec<f64>>,
     /// `[S]` or `[N]`.
     advantages: Vec<f64>,
     per_token: bool,
     loss_mask: Option<Vec<u8>>,
     weights: Option<Vec<f64>>,
+    segment_weights: Option<Vec<f64>>,
+    keep: Option<Vec<u8>>,
+    chosen: Option<Vec<u8>>,
+    router_shift: Option<Vec<f64>>,
+    /// q, beside an old policy.
+    rollout_logprobs: Option<Vec<f64>>,
+    ref_logprobs: Option<Vec<f64>>,
+    entropy: Option<Vec<f64>>,
     segment_scale: Option<Vec<f64>>,
 }
 
 /// One token, as the formulas see it.
 #[derive(Clone, Copy, Debug)]
 struct Token {
+    current: f64,
+    old: f64,
     delta: f64,
     advantage: f64,
     weight: f64,
+    /// r − l.
+    to_ref: f64,
+    /// l − q.
+    from_rollout: f64,
+    entropy: f64,
+    shift: f64,
+    is_kept: bool,
+    is_chosen: bool,
+}
+
+/// Which inputs make a token unsound: in the first phase those of the policy's term and what it sums beside, later all.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    BySums,
+    All,
 }
 
 impl Tokens {
     fn counts(&self, token: usize) -> bool {
         self.loss_mask.as_ref().is_none_or(|mask| mask[token] != 0)
+    }
+
+    fn is_kept(&self, token: usize) -> bool {
+        self.keep.as_ref().is_none_or(|keep| keep[token] != 0)
+    }
+
+    fn segment_weight(&self, segment: usize) -> f64 {
+        self.segment_weights.as_ref().map_or(1.0, |weights| weights[segment])
     }
 
     /// The token of a segment; `None` where one of its inputs is not finite.
@@ -60,12 +100,47 @@ impl Tokens {
 
     /// As [`token`](Tokens::token), whatever its segment's advantage is.
     fn token_alone(&self, token: usize, segment: usize) -> Option<Token> {
-        let new = self.logprobs[token];
-        let old = self.old_logprobs.as_ref().map_or(new, |old| old[token]);
+        self.token_seen(token, segment, Seen::All, true)
+    }
+
+    /// The token as the first phase sees it.
+    fn token_summed(&self, config: &Config, token: usize, segment: usize) -> Option<Token> {
+        self.token_counted(config, token, segment).filter(|token| token.advantage.is_finite())
+    }
+
+    /// As [`token_summed`](Tokens::token_summed), whatever its segment's advantage is.
+    fn token_counted(&self, config: &Config, token: usize, segment: usize) -> Option<Token> {
+        let seen = if config.nonfinite == NonFinite::DropSegment { Seen::All } else { Seen::BySums };
+        let with_ref = config.kl_form() == Some(KlForm::K3IsSequence);
+        self.token_seen(token, segment, seen, with_ref)
+    }
+
+    fn token_seen(&self, token: usize, segment: usize, seen: Seen, with_ref: bool) -> Option<Token> {
+        let at = |array: &Option<Vec<f64>>, or: f64| array.as_ref().map_or(or, |array| array[token]);
+        let current = self.logprobs[token];
+        let old = at(&self.old_logprobs, current);
         let advantage = self.advantages[if self.per_token { token } else { segment }];
-        let weight = self.weights.as_ref().map_or(1.0, |weights| weights[token]);
-        let is_sound = [new, old, weight].iter().all(|x| x.is_finite()) && (!self.per_token || advantage.is_finite());
-        is_sound.then_some(Token { delta: new - old, advantage, weight })
+        let weight = at(&self.weights, 1.0);
+        let shift = at(&self.router_shift, 0.0);
+        let (reference, rollout, entropy) =
+            (at(&self.ref_logprobs, current), at(&self.rollout_logprobs, old), at(&self.entropy, 0.0));
+        let mut is_sound = [current, old, weight, shift].iter().all(|x| x.is_finite());
+        is_sound &= !self.per_token || advantage.is_finite();
+        is_sound &= reference.is_finite() || seen == Seen::BySums && !with_ref;
+        is_sound &= seen == Seen::BySums || rollout.is_finite() && entropy.is_finite();
+        is_sound.then_some(Token {
+            current,
+            old,
+            delta: current - old + shift,
+            advantage,
+            weight,
+            to_ref: reference - current,
+            from_rollout: current - rollout,
+            entropy,
+            shift,
+            is_kept: self.is_kept(token),
+            is_chosen: self.chosen.as_ref().is_some_and(|chosen| chosen[token] != 0),
+        })
     }
 
     /// The first fault of a token, as the error word holds it.
@@ -76,10 +151,11 @@ impl Tokens {
             first = first.min(word(FaultCode::Mask));
         }
         if self.counts(token) {
-            let old = self.old_logprobs.as_ref().map_or(0.0, |old| old[token]);
+            let logprobs = [&self.old_logprobs, &self.rollout_logprobs, &self.ref_logprobs];
+            let largest = logprobs.into_iter().flatten().map(|array| array[token]).fold(self.logprobs[token], f64::max);
             if self.token(token, segment).is_none() {
                 first = first.min(word(FaultCode::NonfiniteInput));
-            } else if self.logprobs[token].max(old) > POSITIVE_LOGPROB {
+            } else if largest > POSITIVE_LOGPROB {
                 first = first.min(word(FaultCode::PositiveLogprob));
             }
         }
@@ -94,6 +170,9 @@ struct Sums {
     count: f64,
     positive: f64,
     negative: f64,
+    kept: f64,
+    divergence: f64,
+    folded: f64,
     nonfinite: f64,
 }
 
@@ -104,33 +183,14 @@ struct Coefficient {
     weight: f64,
     gradient: f64,
     flags: u32,
+    scale: f64,
+    sequence_ratio: f64,
+    shared: f64,
+    segment_weight: f64,
 }
 
 /// T, B, P and L.
 type Counts = [f64; 4];
-
-/// A statistic that a call adds up.
-struct Statistics([f64; diagnostics::LEN]);
-
-impl Statistics {
-    fn new() -> Statistics {
-        let mut sums = [0.0; diagnostics::LEN];
-        sums[diagnostics::SUMS..].fill(f64::NEG_INFINITY);
-        Statistics(sums)
-    }
-    fn add(&mut self, sum: Sum, value: f64) {
-        self.0[sum as usize] += value;
-    }
-    fn raise(&mut self, sum: Sum, value: f64) {
-        let place = &mut self.0[sum as usize];
-        *place = place.max(value);
-    }
-    fn merge(&self, into: &mut [f64]) {
-        for (place, (to, &from)) in into.iter_mut().zip(&self.0).enumerate() {
-            *to = if place < diagnostics::SUMS { *to + from } else { to.max(from) };
-        }
-    }
-}
 
 fn saturate(bounds: Saturation, x: f64) -> f64 {
     x.max(f64::from(bounds.low)).min(f64::from(bounds.high))
@@ -185,24 +245,60 @@ fn passes(flags: u32, advantage: f64) -> bool {
     advantage > 0.0 && flags & flag::PASS_POSITIVE != 0 || advantage < 0.0 && flags & flag::PASS_NEGATIVE != 0
 }
 
-fn sum_segment(tokens: &Tokens, segment: usize, range: std::ops::Range<usize>) -> Sums {
+/// The token's weight in the policy's term, beside c and W.
+fn policy_weight(config: &Config, token: &Token) -> f64 {
+    match (token.is_kept, config.variant.folds_weights()) {
+        (false, _) => 0.0,
+        (true, true) => 1.0,
+        (true, false) => token.weight,
+    }
+}
+
+/// The token's share of C.
+fn folded_part(config: &Config, token: &Token, weighted: bool) -> f64 {
+    let Bounds { log_upper, log_lower, .. } = Bounds::of(&config.variant);
+    let x = match config.variant {
+        Variant::Vespo(_) => token.delta.clamp(-20.0, 20.0),
+        _ if token.advantage > 0.0 => token.delta.min(log_upper),
+        _ if token.advantage < 0.0 => token.delta.max(log_lower),
+        _ => token.delta,
+    };
+    x + if weighted { token.weight.ln() } else { 0.0 }
+}
+
+fn sum_segment(config: &Config, tokens: &Tokens, segment: usize, range: std::ops::Range<usize>) -> Sums {
     let mut sums = Sums::default();
     for u in range.filter(|&u| tokens.counts(u)) {
         sums.count += 1.0;
-        match tokens.token(u, segment) {
-            None => sums.nonfinite += 1.0,
-            Some(token) => {
-                sums.log_ratio += token.delta;
-                sums.positive += token.weight * token.advantage.max(0.0);
-                sums.negative += token.weight * token.advantage.min(0.0);
-            }
+        sums.kept += f64::from(tokens.is_kept(u));
+        let Some(token) = tokens.token_summed(config, u, segment) else {
+            sums.nonfinite += 1.0;
+            continue;
+        };
+        let weight = policy_weight(config, &token);
+        sums.log_ratio += token.delta;
+        sums.positive += weight * token.advantage.max(0.0);
+        sums.negative += weight * token.advantage.min(0.0);
+        if config.variant.folds_weights() && token.is_kept {
+            sums.folded += folded_part(config, &token, tokens.weights.is_some());
+        }
+        if config.kl_form() == Some(KlForm::K3IsSequence) && has_terms(config, &token) {
+            sums.divergence += plain_divergence(config, token.to_ref).value;
         }
     }
     sums
 }
 
-/// c of a segment with a counted token; NaN where a denominator that it uses is 0.
+/// True where the token has what stands beside the policy's term.
+fn has_terms(config: &Config, token: &Token) -> bool {
+    token.is_kept || config.rejection == RejectionScope::PolicyTerm
+}
+
+/// c of a segment with `count` tokens in its denominators: 0 where rejection left none, NaN where a denominator that it uses is 0.
 fn coefficient(config: &Config, counts: &Counts, count: f64, scale: f64) -> f64 {
+    if count == 0.0 {
+        return 0.0;
+    }
     let [tokens, segments, prompts, longest] = *counts;
     let denominator = match config.aggregation {
         Aggregation::TokenMean => tokens,
@@ -216,88 +312,190 @@ fn coefficient(config: &Config, counts: &Counts, count: f64, scale: f64) -> f64 
     if denominator > 0.0 { config.dp_scale / denominator } else { f64::NAN }
 }
 
-/// What the sums of a segment come to: its coefficient, its value where that is known by now, and whether a denominator was 0.
-fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64) -> (Coefficient, f64, bool) {
-    if sums.count == 0.0 {
-        return (Coefficient { ratio: 1.0, flags: flag::EMPTY, ..Coefficient::default() }, 0.0, false);
-    }
-    let bounds = Bounds::of(config.variant.clip());
-    let log_ratio = sums.log_ratio / sums.count;
-    let mut ratio = saturate(config.saturation, log_ratio).exp();
-    let mut flags = with_passes(bounds.flags(sums.log_ratio, sums.count), is_inside(config.saturation, log_ratio));
-    let mut weight = coefficient(config, counts, sums.count, scale);
-    let sequence = config.variant.is_sequence_level();
-    if sums.nonfinite > 0.0 {
-        flags |= flag::NONFINITE;
-        match config.nonfinite {
-            NonFinite::ZeroWeight => {}
-            NonFinite::Propagate if sequence => ratio = f64::NAN,
-            NonFinite::Propagate => {}
-            NonFinite::DropSegment => {
-                flags |= flag::DROPPED;
-                weight = 0.0;
-            }
+/// The policy's term where the segment decides it: its value and the gradient that its tokens share, without c and W.
+fn segment_term(config: &Config, sums: &Sums, ratio: f64, flags: u32, inside: bool) -> (f64, f64) {
+    let (bounds, rates) = (Bounds::of(&config.variant), Rates::of(&config.variant));
+    let Sums { count, positive, negative, .. } = *sums;
+    match config.variant {
+        Variant::Gspo(_) | Variant::GspoToken(_) => {
+            // A sum of 0 is not a factor: what it would multiply may be infinite.
+            let share = |factor: f64, sum: f64| if sum == 0.0 { 0.0 } else { factor * sum };
+            let value = share(bounds.positive(ratio), positive) + share(bounds.negative(ratio), negative);
+            let up = if flags & flag::PASS_POSITIVE != 0 { positive } else { 0.0 };
+            let down = if flags & flag::PASS_NEGATIVE != 0 { negative } else { 0.0 };
+            (-value, -share(ratio / count, up + down))
         }
+        Variant::Sapo(_) => {
+            let (up, down) = (rates.positive * (ratio - 1.0), rates.negative * (ratio - 1.0));
+            let value = 4.0 / rates.positive * sigmoid(up) * positive + 4.0 / rates.negative * sigmoid(down) * negative;
+            let slope = sigmoid_slope(up) * positive + sigmoid_slope(down) * negative;
+            (-value, if inside { -ratio / count * slope } else { 0.0 })
+        }
+        Variant::Gmpo(_) => {
+            let x = sums.folded / count;
+            let mean = geometric_mean(config, sums);
+            let sum = positive + negative;
+            (-mean * sum, if is_inside(config.saturation, x) { -mean / count * sum } else { 0.0 })
+        }
+        _ => (0.0, 0.0),
     }
-    let no_denominator = weight.is_nan();
-    if flags & flag::DROPPED != 0 || !sequence {
-        return (Coefficient { ratio, weight, gradient: 0.0, flags }, 0.0, no_denominator);
-    }
-    let value = -weight * (bounds.positive(ratio) * sums.positive + bounds.negative(ratio) * sums.negative);
-    let value = if ratio.is_nan() { f64::NAN } else { value };
-    let mut passing = 0.0;
-    if flags & flag::PASS_POSITIVE != 0 {
-        passing += sums.positive;
-    }
-    if flags & flag::PASS_NEGATIVE != 0 {
-        passing += sums.negative;
-    }
-    let gradient = match config.variant {
-        Variant::Gspo(_) => -weight * ratio / sums.count * passing + 0.0,
-        _ => 0.0,
-    };
-    (Coefficient { ratio, weight, gradient, flags }, value, no_denominator)
 }
 
-/// A counted token's value (without c), gradient, clip flags and ratio.
-fn apply_token(config: &Config, segment: &Coefficient, token: Option<Token>) -> (f64, f64, u32, f64) {
-    let dropped = segment.flags & flag::DROPPED != 0;
-    let Some(token) = token else {
-        let propagates = config.nonfinite == NonFinite::Propagate;
-        let value = if propagates { f64::NAN } else { 0.0 };
-        return (
-            if config.variant.is_sequence_level() { 0.0 } else { value },
-            value,
-            0,
-            if propagates { f64::NAN } else { 1.0 },
-        );
-    };
-    let Token { delta, advantage, weight } = token;
-    let ratio = saturate(config.saturation, delta).exp();
-    let common = -segment.weight * weight * advantage;
+/// R·W of GMPO; a weight of 0 leaves nothing of the product.
+fn geometric_mean(config: &Config, sums: &Sums) -> f64 {
+    let x = sums.folded / sums.count;
+    if x == f64::NEG_INFINITY { 0.0 } else { saturate(config.saturation, x).exp() }
+}
+
+/// φ of VESPO, for (k, λ).
+fn shaped_weight(sums: &Sums, rate: f64, scale: f64) -> f64 {
+    let log_weight = sums.folded.clamp(1e-8_f64.ln(), 20.0);
+    (scale + rate * log_weight - scale * log_weight.exp()).exp()
+}
+
+/// What stands in place of a token's ratio.
+fn ratio_for_tokens(config: &Config, sums: &Sums, ratio: f64) -> f64 {
     match config.variant {
-        Variant::Gspo(_) => (0.0, segment.gradient, clipped(segment.flags, advantage), ratio),
-        Variant::GspoToken(_) => {
-            let passes = passes(segment.flags, advantage) && !dropped;
-            // NaN must show: a segment with s = NaN passes nothing.
-            let gradient = if passes || segment.ratio.is_nan() { common * segment.ratio + 0.0 } else { 0.0 };
-            (0.0, gradient, clipped(segment.flags, advantage), ratio)
+        Variant::Cispo(_) if config.variant.is_sequence_level() => {
+            let bounds = Bounds::of(&config.variant);
+            ratio.max(bounds.lower).min(bounds.upper)
         }
-        Variant::PpoClip(clip) => {
-            let bounds = Bounds::of(clip);
-            let flags = with_passes(bounds.flags(delta, 1.0), is_inside(config.saturation, delta));
-            let bounded = if advantage > 0.0 { bounds.positive(ratio) } else { bounds.negative(ratio) };
-            let value = if dropped { 0.0 } else { -weight * advantage * bounded };
-            let gradient =
-                if passes(flags, advantage) && !dropped || segment.weight.is_nan() { common * ratio } else { 0.0 };
-            (value, gradient + 0.0, clipped(flags, advantage), ratio)
+        Variant::Gmpo(_) => geometric_mean(config, sums),
+        Variant::Vespo(vespo) => shaped_weight(sums, vespo.positive.0, vespo.positive.1),
+        _ => ratio,
+    }
+}
+
+/// A segment, decided.
+struct Finished {
+    coefficient: Coefficient,
+    /// The policy's loss, where it is known by now.
+    value: f64,
+    no_denominator: bool,
+    bad_weight: bool,
+}
+
+/// What the sums of a segment come to.
+fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, segment_weight: f64) -> Finished {
+    let mut c = Coefficient { ratio: 1.0, sequence_ratio: 1.0, segment_weight: 1.0, ..Coefficient::default() };
+    if sums.count == 0.0 {
+        c.flags = flag::EMPTY;
+        return Finished { coefficient: c, value: 0.0, no_denominator: false, bad_weight: false };
+    }
+    let (variant, sequence) = (&config.variant, config.variant.is_sequence_level());
+    let log_ratio = sums.log_ratio / sums.count;
+    let inside = is_inside(config.saturation, log_ratio);
+    // A clamped ratio is a constant, which no saturation stops.
+    let moves = inside || matches!(variant, Variant::Cispo(_)) && sequence;
+    c.flags = with_passes(Bounds::of(variant).flags(sums.log_ratio, sums.count), moves);
+    c.sequence_ratio = saturate(config.saturation, log_ratio).exp();
+    let in_denominators = match config.denominator_basis {
+        DenominatorBasis::Original => sums.count,
+        DenominatorBasis::AfterRejection => sums.kept,
+    };
+    c.scale = coefficient(config, counts, in_denominators, scale);
+    let no_denominator = c.scale.is_nan();
+    let bad_weight = !segment_weight.is_finite();
+    c.segment_weight = if bad_weight && config.nonfinite == NonFinite::ZeroWeight { 0.0 } else { segment_weight };
+    if sums.nonfinite > 0.0 || bad_weight {
+        c.flags |= flag::NONFINITE;
+        match config.nonfinite {
+            NonFinite::DropSegment => {
+                c.flags |= flag::DROPPED;
+                (c.scale, c.segment_weight) = (0.0, 0.0);
+            }
+            NonFinite::Propagate if sequence => c.sequence_ratio = f64::NAN,
+            NonFinite::Propagate | NonFinite::ZeroWeight => {}
         }
     }
+    c.weight = c.scale * c.segment_weight;
+    c.ratio = c.sequence_ratio;
+    let mut value = 0.0;
+    if c.flags & flag::DROPPED == 0 && sequence {
+        let is_nan = c.sequence_ratio.is_nan();
+        c.ratio = if is_nan { f64::NAN } else { ratio_for_tokens(config, sums, c.sequence_ratio) };
+        let (policy, slope) = segment_term(config, sums, c.sequence_ratio, c.flags, inside);
+        if variant.is_valued_by_segment() {
+            value = if is_nan { f64::NAN } else { c.weight * if c.weight == 0.0 { 0.0 } else { policy } };
+        }
+        if variant.shares_gradient() || matches!(variant, Variant::Gmpo(_)) {
+            c.gradient = if is_nan { f64::NAN } else { c.weight * slope + 0.0 };
+        }
+        if let Variant::Vespo(vespo) = variant {
+            c.gradient = if is_nan { f64::NAN } else { shaped_weight(sums, vespo.negative.0, vespo.negative.1) };
+        }
+    }
+    if let Some(kl) = config.kl.filter(|kl| kl.form == KlForm::K3IsSequence)
+        && inside
+        && c.scale != 0.0
+        && !kl.straight_through
+    {
+        c.shared = kl.beta * c.scale * c.sequence_ratio / sums.count * sums.divergence;
+    }
+    Finished { coefficient: c, value, no_denominator, bad_weight }
+}
+
+/// What a counted token comes to.
+#[derive(Clone, Copy, Debug)]
+struct Applied {
+    /// Its value, without c.
+    value: f64,
+    gradient: f64,
+    clipped: u32,
+    ratio: f64,
+    kl: f64,
+    d_entropy: f64,
+    policy: Policy,
+    /// The values of the terms beside the policy's, without c: divergence, mismatch, entropy.
+    terms: [f64; 3],
+}
+
+/// A token that is not sound.
+fn apply_unsound(config: &Config) -> Applied {
+    let x = if config.nonfinite == NonFinite::Propagate { f64::NAN } else { 0.0 };
+    let ratio = if x.is_nan() { x } else { 1.0 };
+    let policy = Policy::default();
+    Applied { value: x, gradient: x, clipped: 0, ratio, kl: x, d_entropy: x, policy, terms: [0.0; 3] }
+}
+
+/// A counted token.
+fn apply_token(config: &Config, segment: &Coefficient, token: Option<Token>) -> Applied {
+    let Some(token) = token else { return apply_unsound(config) };
+    let ratio = saturate(config.saturation, token.delta).exp();
+    let mut policy = policy_of(config, segment, &token, ratio);
+    let weight = policy_weight(config, &token);
+    let clipped = clipped(policy.flags, token.advantage);
+    let mut gradient = segment.weight * if weight == 0.0 { 0.0 } else { weight * policy.slope };
+    let shares = config.variant.shares_gradient()
+        || matches!(config.variant, Variant::Gmpo(_)) && token.is_kept && passes(policy.flags, token.advantage);
+    if shares {
+        gradient += segment.gradient;
+    }
+    let mut value = if weight == 0.0 { 0.0 } else { segment.segment_weight * weight * policy.value };
+    if weight == 0.0 {
+        policy.pull = 0.0;
+    }
+    let kl = config.kl.map_or(Divergence::default(), |_| divergence_of(config, &token, segment, ratio));
+    let (mut d_entropy, mut terms) = (0.0, [0.0; 3]);
+    if has_terms(config, &token) {
+        let (beta, kappa, eta) = (config.kl.map_or(0.0, |kl| kl.beta), config.mismatch_penalty, config.entropy_bonus);
+        terms = [beta * kl.value, kappa * token.from_rollout * token.from_rollout, -eta * token.entropy];
+        value += terms.iter().sum::<f64>();
+        gradient += segment.scale * (beta * kl.slope + 2.0 * kappa * token.from_rollout);
+        d_entropy = -segment.scale * eta + 0.0;
+    }
+    gradient += segment.shared + 0.0;
+    if segment.flags & flag::DROPPED != 0 {
+        (value, gradient, d_entropy) = (0.0, 0.0, 0.0);
+    }
+    Applied { value, gradient, clipped, ratio, kl: kl.value, d_entropy, policy, terms }
 }
 
 /// T and B of a batch, and what else the caller said.
 fn local_counts(config: &Config, segments: &Segments, tokens: &Tokens, max_len: u64) -> Counts {
-    let counts = segments.ranges().map(|range| range.filter(|&u| tokens.counts(u)).count());
+    let is_after = config.denominator_basis == DenominatorBasis::AfterRejection;
+    let in_denominators = |u: &usize| tokens.counts(*u) && (!is_after || tokens.is_kept(*u));
+    let counts = segments.ranges().map(|range| range.filter(in_denominators).count());
     let (mut total, mut nonempty) = (0, 0);
     for count in counts {
         total += count;

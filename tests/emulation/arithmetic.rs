@@ -128,8 +128,13 @@ fn maximum(a: f32, b: f32) -> u32 {
     larger.to_bits()
 }
 
+/// The minimum likewise: the larger of the negatives, negated.
+fn minimum(a: f32, b: f32) -> u32 {
+    if a.is_nan() || b.is_nan() { 0x7fff_ffff } else { maximum(-a, -b) ^ 0x8000_0000 }
+}
+
 #[test]
-fn max_nan_keeps_nan_and_orders_the_zeros() {
+fn max_nan_and_min_nan_keep_nan_and_order_the_zeros() {
     let values = [
         0.0,
         -0.0,
@@ -146,36 +151,78 @@ fn max_nan_keeps_nan_and_orders_the_zeros() {
     ];
     let pairs: Vec<[f32; 2]> = values.iter().flat_map(|&a| values.map(|b| [a, b])).collect();
     let bits: Vec<[u32; 2]> = pairs.iter().map(|pair| pair.map(f32::to_bits)).collect();
-    for ([a, b], found) in pairs.iter().zip(binary(0, &bits)) {
-        assert_eq!(found, maximum(*a, *b), "max({a}, {b})");
+    for ([a, b], (larger, smaller)) in pairs.iter().zip(binary(0, &bits).into_iter().zip(binary(5, &bits))) {
+        assert_eq!(larger, maximum(*a, *b), "max({a}, {b})");
+        assert_eq!(smaller, minimum(*a, *b), "min({a}, {b})");
     }
 }
 
-#[test]
-fn max_nan_on_halves_of_a_word() {
+/// Pairs of words of two 16-bit floats each, with every special value against every other.
+fn pairs_of_halves() -> Vec<[u32; 2]> {
     let mut values: Vec<u16> =
         vec![0, 0x8000, 1, 0x8001, 0x7c00, 0xfc00, 0x7e00, 0xfe01, 0x7f80, 0xff80, 0x7fc0, 0xffc0, 0x3c00, 0xbc00];
     let mut noise = noise(4);
     values.extend((0..100).map(|_| noise() as u16));
-    let pairs: Vec<[u32; 2]> = values
-        .iter()
-        .flat_map(|&a| {
-            values.iter().map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
-        })
-        .collect();
-    let widen_f16 = |bits: u32| f16::from_bits(bits as u16).to_f32();
-    let widen_bf16 = |bits: u32| bf16::from_bits(bits as u16).to_f32();
+    let against = |a: u16| {
+        values
+            .iter()
+            .map(move |&b| [u32::from(a) << 16 | u32::from(b), u32::from(b) << 16 | u32::from(b ^ a)])
+            .collect::<Vec<_>>()
+    };
+    values.iter().flat_map(|&a| against(a)).collect()
+}
+
+fn widen_f16(bits: u32) -> f32 {
+    f16::from_bits(bits as u16).to_f32()
+}
+fn widen_bf16(bits: u32) -> f32 {
+    bf16::from_bits(bits as u16).to_f32()
+}
+
+#[test]
+fn halves_above_others_are_counted() {
+    let pairs = pairs_of_halves();
+    let expected = |above: [bool; 2], widen: fn(f32) -> u16| {
+        let count = |from: f32, above: bool| u32::from(widen(from + f32::from(u8::from(above))));
+        count(250.0, above[0]) << 16 | count(7.0, above[1])
+    };
+    for ([a, b], found) in pairs.iter().zip(binary(10, &pairs)) {
+        let above = [16, 0].map(|at| f16::from_bits((a >> at) as u16) > f16::from_bits((b >> at) as u16));
+        assert_eq!(found, expected(above, |x| f16::from_f32(x).to_bits()), "f16 {a:08x} {b:08x}");
+    }
+    for ([a, b], found) in pairs.iter().zip(binary(11, &pairs)) {
+        let above = [16, 0].map(|at| bf16::from_bits((a >> at) as u16) > bf16::from_bits((b >> at) as u16));
+        assert_eq!(found, expected(above, |x| bf16::from_f32(x).to_bits()), "bf16 {a:08x} {b:08x}");
+    }
+}
+
+#[test]
+fn max_nan_and_min_nan_on_halves_of_a_word() {
     let narrow_f16 = |x: u32| {
         if f32::from_bits(x).is_nan() { 0x7fff } else { u32::from(f16::from_f32(f32::from_bits(x)).to_bits()) }
     };
     let narrow_bf16 = |x: u32| if f32::from_bits(x).is_nan() { 0x7fff } else { x >> 16 };
-    for ([a, b], found) in pairs.iter().zip(binary(1, &pairs)) {
-        let max = |a, b| narrow_f16(maximum(widen_f16(a), widen_f16(b)));
-        assert_eq!(found, max(a >> 16, b >> 16) << 16 | max(*a, *b), "f16 {a:08x} {b:08x}");
+    let pairs = pairs_of_halves();
+    for (of_f16, of_bf16, choose) in [(1, 2, maximum as fn(f32, f32) -> u32), (6, 7, minimum)] {
+        for ([a, b], found) in pairs.iter().zip(binary(of_f16, &pairs)) {
+            let chosen = |a, b| narrow_f16(choose(widen_f16(a), widen_f16(b)));
+            assert_eq!(found, chosen(a >> 16, b >> 16) << 16 | chosen(*a, *b), "f16 {a:08x} {b:08x}");
+        }
+        for ([a, b], found) in pairs.iter().zip(binary(of_bf16, &pairs)) {
+            let chosen = |a, b| narrow_bf16(choose(widen_bf16(a), widen_bf16(b)));
+            assert_eq!(found, chosen(a >> 16, b >> 16) << 16 | chosen(*a, *b), "bf16 {a:08x} {b:08x}");
+        }
     }
-    for ([a, b], found) in pairs.iter().zip(binary(2, &pairs)) {
-        let max = |a, b| narrow_bf16(maximum(widen_bf16(a), widen_bf16(b)));
-        assert_eq!(found, max(a >> 16, b >> 16) << 16 | max(*a, *b), "bf16 {a:08x} {b:08x}");
+}
+
+#[test]
+fn halves_that_are_at_least_as_large_are_all_ones() {
+    let pairs = pairs_of_halves();
+    for (variant, widen) in [(8, widen_f16 as fn(u32) -> f32), (9, widen_bf16)] {
+        for ([a, b], found) in pairs.iter().zip(binary(variant, &pairs)) {
+            let half = |a, b| if widen(a) >= widen(b) { 0xffff } else { 0 };
+            assert_eq!(found, half(a >> 16, b >> 16) << 16 | half(*a, *b), "{a:08x} {b:08x}");
+        }
     }
 }
 
@@ -188,4 +235,18 @@ fn bits_are_counted_as_cuda_counts_them() {
     assert_eq!(unary(6, &words), words.iter().map(|x| x.leading_zeros()).collect::<Vec<_>>());
     let lowest = |x: &u32| if *x == 0 { u32::MAX } else { x.trailing_zeros() };
     assert_eq!(unary(7, &words), words.iter().map(lowest).collect::<Vec<_>>());
+}
+
+/// The vectors that its authors publish (Random123, `kat_vectors`).
+#[test]
+fn philox_gives_its_authors_known_answers() {
+    let ones = u32::MAX;
+    let input = [[0; 6], [ones; 6], [0xa409_3822, 0x299f_31d0, 0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]];
+    let expected = [
+        [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+        [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
+        [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
+    ];
+    let run = Run { threads: 32, input: input.as_flattened(), output: 12, count: 3, ..Run::new("philox") };
+    assert_eq!(run.ok(&emulator()).output, expected.as_flattened());
 }

@@ -3,7 +3,9 @@
 
 mod arithmetic;
 mod broken;
+mod broken_gate;
 mod harness;
+mod logprob;
 mod meter;
 mod primitives;
 mod schedules;

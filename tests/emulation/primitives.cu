@@ -3,6 +3,7 @@
 #include "block.cuh"
 #include "call.h"
 #include "pack.cuh"
+#include "philox.cuh"
 
 MOERL_DEVICE uint32_t global_index() { return block_index() * block_size() + thread_index(); }
 
@@ -59,14 +60,14 @@ MOERL_KERNEL(atomics, TestCall, 1024) {
     atomic_min(wide + 1, large);
 }
 
-// Per block: tickets in output; counters as above, 6 words a block: add, min, max, pad, min of 64 bits.
+// Per block: tickets in output; counters as above, 6 words a block: add, min, max, or, min of 64 bits.
 MOERL_KERNEL(shared_atomics, TestCall, 1024) {
-    MOERL_SHARED(uint32_t, narrow, 3);
+    MOERL_SHARED(uint32_t, narrow, 4);
     MOERL_SHARED(uint64_t, wide, 1);
     if (thread_index() == 0) {
         narrow[0] = 0;
         narrow[1] = 0xffffffffu;
-        narrow[2] = 0;
+        narrow[2] = narrow[3] = 0;
         wide[0] = ~0ull;
     }
     sync_block();
@@ -74,11 +75,12 @@ MOERL_KERNEL(shared_atomics, TestCall, 1024) {
     store(p.output + global_index(), shared_atomic_add(narrow, 1u));
     shared_atomic_min(narrow + 1, value);
     shared_atomic_max(narrow + 2, value);
+    shared_atomic_or(narrow + 3, value & value >> 1 & value >> 2 & value >> 3);
     shared_atomic_min(wide, static_cast<uint64_t>(value) << 32 | value);
     sync_block();
     if (thread_index() != 0) return;
     uint32_t* counters = p.counters + 6 * block_index();
-    for (int i = 0; i < 3; i++) store(counters + i, narrow[i]);
+    for (int i = 0; i < 4; i++) store(counters + i, narrow[i]);
     store(reinterpret_cast<uint64_t*>(counters + 4), wide[0]);
 }
 
@@ -252,8 +254,39 @@ MOERL_KERNEL(binary, TestCall, 1024) {
             case 4:
                 y = from_f32_x2<bf16>(f32_of(a), f32_of(b));
                 break;
+            case 5:
+                y = bits_of(min_nan(f32_of(a), f32_of(b)));
+                break;
+            case 6:
+                y = min_nan_x2<f16>(a, b);
+                break;
+            case 7:
+                y = min_nan_x2<bf16>(a, b);
+                break;
+            case 8:
+                y = at_least_x2<f16>(a, b);
+                break;
+            case 9:
+                y = at_least_x2<bf16>(a, b);
+                break;
+            case 10:  // counters of 7 and 250
+                y = count_above_x2<f16>(from_f32_x2<f16>(7.0f, 250.0f), a, b);
+                break;
+            case 11:
+                y = count_above_x2<bf16>(from_f32_x2<bf16>(7.0f, 250.0f), a, b);
+                break;
         }
         store(p.output + i, y);
+    }
+}
+
+// Of each six input words, key and counter.
+MOERL_KERNEL(philox, TestCall, 1024) {
+    for (uint64_t i = global_index(); i < p.count; i += grid_size() * block_size()) {
+        const uint32_t* const words = p.input + 6 * i;
+        const uint64_t key = static_cast<uint64_t>(load(words + 1)) << 32 | load(words);
+        const Words4 block = philox4x32_10(key, {{load(words + 2), load(words + 3), load(words + 4), load(words + 5)}});
+        for (uint32_t w = 0; w < 4; w++) store(p.output + 4 * i + w, block.w[w]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use moerl::element::{Element, bf16};
 use moerl::error::{Error, Kind};
-use moerl::gate::{Backward, Config, Forced, Forward, Groups, Preset, Renormalize, Routes, Score};
+use moerl::gate::{Backward, Config, Filler, Forced, Forward, Groups, Preset, Renormalize, Routes, Score};
 use moerl::memory::{Host, Matrix, MatrixMut, View};
 
 /// The faults of a forward call of two rows.
@@ -124,6 +124,53 @@ fn arrays_of_the_wrong_size_type_or_place_are_refused_together() {
     });
     says(&null, Kind::Alignment, &["token_mask", "null"]);
     says(&null, Kind::Alignment, &["selection_bias", "0x1002", "4"]);
+}
+
+#[test]
+fn outputs_that_do_not_fit_are_refused() {
+    fn leaked<T: Clone>(value: T, len: usize) -> &'static mut [T] {
+        Box::leak(vec![value; len].into_boxed_slice())
+    }
+    let config = Config::softmax_selected(2);
+    let record = |element_experts: usize, filler, record: MatrixMut<'static, Host>| {
+        let config = Config { filler, ..Config::softmax_selected(2) };
+        refused(&config, element_experts, |call| call.record_ids = Some(record))
+    };
+    let bytes = || MatrixMut::new(leaked(0u8, 4), 2, 2).unwrap();
+    says(&record(512, Filler::RoundRobin, bytes()), Kind::Dtype, &["record_ids", "u8", "512 experts", "u16"]);
+    says(&record(256, Filler::Sentinel, bytes()), Kind::Dtype, &["record_ids", "255", "sentinel"]);
+    assert!(record(256, Filler::RoundRobin, bytes()).is_empty());
+    assert!(record(255, Filler::Sentinel, bytes()).is_empty());
+    let floats = MatrixMut::new(leaked(0f32, 4), 2, 2).unwrap();
+    says(&record(8, Filler::RoundRobin, floats), Kind::Dtype, &["record_ids", "hold f32"]);
+    let narrow = MatrixMut::new(leaked(0u16, 2), 2, 1).unwrap();
+    says(&record(8, Filler::RoundRobin, narrow), Kind::Shape, &["record_ids", "[2, 1]", "[2, 2]"]);
+    let found = refused(&config, 9, |call| {
+        call.expert_scale = Some(View::from(&*leaked(1f32, 8)));
+        call.dense_probs = Some(MatrixMut::new(leaked(bf16::ONE, 16), 2, 8).unwrap());
+        call.bytemap = Some(leaked(0u8, 17).into());
+        call.bitmap = Some(leaked(0u8, 3).into());
+        call.cutoff = Some(leaked(0f32, 1).into());
+    });
+    says(&found, Kind::Shape, &["expert_scale", "[8]", "[9]"]);
+    says(&found, Kind::Shape, &["dense_probs", "[2, 8]", "[2, 9]"]);
+    says(&found, Kind::Dtype, &["dense_probs", "bf16", "f32"]);
+    says(&found, Kind::Shape, &["bytemap", "[17]", "[18]"]);
+    says(&found, Kind::Shape, &["bitmap", "[3]", "[4]"]);
+    says(&found, Kind::Shape, &["cutoff", "[1]", "[2]"]);
+
+    let shared = leaked(0u8, 16);
+    let address = shared.as_ptr() as usize;
+    let found = refused(&config, 8, |call| {
+        call.bytemap = Some(shared.into());
+        // SAFETY: the call is only validated; nothing follows the pointers.
+        call.bitmap = Some(unsafe { moerl::memory::ViewMut::from_raw(address + 15, 2) });
+        // SAFETY: likewise.
+        let tape = unsafe { moerl::memory::ViewMut::<u8, Host>::from_raw(address + 2, 4) };
+        call.record_ids = Some(MatrixMut::new(tape, 2, 2).unwrap());
+    });
+    says(&found, Kind::Overlap, &["bytemap", "bitmap"]);
+    says(&found, Kind::Overlap, &["record_ids", "bytemap"]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn gradients_are_derivatives<B: Backend>(backend: &B) {
     let columns = 12;
     let (mut inputs, _) = case::<f32>(6, 1, columns);
     inputs.temperature = Some(vec![0.7]);
-    let up = Upstream { logprobs: Some(vec![0.8]), entropy: Some(vec![-1.7]), lse: Some(vec![0.4]) };
+    let up = Upstream { logprobs: Some(vec![0.8]), entropy: Some(vec![-1.7]), lse: Some(vec![0.4]), kept: None };
     let loss = |logits: &[f64]| {
         let row = exact(logits, inputs.temperature_of(0), inputs.token(0));
         let [a, b, c] = up.of(0);
@@ -302,7 +302,7 @@ fn saved_state_may_be_used_again<B: Backend>(backend: &B) {
     assert!(row_bits(&inputs, &once) == row_bits(&inputs, &twice));
     // A record without entropies or tokens serves the other gradients just as well.
     let bare = Inputs { tokens: None, ..inputs.clone() };
-    let asked = Asked { logprobs: false, entropy: false, rest: false, squares: false, saved: true };
+    let asked = Asked { saved: true, ..NOTHING };
     let lean: Vec<Partial> = forward(backend, &bare, asked).saved;
     let others = Upstream { logprobs: None, ..up };
     let full: Vec<f16> = backward(backend, &bare, &saved, &others, Target::Apart);

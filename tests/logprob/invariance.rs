@@ -81,7 +81,8 @@ fn asking_for_less_changes_nothing<B: Backend>(backend: &B) {
     let everything = forward(backend, &inputs, EVERYTHING);
     for choice in 0..32 {
         let bit = |n: u32| choice >> n & 1 == 1;
-        let asked = Asked { logprobs: bit(0), entropy: bit(1), rest: bit(2), squares: bit(3), saved: bit(4) };
+        let asked =
+            Asked { logprobs: bit(0), entropy: bit(1), rest: bit(2), squares: bit(3), saved: bit(4), ..NOTHING };
         let some = forward(backend, &inputs, asked);
         for r in 0..inputs.rows {
             let (all, some) = (everything.row_bits(r), some.row_bits(r));

@@ -1,13 +1,15 @@
-//! Calls on any backend from plain vectors, and the formulas once more in f64.
+//! Calls on any backend from plain vectors.
 
-use moerl::element::{Element, Float, Scalar};
+use moerl::element::Float;
 use moerl::error::Fault;
-use moerl::logprob::{Backward, Config, Forward, Gradient, Partial, workspace_bytes};
+use moerl::logprob::{Backward, Config, Forward, Gradient, KeepSets, Partial, workspace_bytes};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand_distr::StandardNormal;
+
+pub use crate::formulas::*;
 
 /// The arguments of a call. Element (r, j) of the logits is `logits[offset + r·stride + j]`.
 #[derive(Clone, Debug)]
@@ -18,11 +20,35 @@ pub struct Inputs<T> {
     pub columns: usize,
     pub stride: usize,
     pub offset: usize,
+    /// `[rows, ids]`.
     pub tokens: Option<Vec<i64>>,
+    pub ids: usize,
     pub wide_tokens: bool,
+    pub keep: Option<Keep>,
     pub temperature: Option<Vec<f32>>,
     pub loss_mask: Option<Vec<u8>>,
     pub workspace: bool,
+}
+
+/// Keep-sets, row after row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keep {
+    pub ids: Vec<i32>,
+    pub offsets: Vec<i64>,
+}
+
+impl Keep {
+    pub fn of(sets: &[Vec<i32>]) -> Keep {
+        let mut offsets = vec![0];
+        for set in sets {
+            offsets.push(offsets[offsets.len() - 1] + set.len() as i64);
+        }
+        Keep { ids: sets.concat(), offsets }
+    }
+
+    pub fn set(&self, row: usize) -> &[i32] {
+        &self.ids[self.offsets[row] as usize..self.offsets[row + 1] as usize]
+    }
 }
 
 impl<T: Float> Inputs<T> {
@@ -37,7 +63,9 @@ impl<T: Float> Inputs<T> {
             stride: columns,
             offset: 0,
             tokens: Some((0..rows).map(|r| (7 * r % columns) as i64).collect()),
+            ids: 1,
             wide_tokens: false,
+            keep: None,
             temperature: None,
             loss_mask: None,
             workspace: false,
@@ -61,12 +89,30 @@ impl<T: Float> Inputs<T> {
         self.logits[start..start + self.vocabulary()].iter().map(|x| f64::from(x.to_f32())).collect()
     }
 
-    pub fn temperature_of(&self, row: usize) -> f64 {
-        f64::from(self.temperature.as_ref().map_or(self.config.temperature, |t| t[row]))
+    /// The counted logits of a row after the softcap.
+    pub fn capped_row(&self, row: usize) -> Vec<f64> {
+        self.row(row).iter().map(|&x| capped(&self.config, x).0).collect()
     }
 
+    /// With the scale of the logits in it, where there is no softcap.
+    pub fn temperature_of(&self, row: usize) -> f64 {
+        let fold = if self.config.softcap.is_some() { 1.0 } else { f64::from(self.config.logit_scale) };
+        f64::from(self.temperature.as_ref().map_or(self.config.temperature, |t| t[row])) / fold
+    }
+
+    /// The first token of a row.
     pub fn token(&self, row: usize) -> usize {
-        self.tokens.as_ref().expect("the case has tokens")[row] as usize
+        self.tokens_of(row)[0] as usize
+    }
+
+    pub fn tokens_of(&self, row: usize) -> &[i64] {
+        &self.tokens.as_ref().expect("the case has tokens")[row * self.ids..(row + 1) * self.ids]
+    }
+
+    /// The same rows with other tokens, `ids` of them each.
+    pub fn with_tokens(&self, ids: usize, tokens: Vec<i64>) -> Inputs<T> {
+        assert_eq!(tokens.len(), self.rows * ids);
+        Inputs { ids, tokens: Some(tokens), ..self.clone() }
     }
 
     /// The same logits with other rows and alignment; what lies between them is NaN.
@@ -87,7 +133,8 @@ impl<T: Float> Inputs<T> {
             rows: chosen.len(),
             stride: self.columns,
             offset: 0,
-            tokens: self.tokens.as_ref().map(|t| chosen.iter().map(|&r| t[r]).collect()),
+            tokens: self.tokens.as_ref().map(|_| chosen.iter().flat_map(|&r| self.tokens_of(r).to_vec()).collect()),
+            keep: self.keep.as_ref().map(|k| Keep::of(&chosen.iter().map(|&r| k.set(r).to_vec()).collect::<Vec<_>>())),
             temperature: self.temperature.as_ref().map(|t| chosen.iter().map(|&r| t[r]).collect()),
             loss_mask: self.loss_mask.as_ref().map(|m| chosen.iter().map(|&r| m[r]).collect()),
             ..self.clone()
@@ -104,7 +151,9 @@ impl<T: Float> Inputs<T> {
             stride: self.stride,
             offset: self.offset,
             tokens: self.tokens.clone(),
+            ids: self.ids,
             wide_tokens: self.wide_tokens,
+            keep: self.keep.clone(),
             temperature: self.temperature.clone(),
             loss_mask: self.loss_mask.clone(),
             workspace: self.workspace,
@@ -124,9 +173,17 @@ pub struct Asked {
     pub rest: bool,
     pub squares: bool,
     pub saved: bool,
+    /// Ranks and the argmax.
+    pub order: bool,
+    pub kept: bool,
 }
 
-pub const EVERYTHING: Asked = Asked { logprobs: true, entropy: true, rest: true, squares: true, saved: true };
+pub const NOTHING: Asked =
+    Asked { logprobs: false, entropy: false, rest: false, squares: false, saved: false, order: false, kept: false };
+/// What a trainer asks for.
+pub const EVERYTHING: Asked =
+    Asked { logprobs: true, entropy: true, rest: true, squares: true, saved: true, order: false, kept: false };
+pub const WITH_ORDER: Asked = Asked { order: true, ..EVERYTHING };
 
 /// What a forward call wrote; arrays not asked for stay at [`UNTOUCHED`].
 #[derive(Clone, Debug)]
@@ -139,6 +196,16 @@ pub struct Outputs {
     pub sum_p2: Vec<f32>,
     pub sum_sq: Vec<f32>,
     pub saved: Vec<Partial>,
+    /// `[rows, ids]`.
+    pub rank: Vec<i32>,
+    pub argmax: Vec<i32>,
+    /// `[rows, ids − 1]`.
+    pub other_labels: Vec<f32>,
+    pub kept_logprobs: Vec<f32>,
+    pub kept_entropy: Vec<f32>,
+    pub kept_mass: Vec<f32>,
+    pub kept_saved: Vec<Partial>,
+    pub label_added: u64,
     pub fault: Option<Fault>,
 }
 
@@ -150,13 +217,38 @@ pub const TAG: u16 = 513;
 impl Outputs {
     /// Every bit of every row, NaN being one value: nothing says which NaN it is.
     pub fn bits(&self) -> Vec<[u32; 11]> {
-        (0..self.logprobs.len()).map(|r| self.row_bits(r)).collect()
+        (0..self.entropy.len()).map(|r| self.row_bits(r)).collect()
+    }
+
+    /// How many tokens a row has.
+    pub fn ids(&self) -> usize {
+        self.logprobs.len() / self.entropy.len()
+    }
+
+    /// As [`row_bits`](Self::row_bits), with all tokens, ranks and the argmax.
+    pub fn long_row_bits(&self, r: usize) -> Vec<u32> {
+        let ids = self.ids();
+        let mut bits = self.row_bits(r).to_vec();
+        bits.extend(canonical(&self.logprobs[r * ids..(r + 1) * ids]));
+        bits.extend(canonical(&self.other_labels[r * (ids - 1)..(r + 1) * (ids - 1)]));
+        bits.extend(self.rank[r * ids..(r + 1) * ids].iter().map(|&rank| rank as u32));
+        bits.push(self.argmax[r] as u32);
+        bits.extend(self.kept_bits(r));
+        bits
+    }
+
+    /// Every bit of the kept outputs.
+    pub fn kept_bits(&self, r: usize) -> Vec<u32> {
+        let s = &self.kept_saved[r];
+        let values =
+            [self.kept_logprobs[r], self.kept_entropy[r], self.kept_mass[r], s.max_logit, s.sum, s.weighted, s.label];
+        canonical(&values).collect()
     }
 
     pub fn row_bits(&self, r: usize) -> [u32; 11] {
         let s = &self.saved[r];
         [
-            self.logprobs[r],
+            self.logprobs[r * self.ids()],
             self.entropy[r],
             self.max[r],
             self.log_sum[r],
@@ -168,12 +260,21 @@ impl Outputs {
             s.weighted,
             s.label,
         ]
-        .map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() })
+        .map(canonical_bits)
     }
 
     pub fn floats(&self, r: usize) -> [f32; 6] {
-        [self.logprobs[r], self.entropy[r], self.max[r], self.log_sum[r], self.lse[r], self.sum_p2[r]]
+        [self.logprobs[r * self.ids()], self.entropy[r], self.max[r], self.log_sum[r], self.lse[r], self.sum_p2[r]]
     }
+}
+
+fn canonical_bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+/// Bits, NaN being one value.
+pub fn canonical(values: &[f32]) -> impl Iterator<Item = u32> {
+    values.iter().map(|&x| canonical_bits(x))
 }
 
 fn narrow(tokens: &[i64]) -> Vec<i32> {
@@ -193,29 +294,46 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
     let tokens = inputs.tokens.as_deref().unwrap_or(&[]);
     let (wide, small);
     if inputs.tokens.is_some() && inputs.wide_tokens {
-        wide = backend.upload(&stream, tokens)?;
-        call.tokens = Some(Matrix::new(wide.view(), tokens.len(), 1)?);
+        // With a stride of their own.
+        let strided: Vec<i64> = tokens.chunks(inputs.ids).flat_map(|row| [row, &[i64::MIN]].concat()).collect();
+        wide = backend.upload(&stream, &strided)?;
+        call.tokens = Some(Matrix::strided(wide.view(), tokens.len() / inputs.ids, inputs.ids, inputs.ids + 1)?);
     } else if inputs.tokens.is_some() {
         small = backend.upload(&stream, &narrow(tokens))?;
-        call.tokens = Some(Matrix::new(small.view(), tokens.len(), 1)?);
+        call.tokens = Some(Matrix::new(small.view(), tokens.len() / inputs.ids, inputs.ids)?);
     }
     let temperature = inputs.temperature.as_ref().map(|t| backend.upload(&stream, t)).transpose()?;
     call.temperature = temperature.as_ref().map(Buffer::view);
     let loss_mask = inputs.loss_mask.as_ref().map(|m| backend.upload(&stream, m)).transpose()?;
     call.loss_mask = loss_mask.as_ref().map(Buffer::view);
 
-    let untouched = vec![UNTOUCHED; inputs.rows];
+    let keep = inputs
+        .keep
+        .as_ref()
+        .map(|k| Ok::<_, Error>((backend.upload(&stream, &k.ids)?, backend.upload(&stream, &k.offsets)?)));
+    let keep = keep.transpose()?;
+    call.keep = keep.as_ref().map(|(ids, offsets)| KeepSets { ids: ids.view(), offsets: offsets.view() });
+
+    let (rows, ids) = (inputs.rows, inputs.ids);
     let mut outputs = Vec::new();
-    for _ in 0..7 {
-        outputs.push(backend.upload(&stream, &untouched)?);
+    for len in [rows * ids, rows, rows, rows, rows, rows, rows, rows * (ids - 1), rows, rows, rows] {
+        outputs.push(backend.upload(&stream, &vec![UNTOUCHED; len])?);
     }
-    let mut saved =
-        backend.upload(&stream, &vec![Partial { label: UNTOUCHED, ..bytemuck::Zeroable::zeroed() }; inputs.rows])?;
+    let record = Partial { label: UNTOUCHED, ..bytemuck::Zeroable::zeroed() };
+    let mut saved = backend.upload(&stream, &vec![record; rows])?;
+    let mut kept_saved = backend.upload(&stream, &vec![record; rows])?;
+    let mut rank = backend.upload(&stream, &vec![UNTOUCHED as i32; rows * ids])?;
+    let mut argmax = backend.upload(&stream, &vec![UNTOUCHED as i32; rows])?;
+    let mut label_added = backend.allocate::<u64>(&stream, 1)?;
     let scratch = if inputs.workspace { workspace_bytes(inputs.rows, inputs.vocabulary()) } else { 0 };
     let mut scratch = backend.allocate::<u8>(&stream, scratch)?;
     let mut errors = backend.error_word(&stream)?;
 
-    let [logprobs, entropy, max, log_sum, lse, sum_p2, sum_sq] = &mut outputs[..] else { unreachable!() };
+    let [logprobs, entropy, max, log_sum, lse, sum_p2, sum_sq, other_labels, kept_logprobs, kept_entropy, kept_mass] =
+        &mut outputs[..]
+    else {
+        unreachable!()
+    };
     call.logprobs = asked.logprobs.then(|| logprobs.view_mut());
     call.entropy = asked.entropy.then(|| entropy.view_mut());
     call.max = asked.rest.then(|| max.view_mut());
@@ -224,6 +342,14 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
     call.sum_p2 = asked.squares.then(|| sum_p2.view_mut());
     call.sum_sq = asked.squares.then(|| sum_sq.view_mut());
     call.saved = asked.saved.then(|| saved.view_mut());
+    call.rank = (asked.order && inputs.tokens.is_some()).then(|| rank.view_mut());
+    call.argmax = asked.order.then(|| argmax.view_mut());
+    call.other_labels = (asked.saved && ids > 1).then(|| other_labels.view_mut());
+    call.kept_logprobs = asked.kept.then(|| kept_logprobs.view_mut());
+    call.kept_entropy = asked.kept.then(|| kept_entropy.view_mut());
+    call.kept_mass = (asked.kept && asked.saved).then(|| kept_mass.view_mut());
+    call.kept_saved = asked.kept.then(|| kept_saved.view_mut());
+    call.label_added = asked.kept.then(|| label_added.view_mut());
     call.workspace = inputs.workspace.then(|| scratch.view_mut());
     call.errors = Some(errors.view_mut());
     call.tag = TAG;
@@ -240,7 +366,7 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
         "forward wrote logits"
     );
     let mut fetched = outputs.iter().map(|b| backend.download(&stream, b.view()));
-    let mut take = || fetched.next().expect("seven outputs");
+    let mut take = || fetched.next().expect("an output");
     Ok(Outputs {
         logprobs: take()?,
         entropy: take()?,
@@ -249,7 +375,15 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
         lse: take()?,
         sum_p2: take()?,
         sum_sq: take()?,
+        other_labels: take()?,
+        kept_logprobs: take()?,
+        kept_entropy: take()?,
+        kept_mass: take()?,
         saved: backend.download(&stream, saved.view())?,
+        kept_saved: backend.download(&stream, kept_saved.view())?,
+        rank: backend.download(&stream, rank.view())?,
+        argmax: backend.download(&stream, argmax.view())?,
+        label_added: backend.download(&stream, label_added.view())?[0],
         fault,
     })
 }
@@ -257,15 +391,25 @@ pub fn try_forward<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, asked:
 /// Upstream gradients per row.
 #[derive(Clone, Debug, Default)]
 pub struct Upstream {
+    /// `[rows, ids]`.
     pub logprobs: Option<Vec<f32>>,
     pub entropy: Option<Vec<f32>>,
     pub lse: Option<Vec<f32>>,
+    pub kept: Option<KeptUpstream>,
+}
+
+/// Those of the keep-sets, with what the forward call saved of them.
+#[derive(Clone, Debug)]
+pub struct KeptUpstream {
+    pub saved: Vec<Partial>,
+    pub logprobs: Vec<f32>,
+    pub entropy: Vec<f32>,
 }
 
 impl Upstream {
     pub fn random(rng: &mut StdRng, rows: usize) -> Upstream {
         let mut some = || Some((0..rows).map(|_| normal(rng)).collect());
-        Upstream { logprobs: some(), entropy: some(), lse: some() }
+        Upstream { logprobs: some(), entropy: some(), lse: some(), kept: None }
     }
 
     pub fn of(&self, row: usize) -> [f64; 3] {
@@ -274,7 +418,7 @@ impl Upstream {
 
     pub fn rows_of(&self, chosen: &[usize]) -> Upstream {
         let pick = |a: &Option<Vec<f32>>| a.as_ref().map(|a| chosen.iter().map(|&r| a[r]).collect());
-        Upstream { logprobs: pick(&self.logprobs), entropy: pick(&self.entropy), lse: pick(&self.lse) }
+        Upstream { logprobs: pick(&self.logprobs), entropy: pick(&self.entropy), lse: pick(&self.lse), kept: None }
     }
 }
 
@@ -320,6 +464,14 @@ pub fn try_backward<B: Backend, T: Float, G: Float>(
     let loss_mask = inputs.loss_mask.as_ref().map(|m| backend.upload(&stream, m)).transpose()?;
     let upload = |a: &Option<Vec<f32>>| a.as_ref().map(|a| backend.upload(&stream, a)).transpose();
     let (d_logprobs, d_entropy, d_lse) = (upload(&up.logprobs)?, upload(&up.entropy)?, upload(&up.lse)?);
+    let keep = inputs
+        .keep
+        .as_ref()
+        .map(|k| Ok::<_, Error>((backend.upload(&stream, &k.ids)?, backend.upload(&stream, &k.offsets)?)));
+    let keep = keep.transpose()?;
+    let kept_saved = up.kept.as_ref().map(|k| backend.upload(&stream, &k.saved)).transpose()?;
+    let d_kept_logprobs = upload(&up.kept.as_ref().map(|k| k.logprobs.clone()))?;
+    let d_kept_entropy = upload(&up.kept.as_ref().map(|k| k.entropy.clone()))?;
 
     let (offset, stride) = match target {
         Target::Elsewhere { offset, stride } => (offset, stride),
@@ -343,7 +495,7 @@ pub fn try_backward<B: Backend, T: Float, G: Float>(
     };
     let mut call = Backward::new(gradient, saved.view());
     call.tokens = match &tokens {
-        Some(tokens) => Some(Matrix::new(tokens.view(), tokens.view().len(), 1)?),
+        Some(tokens) => Some(Matrix::new(tokens.view(), tokens.view().len() / inputs.ids, inputs.ids)?),
         None => None,
     };
     call.temperature = temperature.as_ref().map(Buffer::view);
@@ -351,6 +503,10 @@ pub fn try_backward<B: Backend, T: Float, G: Float>(
     call.d_logprobs = d_logprobs.as_ref().map(Buffer::view);
     call.d_entropy = d_entropy.as_ref().map(Buffer::view);
     call.d_lse = d_lse.as_ref().map(Buffer::view);
+    call.keep = keep.as_ref().map(|(ids, offsets)| KeepSets { ids: ids.view(), offsets: offsets.view() });
+    call.kept_saved = kept_saved.as_ref().map(Buffer::view);
+    call.d_kept_logprobs = d_kept_logprobs.as_ref().map(Buffer::view);
+    call.d_kept_entropy = d_kept_entropy.as_ref().map(Buffer::view);
     backend.logprob_backward(&stream, &inputs.config, call)?;
     if target == Target::InPlace {
         Ok(bytemuck::cast_slice(&backend.download(&stream, logits.view())?).to_vec())
@@ -364,80 +520,6 @@ pub fn gradient_rows<T: Float, G: Float>(inputs: &Inputs<T>, memory: &[G]) -> Ve
     (0..inputs.rows)
         .map(|r| memory[inputs.offset + r * inputs.stride..][..inputs.columns].iter().map(|x| x.to_f32()).collect())
         .collect()
-}
-
-/// The definitions, in f64.
-#[derive(Clone, Copy, Debug)]
-pub struct Exact {
-    pub logprob: f64,
-    pub entropy: f64,
-    pub max: f64,
-    pub log_sum: f64,
-    pub lse: f64,
-    pub sum_p2: f64,
-}
-
-pub fn exact(logits: &[f64], temperature: f64, token: usize) -> Exact {
-    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let terms = || logits.iter().map(|x| (x - max) / temperature).filter(|z| *z > f64::NEG_INFINITY);
-    let log_sum = terms().map(f64::exp).sum::<f64>().ln();
-    let p = |z: f64| (z - log_sum).exp();
-    Exact {
-        logprob: (logits[token] - max) / temperature - log_sum,
-        entropy: terms().map(|z| if p(z) > 0.0 { -p(z) * (z - log_sum) } else { 0.0 }).sum(),
-        max: max / temperature,
-        log_sum,
-        lse: max / temperature + log_sum,
-        sum_p2: terms().map(|z| p(z) * p(z)).sum(),
-    }
-}
-
-/// The gradient of a·logprob + b·entropy + c·lse by every logit, and the scale of its terms (what the goal is a share of).
-pub fn exact_gradient(logits: &[f64], temperature: f64, token: Option<usize>, up: [f64; 3]) -> (Vec<f64>, Vec<f64>) {
-    let [a, b, c] = up;
-    let row = exact(logits, temperature, token.unwrap_or(0));
-    let max = row.max * temperature;
-    let mean = row.log_sum - row.entropy; // E − m
-    let term = |(j, x): (usize, &f64)| {
-        let z = (x - max) / temperature;
-        let chosen = f64::from(u8::from(token == Some(j)));
-        let p = (z - row.log_sum).exp();
-        // By definition: an exponential below 2⁻¹²⁶, where normal f32 numbers end, is 0.
-        if z < -126.0 * std::f64::consts::LN_2 {
-            return (a * chosen / temperature, a.abs() * chosen / temperature);
-        }
-        let value = a * chosen - p * (a - b * (mean - z) - c);
-        let scale = a.abs() * chosen + p * (a.abs() + b.abs() * ((mean - z).abs() + 1.0) + c.abs());
-        (value / temperature, scale / temperature)
-    };
-    logits.iter().enumerate().map(term).unzip()
-}
-
-/// One unit in the last place of an f32 near x.
-pub fn ulp(x: f64) -> f64 {
-    let x = (x.abs() as f32).max(f32::MIN_POSITIVE);
-    f64::from(f32::from_bits(x.to_bits() + 1)) - f64::from(x)
-}
-
-/// Half a unit in the last place of the type, near x.
-pub fn half_ulp<T: Scalar>(x: f64) -> f64 {
-    let bits = match T::ELEMENT {
-        Element::Bf16 => 16.0,
-        Element::F16 => 13.0,
-        _ => 0.0,
-    };
-    let smallest = if T::ELEMENT == Element::F16 { 2f64.powi(-25) } else { 0.0 };
-    (ulp(x) * 2f64.powf(bits) / 2.0).max(smallest)
-}
-
-/// |found − expected| in units of the goal; 0 for equal infinities, infinite where only one of them is finite or NaN.
-pub fn of_goal(found: f32, expected: f64, goal: f64) -> f64 {
-    // What f32 cannot hold is infinite on both sides.
-    if found == expected as f32 || (found.is_nan() && expected.is_nan()) {
-        return 0.0;
-    }
-    let share = (f64::from(found) - expected).abs() / goal;
-    if share.is_nan() { f64::INFINITY } else { share }
 }
 
 /// Worst errors in units of the goals of the specification: 1e-6 + 2 ulp for logprob, log_sum, lse and max, 4e-6 + 2 ulp for the
@@ -485,7 +567,7 @@ pub fn worst_of<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>) -> Worst 
     let found = forward(backend, inputs, EVERYTHING);
     let mut worst = Worst::default();
     for r in 0..inputs.rows {
-        worst.see(&found, r, &exact(&inputs.row(r), inputs.temperature_of(r), inputs.token(r)));
+        worst.see(&found, r, &exact(&inputs.capped_row(r), inputs.temperature_of(r), inputs.token(r)));
         assert!(found.logprobs[r] <= 0.0 && found.entropy[r] >= 0.0, "row {r}: {:?}", found.floats(r));
     }
     assert_eq!(found.fault, None);

@@ -4,15 +4,11 @@ use moerl::error::{FaultCode, Kind};
 use moerl::objective::{Cap, Config, Denominators, NonFinite, Output, Plan, Segments, Variant, workspace_bytes};
 use moerl::{Backend, Buffer, Error};
 
-use crate::case::{Case, Uploaded, run, try_run};
-
-fn variants() -> [Config; 3] {
-    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
-}
+use crate::case::{Case, Uploaded, objectives, run, try_run};
 
 pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
     for lengths in [vec![5, 60, 3, 1], vec![1500], vec![0, 17, 17, 17]] {
-        let clean = Case::random(&lengths, 2).with_mask(2).with_weights(2).with_token_advantages(2);
+        let clean = Case::random(&lengths, 2).with_mask(2).with_weights(2).with_token_advantages(2).with_terms(2);
         let mut dirty = clean.clone();
         for (u, &mask) in clean.loss_mask.as_ref().unwrap().iter().enumerate().filter(|(_, mask)| **mask == 0) {
             assert_eq!(mask, 0);
@@ -20,9 +16,12 @@ pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
             dirty.logprobs[u] = bad;
             dirty.old_logprobs.as_mut().unwrap()[u] = bad;
             dirty.advantages[u] = bad;
-            dirty.weights.as_mut().unwrap()[u] = bad;
+            for array in [&mut dirty.weights, &mut dirty.rollout_logprobs, &mut dirty.ref_logprobs, &mut dirty.entropy]
+            {
+                array.as_mut().unwrap()[u] = bad;
+            }
         }
-        for config in variants() {
+        for config in objectives() {
             let (expected, found) = (run(backend, &config, &clean), run(backend, &config, &dirty));
             assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
             for (u, (f, e)) in found.d_logprobs.iter().zip(&expected.d_logprobs).enumerate() {
@@ -35,9 +34,9 @@ pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
 }
 
 pub fn nothing_to_count_is_zero<B: Backend>(backend: &B) {
-    for config in variants() {
+    for config in objectives() {
         for lengths in [vec![], vec![0, 0], vec![3, 2000]] {
-            let mut case = Case::random(&lengths, 1);
+            let mut case = Case::random(&lengths, 1).with_terms(1);
             case.loss_mask = Some(vec![0; case.tokens()]);
             case.denominators = Some([0, 0, 0, 1]);
             // The advantage of a segment that does not count may be anything.
@@ -61,7 +60,7 @@ fn code(fault: &Option<Error>) -> (u64, u16, FaultCode) {
 pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: &B) {
     // Segment 1 is touched, in a unit of several segments and on its own.
     for lengths in [vec![4, 6, 5], vec![40, 1200, 30]] {
-        let clean = Case::random(&lengths, 9).with_token_advantages(9).with_weights(9);
+        let clean = Case::random(&lengths, 9).with_token_advantages(9).with_weights(9).with_terms(9);
         let at = lengths[0] + 2;
         let own = lengths[0]..lengths[0] + lengths[1];
         for (which, value) in [(0, f32::NAN), (0, f32::NEG_INFINITY), (1, f32::INFINITY), (2, f32::NAN), (3, f32::NAN)]
@@ -73,7 +72,7 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
                 2 => case.advantages[at] = value,
                 _ => case.weights.as_mut().unwrap()[at] = value,
             }
-            for config in variants() {
+            for config in objectives() {
                 let untouched = run(backend, &config, &clean);
                 let of = |nonfinite| run(backend, &Config { nonfinite, ..config.clone() }, &case);
                 for policy in [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment] {
@@ -97,9 +96,9 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
     }
     // A segment's advantage that is not finite concerns all its tokens.
     for lengths in [vec![4, 6, 5], vec![40, 1200, 30]] {
-        let mut case = Case::random(&lengths, 9);
+        let mut case = Case::random(&lengths, 9).with_terms(9);
         case.advantages[1] = f32::NAN;
-        for config in variants() {
+        for config in objectives() {
             let found = run(backend, &config, &case);
             assert_eq!(code(&found.fault), (lengths[0] as u64, 7, FaultCode::NonfiniteInput));
             assert!(found.loss.is_finite());
@@ -109,8 +108,8 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
 }
 
 pub fn zero_denominators_are_reported<B: Backend>(backend: &B) {
-    for config in variants() {
-        let mut case = Case::random(&[3, 4], 2).with_mask(0);
+    for config in objectives() {
+        let mut case = Case::random(&[3, 4], 2).with_mask(0).with_terms(0);
         case.loss_mask = Some(vec![0, 0, 0, 1, 1, 1, 1]);
         case.denominators = Some([0, 0, 0, 0]);
         let found = run(backend, &config, &case);
@@ -123,8 +122,8 @@ pub fn zero_denominators_are_reported<B: Backend>(backend: &B) {
 }
 
 pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
-    for config in variants() {
-        let clean = Case::random(&[30, 40], 2).with_mask(2);
+    for config in objectives() {
+        let clean = Case::random(&[30, 40], 2).with_mask(2).with_terms(2);
         let mut case = clean.clone();
         let mask = case.loss_mask.as_mut().unwrap();
         let at = mask.iter().skip(20).position(|&m| m == 1).unwrap() + 20;

@@ -1,6 +1,9 @@
 //! Batches, and what a backend makes of them.
 
-use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};
+use moerl::objective::{
+    Advantages, Batch, Cispo, CispoCap, Config, Denominators, Kl, KlForm, Output, Plan, RatioLevel, Segments, Variant,
+    Vespo, Window, workspace_bytes,
+};
 use moerl::{Backend, Buffer, Error, diagnostics};
 use rand::RngExt;
 
@@ -16,6 +19,13 @@ pub struct Case {
     pub per_token: bool,
     pub loss_mask: Option<Vec<u8>>,
     pub weights: Option<Vec<f32>>,
+    pub segment_weights: Option<Vec<f32>>,
+    pub keep: Option<Vec<u8>>,
+    pub chosen: Option<Vec<u8>>,
+    pub router_shift: Option<Vec<f32>>,
+    pub rollout_logprobs: Option<Vec<f32>>,
+    pub ref_logprobs: Option<Vec<f32>>,
+    pub entropy: Option<Vec<f32>>,
     pub segment_scale: Option<Vec<f32>>,
     /// T, B, P, L; `None`: local.
     pub denominators: Option<[u64; 4]>,
@@ -34,6 +44,13 @@ impl Case {
             per_token: false,
             loss_mask: None,
             weights: None,
+            segment_weights: None,
+            keep: None,
+            chosen: None,
+            router_shift: None,
+            rollout_logprobs: None,
+            ref_logprobs: None,
+            entropy: None,
             segment_scale: None,
             denominators: Some([tokens.max(1) as u64, lengths.len().max(1) as u64, 3, 4096]),
         };
@@ -68,6 +85,31 @@ impl Case {
         self
     }
 
+    /// What the terms beside the policy's read, and the tokens that KlCov penalises.
+    pub fn with_terms(mut self, seed: u64) -> Case {
+        let mut rng = common::seeded(seed);
+        let mut near = |spread: f32| -> Vec<f32> {
+            self.logprobs.iter().map(|l| (l + rng.random_range(-spread..spread)).min(0.0)).collect()
+        };
+        (self.rollout_logprobs, self.ref_logprobs) = (Some(near(0.05)), Some(near(1.0)));
+        self.entropy = Some(self.logprobs.iter().map(|_| rng.random_range(0.0..3.0)).collect());
+        self.chosen = Some(self.logprobs.iter().map(|_| u8::from(rng.random_range(0..5) == 0)).collect());
+        self
+    }
+
+    /// Segment weights, rejected tokens (and a whole rejected segment), a router's shift.
+    pub fn with_corrections(mut self, seed: u64) -> Case {
+        let mut rng = common::seeded(seed);
+        self.segment_weights = Some(self.lengths.iter().map(|_| rng.random_range(0.0..2.0)).collect());
+        let mut keep: Vec<u8> = self.logprobs.iter().map(|_| u8::from(rng.random_range(0..6) != 0)).collect();
+        if let Some(range) = self.segments().ranges().nth(1) {
+            keep[range].fill(0);
+        }
+        self.keep = Some(keep);
+        self.router_shift = Some(self.logprobs.iter().map(|_| rng.random_range(-0.05..0.0)).collect());
+        self
+    }
+
     pub fn tokens(&self) -> usize {
         self.logprobs.len()
     }
@@ -76,22 +118,94 @@ impl Case {
         Segments::from_lengths(self.lengths.iter().copied()).unwrap()
     }
 
+    /// These tokens of the batch, as pieces of its segments with `lengths`.
+    pub fn select(&self, lengths: Vec<usize>, tokens: &[usize]) -> Case {
+        fn pick<T: Copy>(values: &[T], tokens: &[usize]) -> Vec<T> {
+            tokens.iter().map(|&u| values[u]).collect()
+        }
+        let floats = |values: &Option<Vec<f32>>| values.as_ref().map(|values| pick(values, tokens));
+        let bytes = |values: &Option<Vec<u8>>| values.as_ref().map(|values| pick(values, tokens));
+        Case {
+            lengths,
+            logprobs: pick(&self.logprobs, tokens),
+            old_logprobs: floats(&self.old_logprobs),
+            advantages: if self.per_token { pick(&self.advantages, tokens) } else { self.advantages.clone() },
+            loss_mask: bytes(&self.loss_mask),
+            weights: floats(&self.weights),
+            segment_weights: self.segment_weights.clone(),
+            keep: bytes(&self.keep),
+            chosen: bytes(&self.chosen),
+            router_shift: floats(&self.router_shift),
+            rollout_logprobs: floats(&self.rollout_logprobs),
+            ref_logprobs: floats(&self.ref_logprobs),
+            entropy: floats(&self.entropy),
+            segment_scale: self.segment_scale.clone(),
+            ..*self
+        }
+    }
+
     /// The segments `range` of the batch, with the same denominators.
     pub fn part(&self, range: std::ops::Range<usize>) -> Case {
         let segments = self.segments();
         let (start, end) = (segments.offsets()[range.start] as usize, segments.offsets()[range.end] as usize);
-        let cut = |values: &Vec<f32>| values[start..end].to_vec();
+        let of_segments = |values: &Option<Vec<f32>>| values.as_ref().map(|values| values[range.clone()].to_vec());
+        let tokens: Vec<usize> = (start..end).collect();
+        let mut part = self.select(self.lengths[range.clone()].to_vec(), &tokens);
+        if !self.per_token {
+            part.advantages = self.advantages[range.clone()].to_vec();
+        }
+        part.segment_weights = of_segments(&self.segment_weights);
+        part.segment_scale = of_segments(&self.segment_scale);
+        part
+    }
+
+    /// The batch behind `front`, which has the same arrays; with this one's denominators.
+    pub fn behind(&self, front: &Case) -> Case {
+        fn join<T: Copy>(a: &[T], b: &[T]) -> Vec<T> {
+            [a, b].concat()
+        }
+        fn join_optional<T: Copy>(a: &Option<Vec<T>>, b: &Option<Vec<T>>) -> Option<Vec<T>> {
+            a.as_ref().zip(b.as_ref()).map(|(a, b)| join(a, b))
+        }
         Case {
-            lengths: self.lengths[range.clone()].to_vec(),
-            logprobs: cut(&self.logprobs),
-            old_logprobs: self.old_logprobs.as_ref().map(cut),
-            advantages: if self.per_token { cut(&self.advantages) } else { self.advantages[range.clone()].to_vec() },
-            loss_mask: self.loss_mask.as_ref().map(|mask| mask[start..end].to_vec()),
-            weights: self.weights.as_ref().map(cut),
-            segment_scale: self.segment_scale.as_ref().map(|scale| scale[range].to_vec()),
+            lengths: join(&front.lengths, &self.lengths),
+            logprobs: join(&front.logprobs, &self.logprobs),
+            old_logprobs: join_optional(&front.old_logprobs, &self.old_logprobs),
+            advantages: join(&front.advantages, &self.advantages),
+            loss_mask: join_optional(&front.loss_mask, &self.loss_mask),
+            weights: join_optional(&front.weights, &self.weights),
+            segment_weights: join_optional(&front.segment_weights, &self.segment_weights),
+            keep: join_optional(&front.keep, &self.keep),
+            chosen: join_optional(&front.chosen, &self.chosen),
+            router_shift: join_optional(&front.router_shift, &self.router_shift),
+            rollout_logprobs: join_optional(&front.rollout_logprobs, &self.rollout_logprobs),
+            ref_logprobs: join_optional(&front.ref_logprobs, &self.ref_logprobs),
+            entropy: join_optional(&front.entropy, &self.entropy),
+            segment_scale: join_optional(&front.segment_scale, &self.segment_scale),
             ..*self
         }
     }
+}
+
+/// An objective of every kernel: the three short ones, and some that take the long one by different ways.
+pub fn objectives() -> Vec<Config> {
+    let everything = Config {
+        mismatch_penalty: 0.01,
+        entropy_bonus: 0.02,
+        ..Config::ppo_clip(0.2, 0.28).with_kl(Kl::new(0.05, KlForm::K3IsSequence))
+    };
+    let raw = CispoCap::Raw { max: 1.5 };
+    let cispo = Cispo { level: RatioLevel::Sequence, ..Cispo::new(raw) };
+    vec![
+        Config::ppo_clip(0.2, 0.28),
+        Config::gspo(0.01, 0.015),
+        Config::gspo_token(0.01, 0.015),
+        everything,
+        Config::gspo(0.01, 0.015).with_kl(Kl::new(0.05, KlForm::K3)),
+        Config::new(Variant::Cispo(cispo)),
+        Config::new(Variant::Gmpo(Window::new(0.2, 0.2))),
+        Config::new(Variant::Vespo(Vespo::default())).with_kl(Kl::new(0.05, KlForm::K3IsSequence)),
+    ]
 }
 
 /// What came of a call.
@@ -99,6 +213,10 @@ impl Case {
 pub struct Found {
     pub loss: f64,
     pub d_logprobs: Vec<f32>,
+    /// Empty without an entropy bonus.
+    pub d_entropy: Vec<f32>,
+    /// Empty without a divergence.
+    pub kl: Vec<f32>,
     pub ratio: Vec<f32>,
     pub clipped: Vec<u8>,
     pub sequence_ratio: Vec<f32>,
@@ -115,6 +233,13 @@ pub struct Uploaded<B: Backend> {
     per_token: bool,
     loss_mask: Option<B::Buffer<u8>>,
     weights: Option<B::Buffer<f32>>,
+    segment_weights: Option<B::Buffer<f32>>,
+    keep: Option<B::Buffer<u8>>,
+    chosen: Option<B::Buffer<u8>>,
+    router_shift: Option<B::Buffer<f32>>,
+    rollout_logprobs: Option<B::Buffer<f32>>,
+    ref_logprobs: Option<B::Buffer<f32>>,
+    entropy: Option<B::Buffer<f32>>,
     segment_scale: Option<B::Buffer<f32>>,
     denominators: Option<[u64; 4]>,
 }
@@ -122,13 +247,21 @@ pub struct Uploaded<B: Backend> {
 impl<B: Backend> Uploaded<B> {
     pub fn new(backend: &B, stream: &B::Stream, case: &Case) -> Uploaded<B> {
         let send = |values: &Vec<f32>| backend.upload(stream, values).unwrap();
+        let send_bytes = |values: &Vec<u8>| backend.upload(stream, values).unwrap();
         Uploaded {
             logprobs: send(&case.logprobs),
             old_logprobs: case.old_logprobs.as_ref().map(send),
             advantages: send(&case.advantages),
             per_token: case.per_token,
-            loss_mask: case.loss_mask.as_ref().map(|mask| backend.upload(stream, mask).unwrap()),
+            loss_mask: case.loss_mask.as_ref().map(send_bytes),
             weights: case.weights.as_ref().map(send),
+            segment_weights: case.segment_weights.as_ref().map(send),
+            keep: case.keep.as_ref().map(send_bytes),
+            chosen: case.chosen.as_ref().map(send_bytes),
+            router_shift: case.router_shift.as_ref().map(send),
+            rollout_logprobs: case.rollout_logprobs.as_ref().map(send),
+            ref_logprobs: case.ref_logprobs.as_ref().map(send),
+            entropy: case.entropy.as_ref().map(send),
             segment_scale: case.segment_scale.as_ref().map(send),
             denominators: case.denominators,
         }
@@ -146,6 +279,13 @@ impl<B: Backend> Uploaded<B> {
             },
             loss_mask: self.loss_mask.as_ref().map(Buffer::view),
             weights: self.weights.as_ref().map(Buffer::view),
+            segment_weights: self.segment_weights.as_ref().map(Buffer::view),
+            keep: self.keep.as_ref().map(Buffer::view),
+            chosen: self.chosen.as_ref().map(Buffer::view),
+            router_shift: self.router_shift.as_ref().map(Buffer::view),
+            rollout_logprobs: self.rollout_logprobs.as_ref().map(Buffer::view),
+            ref_logprobs: self.ref_logprobs.as_ref().map(Buffer::view),
+            entropy: self.entropy.as_ref().map(Buffer::view),
             segment_scale: self.segment_scale.as_ref().map(Buffer::view),
             denominators: match self.denominators {
                 None => Denominators::Local { max_len: 4096 },
@@ -172,6 +312,8 @@ pub fn try_run<B: Backend>(backend: &B, config: &Config, case: &Case) -> moerl::
     let mut errors = backend.error_word(&stream)?;
     let mut loss = backend.upload(&stream, &[f64::NAN])?;
     let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; tokens])?;
+    let mut d_entropy = backend.upload(&stream, &vec![f32::NAN; tokens])?;
+    let mut kl = backend.upload(&stream, &vec![f32::NAN; tokens])?;
     let mut ratio = backend.upload(&stream, &vec![f32::NAN; tokens])?;
     let mut clipped = backend.upload(&stream, &vec![0xff_u8; tokens])?;
     let mut sequence_ratio = backend.upload(&stream, &vec![f32::NAN; segments])?;
@@ -182,6 +324,8 @@ pub fn try_run<B: Backend>(backend: &B, config: &Config, case: &Case) -> moerl::
         let output = Output {
             loss: Some(loss.view_mut()),
             d_logprobs: Some(d_logprobs.view_mut()),
+            d_entropy: (config.entropy_bonus != 0.0).then(|| d_entropy.view_mut()),
+            kl: config.kl.map(|_| kl.view_mut()),
             ratio: Some(ratio.view_mut()),
             clipped: Some(clipped.view_mut()),
             sequence_ratio: Some(sequence_ratio.view_mut()),
@@ -198,6 +342,8 @@ pub fn try_run<B: Backend>(backend: &B, config: &Config, case: &Case) -> moerl::
     Ok(Found {
         loss: backend.download(&stream, loss.view())?[0],
         d_logprobs: backend.download(&stream, d_logprobs.view())?,
+        d_entropy: if config.entropy_bonus != 0.0 { backend.download(&stream, d_entropy.view())? } else { vec![] },
+        kl: if config.kl.is_some() { backend.download(&stream, kl.view())? } else { vec![] },
         ratio: backend.download(&stream, ratio.view())?,
         clipped: backend.download(&stream, clipped.view())?,
         sequence_ratio: backend.download(&stream, sequence_ratio.view())?,

@@ -2,21 +2,18 @@
 
 use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
-use moerl::objective::Config;
+use moerl::objective::{Aggregation, Config, Kl, KlForm, Variant};
 
-use crate::case::{Case, run, run_plain};
+use crate::case::{Case, objectives, run, run_plain};
 use crate::common::bits;
-
-fn variants() -> [Config; 3] {
-    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
-}
+use crate::variants::named;
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
     // Units of several segments, of one, and of tiles; more than 32 units, so that the trees have two levels.
     let lengths: Vec<usize> = [vec![5, 40, 3, 700, 500, 2500, 33], vec![600; 30]].concat();
-    let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3);
-    for config in variants() {
+    let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3).with_terms(3);
+    for config in objectives() {
         let first = run(&Emulator::new(), &config, &case);
         for seed in 0..24 {
             let schedule =
@@ -40,7 +37,19 @@ fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {
 
 /// Asserts that a launch reads each byte of these arrays once, of no other token array any, within 5 %.
 fn assert_reads(launch: &LaunchTraffic, arrays: &[&str], case: &str) {
-    for name in ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"] {
+    for name in [
+        "logprobs",
+        "old_logprobs",
+        "advantages",
+        "loss_mask",
+        "weights",
+        "rollout_logprobs",
+        "ref_logprobs",
+        "entropy",
+        "keep",
+        "chosen",
+        "router_shift",
+    ] {
         let Some(buffer) = launch.buffer(name) else { continue };
         let expected = if arrays.contains(&name) { buffer.bytes } else { 0 };
         let sectors = buffer.loads.sectors * 32;
@@ -65,7 +74,7 @@ fn every_array_is_read_once_per_phase_and_the_gradient_written_once() {
         let rich = case.clone().with_token_advantages(3).with_weights(3);
         let mask = ["loss_mask"];
         let all = ["logprobs", "old_logprobs", "advantages", "loss_mask", "weights"];
-        let [ppo, gspo, token] = variants();
+        let [ppo, gspo, token] = [0, 1, 2].map(|which| objectives()[which].clone());
         for (config, case, partial, apply) in [
             (&ppo, &rich, &mask[..], &all[..]),
             (&gspo, &rich, &all[..], &mask[..]),
@@ -89,4 +98,93 @@ fn every_array_is_read_once_per_phase_and_the_gradient_written_once() {
         assert_eq!(of(&launches[2], &["logprobs", "old_logprobs", "loss_mask", "d_logprobs"]), 5 * tokens, "{which}");
         assert_eq!(launches[0].buffer("logprobs").unwrap().loads.most, 1, "{which}");
     }
+}
+
+/// What an objective has to know of every token, in `partial` and in `apply`. Letters: l, o, A, w, q, r, H, c(hosen), k(ept); the mask always.
+fn needed(name: &str) -> (&'static str, &'static str) {
+    match name {
+        "gspo" | "sapo sequence" => ("loAw", ""),
+        "gspo_token" => ("loAw", "Aw"),
+        "cispo sequence" | "cispo sequence unified" => ("loAw", "lAw"),
+        "gmpo" => ("loAw", "loA"),
+        "vespo" => ("loAw", "lA"),
+        "reinforce_is" | "gpg" => ("", "lAw"),
+        "minirl" => ("", "loAwq"),
+        "kl_cov" => ("", "loAwc"),
+        _ => ("", "loAw"),
+    }
+}
+
+fn arrays(letters: &str) -> Vec<&'static str> {
+    let array = |letter| match letter {
+        'l' => "logprobs",
+        'o' => "old_logprobs",
+        'A' => "advantages",
+        'w' => "weights",
+        'q' => "rollout_logprobs",
+        'r' => "ref_logprobs",
+        'H' => "entropy",
+        'c' => "chosen",
+        _ => "keep",
+    };
+    letters.chars().map(array).chain(["loss_mask"]).collect()
+}
+
+#[test]
+fn every_objective_reads_what_it_needs_once() {
+    let plain = Case::random(&[1000, 24, 17, 17, 2048, 500, 33], 3)
+        .with_mask(3)
+        .with_token_advantages(3)
+        .with_weights(3)
+        .with_terms(3);
+    let kept = Case { keep: Some(vec![1; plain.tokens()]), ..plain.clone() };
+    for (name, variant) in named() {
+        let (partial, apply) = needed(name);
+        let joined = |letters: &str, more: &str| {
+            let more: String = more.chars().filter(|&c| !letters.contains(c)).collect();
+            arrays(&format!("{letters}{more}"))
+        };
+        let kl = |form| Some(Kl::new(0.1, form));
+        let bonus = |config| Config { mismatch_penalty: 0.1, entropy_bonus: 0.1, ..config };
+        for (what, case, config, more_partial, more_apply) in [
+            ("bare", &plain, Config::new(variant), "", ""),
+            ("k3", &plain, Config { kl: kl(KlForm::K3), ..Config::new(variant) }, "", "lr"),
+            ("k3, s", &plain, Config { kl: kl(KlForm::K3IsSequence), ..Config::new(variant) }, "loAwr", "lr"),
+            ("terms", &plain, bonus(Config::new(variant)), "", "lqH"),
+            ("kept", &kept, Config::new(variant), if partial.is_empty() { "" } else { "k" }, "k"),
+        ] {
+            let name = format!("{name}, {what}");
+            // Where a segment's tokens share a gradient, which of them were kept is known by then.
+            let more_apply = if variant_shares(&variant) && what == "kept" { "" } else { more_apply };
+            let launches = traffic(&config, case);
+            assert_eq!(launches.len(), 3, "{name}");
+            assert_reads(&launches[0], &joined(partial, more_partial), &name);
+            assert_reads(&launches[1], &[], &name);
+            assert_reads(&launches[2], &joined(apply, more_apply), &name);
+            let written = launches[2].buffer("d_logprobs").unwrap();
+            assert_eq!((written.stores.bytes, written.stores.once), (written.bytes, written.bytes), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_mean_over_tokens_takes_two_launches_and_13_bytes_a_token() {
+    for lengths in [vec![17; 100], vec![5000], vec![1000, 24, 2048, 500]] {
+        let case = Case::random(&lengths, 3).with_mask(3);
+        for aggregation in [Aggregation::TokenMean, Aggregation::TokenSum] {
+            let launches = traffic(&Config::ppo_clip(0.2, 0.28).with_aggregation(aggregation), &case);
+            assert_eq!(launches.len(), 2);
+            let names = ["logprobs", "old_logprobs", "loss_mask", "d_logprobs"];
+            let moved: u64 = launches
+                .iter()
+                .flat_map(|launch| names.iter().filter_map(|name| launch.buffer(name)))
+                .map(|buffer| buffer.loads.bytes + buffer.stores.bytes)
+                .sum();
+            assert_eq!(moved, 13 * case.tokens() as u64);
+        }
+    }
+}
+
+fn variant_shares(variant: &Variant) -> bool {
+    matches!(variant, Variant::Gspo(_)) || matches!(variant, Variant::Sapo(_)) && variant.is_sequence_level()
 }

@@ -6,21 +6,18 @@ use moerl::objective::{
 };
 use moerl::{Backend, Buffer};
 
-use crate::case::{Case, Uploaded, run, run_plain};
+use crate::case::{Case, Uploaded, objectives, run, run_plain};
 use crate::common::bits;
 
-fn variants() -> [Config; 3] {
-    [Config::ppo_clip(0.2, 0.28), Config::gspo(0.01, 0.015), Config::gspo_token(0.01, 0.015)]
-}
-
+/// A batch with what an objective may read, but for corrections.
 fn rich(lengths: &[usize], seed: u64) -> Case {
-    Case::random(lengths, seed).with_mask(seed).with_weights(seed).with_token_advantages(seed)
+    Case::random(lengths, seed).with_mask(seed).with_weights(seed).with_token_advantages(seed).with_terms(seed)
 }
 
 pub fn neighbours_do_not_change_a_bit<B: Backend>(backend: &B) {
     let lengths = [7, 33, 5, 1030, 9];
     let case = rich(&lengths, 3);
-    for config in variants() {
+    for config in objectives() {
         let alone = run(backend, &config, &case);
         for kept in 0..lengths.len() {
             let range = case.segments().range(kept);
@@ -43,26 +40,11 @@ pub fn neighbours_do_not_change_a_bit<B: Backend>(backend: &B) {
 pub fn the_place_in_the_pack_does_not_change_a_bit<B: Backend>(backend: &B) {
     for length in [1, 6, 40, 1300] {
         let segment = rich(&[length], 5);
-        for config in variants() {
+        for config in objectives() {
             let alone = run(backend, &config, &segment);
             for offset in 0..34 {
                 // In front: a segment of its own, which shares a unit with a short one.
-                let front = rich(&[offset], 6);
-                let join = |a: &Vec<f32>, b: &Vec<f32>| [a.as_slice(), b].concat();
-                let case = Case {
-                    lengths: vec![offset, length],
-                    logprobs: join(&front.logprobs, &segment.logprobs),
-                    old_logprobs: Some(join(
-                        front.old_logprobs.as_ref().unwrap(),
-                        segment.old_logprobs.as_ref().unwrap(),
-                    )),
-                    advantages: join(&front.advantages, &segment.advantages),
-                    loss_mask: Some(
-                        [front.loss_mask.as_deref().unwrap(), segment.loss_mask.as_deref().unwrap()].concat(),
-                    ),
-                    weights: Some(join(front.weights.as_ref().unwrap(), segment.weights.as_ref().unwrap())),
-                    ..segment.clone()
-                };
+                let case = segment.behind(&rich(&[offset], 6));
                 let found = run(backend, &config, &case);
                 assert_eq!(bits(&found.d_logprobs[offset..]), bits(&alone.d_logprobs), "{length} at {offset}");
                 assert_eq!(found.sequence_ratio[1].to_bits(), alone.sequence_ratio[0].to_bits());
@@ -74,7 +56,7 @@ pub fn the_place_in_the_pack_does_not_change_a_bit<B: Backend>(backend: &B) {
 pub fn splitting_a_batch_changes_no_gradient<B: Backend>(backend: &B) {
     let lengths = [40, 1, 1, 900, 17, 17, 0, 1100, 33];
     let case = rich(&lengths, 7);
-    for config in variants() {
+    for config in objectives() {
         for aggregation in [Aggregation::SeqMeanTokenMean, Aggregation::TokenMean] {
             let config = config.clone().with_aggregation(aggregation);
             let (loss, gradient) = run_plain(backend, &config, &case);
@@ -115,16 +97,7 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
                 .map(|range| (range.start + begin).min(range.end)..(range.start + end).min(range.end))
                 .collect();
             let tokens: Vec<usize> = ranges.iter().cloned().flatten().collect();
-            let pick = |values: &Vec<f32>| tokens.iter().map(|&u| values[u]).collect::<Vec<_>>();
-            let piece = Case {
-                lengths: ranges.iter().map(|range| range.len()).collect(),
-                logprobs: pick(&case.logprobs),
-                old_logprobs: case.old_logprobs.as_ref().map(pick),
-                advantages: if case.per_token { pick(&case.advantages) } else { case.advantages.clone() },
-                loss_mask: case.loss_mask.as_ref().map(|mask| tokens.iter().map(|&u| mask[u]).collect()),
-                weights: case.weights.as_ref().map(pick),
-                ..case.clone()
-            };
+            let piece = case.select(ranges.iter().map(|range| range.len()).collect(), &tokens);
             (piece, tokens)
         })
         .collect();
@@ -164,7 +137,7 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
 
 pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
     let case = rich(&[40, 1, 0, 900, 17, 2100], 7);
-    for config in variants() {
+    for config in objectives() {
         let (loss, gradient) = run_plain(backend, &config, &case);
         let (by_phases, d_logprobs) = by_phases(backend, &config, &case, &[usize::MAX / 2]);
         if backend.name() == "reference" {
@@ -179,8 +152,8 @@ pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
 
 pub fn segments_may_come_in_several_calls<B: Backend>(backend: &B) {
     // Cut at a multiple of 32 tiles: the same bits. Cut anywhere: the same numbers.
-    let case = Case::random(&[100, 33_500, 1], 8).with_mask(8).with_token_advantages(8);
-    for config in [Config::gspo(0.01, 0.015), Config::ppo_clip(0.2, 0.28)] {
+    let case = Case::random(&[100, 33_500, 1], 8).with_mask(8).with_token_advantages(8).with_terms(8);
+    for config in objectives().into_iter().take(4) {
         let (loss, gradient) = by_phases(backend, &config, &case, &[usize::MAX / 2]);
         let (cut_loss, cut_gradient) = by_phases(backend, &config, &case, &[32_768, usize::MAX / 2]);
         assert_eq!(bits(&cut_gradient), bits(&gradient), "{:?}", config.variant);
@@ -202,7 +175,7 @@ pub fn unaligned_arrays_give_the_same_bits<B: Backend>(backend: &B) {
         let padded = [vec![f32::NAN; by], values.to_vec()].concat();
         backend.upload(&stream, &padded).unwrap()
     };
-    for config in variants() {
+    for config in objectives() {
         let expected = run(backend, &config, &case);
         for by in 1..4 {
             let logprobs = shifted(&case.logprobs, by);
@@ -238,7 +211,7 @@ pub fn gspo_token_is_gspo_where_they_coincide<B: Backend>(backend: &B) {
 
 pub fn repeated_runs_are_equal_bit_for_bit<B: Backend>(backend: &B) {
     let case = rich(&[40, 1, 900, 17, 2100], 9);
-    for config in variants() {
+    for config in objectives() {
         let first = run(backend, &config, &case);
         for _ in 0..3 {
             let again = run(backend, &config, &case);

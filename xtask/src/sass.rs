@@ -33,10 +33,13 @@ fn wide(op: &str) -> bool {
 
 /// The kernels that stream an array which dwarfs all others, by file and what their names contain: they must move it 16 bytes at a time.
 /// The merge and finish kernels work on what the streams left, a record a row or segment.
-const STREAMS: [(&str, &str); 5] = [
+const STREAMS: [(&str, &str); 8] = [
     ("logprob", "logprob_forward"),
     ("logprob", "logprob_panels"),
     ("logprob", "logprob_backward"),
+    ("logprob_general", "logprob_forward"),
+    ("logprob_general", "logprob_panels"),
+    ("logprob_general", "logprob_backward"),
     ("objective", "objective_partial"),
     ("objective", "objective_apply"),
 ];

@@ -11,6 +11,7 @@
 //! | FAIL | a quantity outside its tolerance, a missing tensor, or an error of the operation |
 
 mod advantage;
+mod correction;
 mod gate;
 mod logprob;
 mod objective;

@@ -1,13 +1,17 @@
-//! Family objective: losses with their gradients.
+//! Family objective: losses with their gradients, and divergences.
 //!
 //! A producer's convention is part of the meaning of its configuration (which rows a mean counts, where a log-ratio is clamped), so
 //! producers are known by name: verl, trl, liger-kernel, paper. Tensors: `BATCH/cu_seqlens`, `loss_mask`, `logp_new`, `logp_old`,
 //! the advantages and weights that the case names; expected `ID/grad`, and the loss in the case.
 
-use moerl::Backend;
-use moerl::objective::{Aggregation, Cap, Clip, Config as Objective, Saturation, Segments, Variant};
+mod paper;
+mod trl;
+mod verl;
 
-use super::{Case, Compared, Config, Stop, Tolerance, unsupported};
+use moerl::objective::{Clip, Config as Objective, Kl, KlForm, Segments};
+use moerl::{Backend, Reference};
+
+use super::{Case, Compared, Config, Stop, Tolerance, correction, unsupported};
 use crate::clock::Clock;
 use crate::objective::{Counts, HostAdvantages, Inputs, run};
 
@@ -15,9 +19,11 @@ use crate::objective::{Counts, HostAdvantages, Inputs, run};
 pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, Stop> {
     let kind = case.text("family").unwrap_or_default();
     match (case.producer_name(), kind) {
-        ("verl", "policy_loss") => loss(backend, case, verl),
-        ("trl" | "liger-kernel", "grpo_loss") => loss(backend, case, trl),
-        ("paper", "gspo_paper") => loss(backend, case, paper),
+        ("verl", "policy_loss") => loss(backend, case, verl::meaning),
+        ("verl", "kl_penalty") => verl::kl_penalty(backend, case),
+        ("trl" | "liger-kernel", "grpo_loss") => loss(backend, case, trl::meaning),
+        ("paper", "gspo_paper") => loss(backend, case, paper::meaning),
+        ("verl", "rollout_correction") => correction::check(backend, case),
         ("verl" | "trl" | "liger-kernel" | "paper", _) => unsupported(format!("{kind} of {}", case.producer_name())),
         (producer, _) => unsupported(format!("producer {producer}, whose conventions are not known")),
     }
@@ -74,6 +80,14 @@ struct Meaning {
     counts: Counts,
     /// Of the largest gradient.
     gradient: f64,
+    /// `[N]`: 0 where the producer rejects a token.
+    keep: Option<Vec<u8>>,
+}
+
+impl Meaning {
+    fn new(objective: Objective, counts: Counts) -> Meaning {
+        Meaning { objective, counts, gradient: GRADIENT, keep: None }
+    }
 }
 
 /// Producers computed in f64 and cast to f32; ours is a product of f32 factors whose exponent carries the rounding of l − o.
@@ -93,7 +107,7 @@ fn loss<B: Backend>(
     meaning: fn(&Case<'_>, &Data) -> Result<Meaning, Stop>,
 ) -> Result<Compared, Stop> {
     let (data, batch) = Data::new(case)?;
-    let Meaning { objective, counts, gradient } = meaning(case, &data)?;
+    let Meaning { objective, counts, gradient, keep } = meaning(case, &data)?;
     let (advantage, shape) =
         case.tensor::<f32>(&format!("{batch}/{}", case.text("advantage").unwrap_or("advantage")))?;
     let advantages = if shape == [data.segments.len()] {
@@ -103,6 +117,7 @@ fn loss<B: Backend>(
     };
     let n = data.segments.tokens();
     let weights = case.text("weights").map(|name| case.values::<f32>(&format!("{batch}/{name}"), n)).transpose()?;
+    let reference = objective.kl.map(|_| case.values::<f32>(&format!("{batch}/logp_ref"), n)).transpose()?;
     let inputs = Inputs {
         segments: &data.segments,
         logprobs: &data.logprobs,
@@ -110,6 +125,8 @@ fn loss<B: Backend>(
         advantages,
         mask: &data.mask,
         weights: weights.as_deref(),
+        keep: keep.as_deref(),
+        reference: reference.as_deref(),
         segment_scale: None,
         counts,
     };
@@ -121,7 +138,7 @@ fn loss<B: Backend>(
     let Some(expected) = case.json.get("loss").and_then(serde_json::Value::as_f64) else {
         return Err(Stop::Fail("the case has no loss".into()));
     };
-    let tolerance = Tolerance { relative: 0.0, absolute: LOSS * sum_of_terms(&objective, &inputs) };
+    let tolerance = Tolerance { relative: 0.0, absolute: LOSS * sum_of_terms(&objective, &inputs)? };
     compared.one("loss", 0, found.loss, expected, tolerance);
     let expected = case.values::<f32>(&format!("{}/grad", case.id), n)?;
     let largest = expected.iter().fold(0.0, |largest: f64, &g| largest.max(f64::from(g).abs()));
@@ -131,180 +148,26 @@ fn loss<B: Backend>(
     Ok(compared)
 }
 
-/// Σ |m c w L| in f64: what the loss's rounding is measured against.
-fn sum_of_terms(objective: &Objective, inputs: &Inputs<'_>) -> f64 {
-    let clip = objective.variant.clip();
-    let Saturation { low, high } = objective.saturation;
-    let ratio = |delta: f64| delta.clamp(f64::from(low), f64::from(high)).exp();
-    let anchor = inputs.anchor.unwrap_or(inputs.logprobs);
-    let mut sum = 0.0;
-    for (segment, range) in inputs.segments.ranges().enumerate() {
-        let counted: Vec<usize> = range.filter(|&u| inputs.mask[u] != 0).collect();
-        let n = counted.len() as f64;
-        let delta = |u: usize| f64::from(inputs.logprobs[u]) - f64::from(anchor[u]);
-        let mean = counted.iter().map(|&u| delta(u)).sum::<f64>() / n;
-        for &u in &counted {
-            let x = ratio(if objective.variant.is_sequence_level() { mean } else { delta(u) });
-            let a = f64::from(inputs.advantages.at(segment, u));
-            let w = inputs.weights.map_or(1.0, |weights| f64::from(weights[u]));
-            sum += coefficient(objective, &inputs.counts, n) * w * value(x, a, &clip).abs();
-        }
-    }
-    sum
-}
-
-/// −min(xA, clip(x)A) with the cap.
-fn value(x: f64, a: f64, clip: &Clip) -> f64 {
-    let clipped = x.clamp(1.0 - clip.low, 1.0 + clip.high);
-    match clip.cap {
-        Cap::Dual(c) if a < 0.0 => (-(x * a).min(clipped * a)).min(-c * a),
-        Cap::Delta(d) => -(x.min(d) * a).min(clipped * a),
-        _ => -(x * a).min(clipped * a),
-    }
-}
-
-/// c of a segment with `n` counted tokens.
-fn coefficient(objective: &Objective, counts: &Counts, n: f64) -> f64 {
-    let (t, b, l) = (counts.tokens as f64, counts.segments as f64, counts.max_len as f64);
-    let c = match objective.aggregation {
-        Aggregation::TokenMean => 1.0 / t,
-        Aggregation::SeqMeanTokenMean => 1.0 / (b * n),
-        Aggregation::SeqMeanTokenSum => 1.0 / b,
-        Aggregation::SeqMeanTokenSumNorm => 1.0 / (b * l),
-        _ => 1.0,
+/// Σ |m c w L|: what the loss's rounding is measured against. The terms of one sign of A have one sign themselves, and those of a divergence
+/// but for k1, so that the reference's losses add up to it.
+fn sum_of_terms(objective: &Objective, inputs: &Inputs<'_>) -> Result<f64, Stop> {
+    let (HostAdvantages::PerSegment(values) | HostAdvantages::PerToken(values)) = inputs.advantages;
+    let absolute = |objective: &Objective, part: fn(f32) -> f32| -> Result<f64, Stop> {
+        let values: Vec<f32> = values.iter().map(|&a| part(a)).collect();
+        let advantages = match inputs.advantages {
+            HostAdvantages::PerSegment(_) => HostAdvantages::PerSegment(&values),
+            HostAdvantages::PerToken(_) => HostAdvantages::PerToken(&values),
+        };
+        let (found, _) = run(&Reference, &(), objective, &Inputs { advantages, ..*inputs }, &mut Clock::default())?;
+        Ok(found.loss.abs())
     };
-    c * objective.dp_scale
-}
-
-const VERL_KEYS: &[&str] = &[
-    "clip_ratio",
-    "clip_ratio_c",
-    "clip_ratio_high",
-    "clip_ratio_low",
-    "global_batch_info",
-    "loss_agg_mode",
-    "policy_loss",
-    "tau_neg",
-    "tau_pos",
-];
-
-/// verl's `compute_policy_loss_*`.
-fn verl(case: &Case<'_>, data: &Data) -> Result<Meaning, Stop> {
-    let config = case.config(VERL_KEYS)?;
-    let window = || -> Result<Clip, Stop> { clip(&config, "clip_ratio_low", "clip_ratio_high") };
-    let (variant, saturation) = match config.text("policy_loss") {
-        "vanilla" => {
-            let cap = config.number("clip_ratio_c").map_or(Cap::None, Cap::Dual);
-            (Variant::PpoClip(Clip { cap, ..window()? }), Saturation::symmetric(20.0))
-        }
-        "gspo" => (Variant::GspoToken(window()?), Saturation::above(10.0)),
-        other => return unsupported(format!("objective {other}")),
-    };
-    let aggregation = match config.text("loss_agg_mode") {
-        "token-mean" => Aggregation::TokenMean,
-        "token-sum" => Aggregation::TokenSum,
-        "seq-mean-token-sum" => Aggregation::SeqMeanTokenSum,
-        "seq-mean-token-sum-norm" => Aggregation::SeqMeanTokenSumNorm,
-        "seq-mean-token-mean" => Aggregation::SeqMeanTokenMean,
-        other => return unsupported(format!("loss_agg_mode {other}")),
-    };
-    let mut counts = data.counts();
-    let mut objective = Objective { saturation, ..Objective::new(variant) }.with_aggregation(aggregation);
-    if let Some(info) = config.get("global_batch_info") {
-        let known = ["batch_num_tokens", "dp_size", "global_batch_size", "loss_scale_factor"];
-        let keys = info.as_object().map(|info| info.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-        if let Some(key) = keys.iter().find(|key| !known.contains(&key.as_str())) {
-            return unsupported(format!("configuration key global_batch_info.{key}"));
-        }
-        let number = |key: &str, or: u64| info.get(key).and_then(serde_json::Value::as_u64).unwrap_or(or);
-        counts.tokens = number("batch_num_tokens", counts.tokens);
-        counts.segments = number("global_batch_size", counts.segments);
-        counts.max_len = number("loss_scale_factor", counts.max_len);
-        // token-sum divides by nothing, but is multiplied like the others.
-        objective.dp_scale = number("dp_size", 1) as f64;
+    let policy = Objective { kl: None, ..objective.clone() };
+    let mut sum = absolute(&policy, |a| a.max(0.0))? + absolute(&policy, |a| a.min(0.0))?;
+    if let Some(kl) = objective.kl {
+        let form = if kl.form == KlForm::K1 { KlForm::Abs } else { kl.form };
+        sum += absolute(&Objective { kl: Some(Kl { form, ..kl }), ..objective.clone() }, |_| 0.0)?;
     }
-    Ok(Meaning { objective, counts, gradient: GRADIENT })
-}
-
-const TRL_KEYS: &[&str] = &[
-    "beta",
-    "delta",
-    "epsilon_high",
-    "epsilon_low",
-    "gradient_accumulation",
-    "importance_sampling_level",
-    "loss_type",
-    "max_completion_length",
-    "num_items_in_batch",
-    "off_policy_mask_threshold",
-    "sapo_temperature_neg",
-    "sapo_temperature_pos",
-    "steps_per_generation",
-    "use_bias_correction_kl",
-    "vespo_k_neg",
-    "vespo_k_pos",
-    "vespo_lambda_neg",
-    "vespo_lambda_pos",
-];
-
-/// TRL's `GRPOTrainer._compute_loss` and Liger's chunked loss. Means over segments count every one, also without a counted token.
-fn trl(case: &Case<'_>, data: &Data) -> Result<Meaning, Stop> {
-    let config = case.config(TRL_KEYS)?;
-    if config.number("beta").is_some_and(|beta| beta != 0.0) {
-        return unsupported("KL term");
-    }
-    if config.get("off_policy_mask_threshold").is_some() {
-        return unsupported("off-policy sequence mask");
-    }
-    if config.number("gradient_accumulation").is_some_and(|steps| steps != 1.0) {
-        return unsupported("gradient_accumulation");
-    }
-    let mut clip = clip(&config, "epsilon_low", "epsilon_high")?;
-    if let Some(delta) = config.number("delta") {
-        clip.cap = Cap::Delta(delta);
-    }
-    let variant = match config.text("importance_sampling_level") {
-        "token" => Variant::PpoClip(clip),
-        "sequence" => Variant::Gspo(clip),
-        other => return unsupported(format!("importance_sampling_level {other}")),
-    };
-    let mut counts = data.counts();
-    counts.segments = data.segments.len() as u64;
-    let aggregation = match config.text("loss_type") {
-        "grpo" => Aggregation::SeqMeanTokenMean,
-        "bnpo" => Aggregation::TokenMean,
-        "dapo" => {
-            counts.tokens = config.number("num_items_in_batch").map_or(counts.tokens, |items| items as u64);
-            Aggregation::TokenMean
-        }
-        "dr_grpo" => {
-            counts.max_len = config.number("max_completion_length").map_or(counts.max_len, |len| len as u64);
-            Aggregation::SeqMeanTokenSumNorm
-        }
-        // n times the mean of a segment is its sum (arXiv 2602.05261, as TRL writes it).
-        "luspo" => Aggregation::SeqMeanTokenSum,
-        other => return unsupported(format!("objective {other}")),
-    };
-    let objective = Objective { saturation: Saturation::NONE, ..Objective::new(variant) }.with_aggregation(aggregation);
-    let gradient = if case.producer_name() == "liger-kernel" { GRADIENT_LIGER } else { GRADIENT };
-    Ok(Meaning { objective, counts, gradient })
-}
-
-/// The formula of arXiv 2507.18071, equations 5 to 7.
-fn paper(case: &Case<'_>, data: &Data) -> Result<Meaning, Stop> {
-    let config = case.config(&["clip_high", "clip_low", "sequence_denominator"])?;
-    let mut counts = data.counts();
-    match config.text("sequence_denominator") {
-        "all" => counts.segments = data.segments.len() as u64,
-        "non_empty" => {}
-        other => return unsupported(format!("sequence_denominator {other}")),
-    }
-    let variant = Variant::Gspo(clip(&config, "clip_low", "clip_high")?);
-    Ok(Meaning {
-        objective: Objective { saturation: Saturation::NONE, ..Objective::new(variant) },
-        counts,
-        gradient: GRADIENT,
-    })
+    Ok(sum)
 }
 
 fn clip(config: &Config<'_>, low: &str, high: &str) -> Result<Clip, Stop> {

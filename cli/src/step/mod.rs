@@ -1,11 +1,12 @@
 //! `moerl step`: one policy update, from a step file to gradients, on any backend.
 //!
-//! The stages are gate (native and replayed), logprob, advantage, objective, and the backward of each. They are written once, over
+//! The stages are gate (native and replayed), logprob, advantage, correction, objective, and the backward of each. They are written once, over
 //! [`Backend`]. Where the backend is not the reference, every stage is also run on the reference **with the same inputs**, so that
 //! the differences shown are each operation's own and a ratio near a clip bound does not multiply them.
 //!
 //! Memory: layers and logits pass through in pieces of bounded size; only vectors over tokens are held whole.
 
+mod correction;
 mod gate;
 mod logprob;
 mod objective;
@@ -17,6 +18,7 @@ use std::borrow::Cow;
 
 use moerl::Backend;
 
+pub use correction::parse as parse_correction;
 pub use gate::parse_renormalize;
 pub use logprob::{Forwarded, forward as logprob_forward};
 pub use report::{Changed, Report};
@@ -172,8 +174,17 @@ impl Update<'_> {
         output.write(Name::Entropy, 0, &forwarded.entropy)?;
         let (advantages, stage) = objective::advantages(context, plan)?;
         report.stages.extend(stage);
-        let computed = objective::objective(context, plan, &forwarded.logprobs, advantages.get())?;
-        self.write(context, &computed, advantages.get(), output)?;
+        let weights = match &self.options.correction {
+            Some(config) => {
+                let (weights, stage) =
+                    correction::correct(context, config, plan.anchor, &forwarded.logprobs, advantages.get())?;
+                report.stages.push(stage);
+                Some(weights)
+            }
+            None => None,
+        };
+        let computed = objective::objective(context, plan, &forwarded.logprobs, advantages.get(), weights.as_deref())?;
+        self.write(context, &computed, advantages.get(), weights.as_deref(), output)?;
         if let Some(logits) = logits {
             let (norm, stage) =
                 logprob::backward(context, &config, logits, &forwarded, &computed.found.d_logprobs, |first, rows| {
@@ -203,6 +214,7 @@ impl Update<'_> {
         context: &Context<'_, B>,
         computed: &objective::Computed,
         advantages: HostAdvantages<'_>,
+        correction: Option<&[f32]>,
         output: &mut Output,
     ) -> Result<()> {
         let found = &computed.found;
@@ -215,7 +227,8 @@ impl Update<'_> {
             let counted = |u: usize| context.mask[u] != 0;
             let values: Vec<f32> =
                 range.clone().map(|u| if counted(u) { advantages.at(segment, u) } else { 0.0 }).collect();
-            let weights: Vec<f32> = range.clone().map(|u| f32::from(u8::from(counted(u)))).collect();
+            let weight = |u: usize| correction.map_or(1.0, |weights| weights[u]);
+            let weights: Vec<f32> = range.clone().map(|u| if counted(u) { weight(u) } else { 0.0 }).collect();
             output.write(Name::Advantages, range.start, &values)?;
             output.write(Name::CorrectionWeights, range.start, &weights)?;
         }

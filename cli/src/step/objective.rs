@@ -67,7 +67,9 @@ impl Plan {
         config.validate()?;
         let std = options.std.map_or(options.objective != ObjectiveName::DrGrpo, |std| std == Switch::On);
         let advantage = options.preset.advantage(std);
-        let clip = config.variant.clip();
+        let Some(clip) = config.variant.clip() else {
+            return Err(Failure::input(format!("--objective {name}: has no clip window")));
+        };
         let cap = match clip.cap {
             Cap::Dual(bound) => format!(", dual clip {bound}"),
             Cap::Delta(bound) => format!(", delta {bound}"),
@@ -161,6 +163,7 @@ pub fn objective<B: Backend>(
     plan: &Plan,
     logprobs: &[f32],
     advantages: HostAdvantages<'_>,
+    weights: Option<&[f32]>,
 ) -> Result<Computed> {
     let file = context.file;
     let anchor = match plan.anchor {
@@ -178,7 +181,9 @@ pub fn objective<B: Backend>(
         anchor: anchor.as_deref(),
         advantages,
         mask: &context.mask,
-        weights: None,
+        weights,
+        keep: None,
+        reference: None,
         segment_scale: prompt_tokens.as_deref(),
         counts,
     };

@@ -47,17 +47,10 @@ impl Container {
     /// One line that names the file, and where one is at fault the tensor.
     pub fn open(path: &Path) -> Result<Container> {
         let named = |message: String| Failure::input(format!("{}: {message}", path.display()));
-        let file = File::open(path).map_err(|error| named(format!("cannot be opened: {error}")))?;
-        let facts = file.metadata().map_err(|error| named(format!("cannot be read: {error}")))?;
-        if !facts.is_file() {
-            return Err(named("is not a file".into()));
+        let map = map_file(path)?;
+        if map.len() < LENGTH_BYTES {
+            return Err(named(format!("truncated: {} bytes, a safetensors file has at least 8", map.len())));
         }
-        if facts.len() < LENGTH_BYTES as u64 {
-            return Err(named(format!("truncated: {} bytes, a safetensors file has at least 8", facts.len())));
-        }
-        // SAFETY: the map is only read. Another process that shortens the file meanwhile ends this one by a signal, as with every
-        // memory-mapped reader; the bytes are plain numbers, so one that overwrites them only changes what is computed.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| named(format!("cannot be mapped: {error}")))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| named(explain(&map, &error)))?;
         Ok(Container { path: path.to_owned(), map, data_start: LENGTH_BYTES + header, metadata })
     }
@@ -146,10 +139,31 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Its elements as they lie in the file.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// `f32 [860, 1536]`
     pub fn describe(&self) -> String {
         format!("{} {:?}", dtype_name(self.dtype), self.shape)
     }
+}
+
+/// Maps a file into memory, for reading.
+///
+/// # Errors
+/// One line that names the file.
+pub fn map_file(path: &Path) -> Result<Mmap> {
+    let named = |message: String| Failure::input(format!("{}: {message}", path.display()));
+    let file = File::open(path).map_err(|error| named(format!("cannot be opened: {error}")))?;
+    let facts = file.metadata().map_err(|error| named(format!("cannot be read: {error}")))?;
+    if !facts.is_file() {
+        return Err(named("is not a file".into()));
+    }
+    // SAFETY: the map is only read. Another process that shortens the file meanwhile ends this one by a signal, as with every
+    // memory-mapped reader; the bytes are plain numbers, so one that overwrites them only changes what is computed.
+    unsafe { Mmap::map(&file) }.map_err(|error| named(format!("cannot be mapped: {error}")))
 }
 
 /// The element type of a safetensors dtype, if it is one that operations take.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use moerl::element::{Element, Scalar};
 use moerl::gate::{MAX_EXPERTS, MAX_TOP_K};
 
-pub use container::{Container, Tensor, dtype_name, safetensors_name};
+pub use container::{Container, Tensor, dtype_name, map_file, safetensors_name};
 pub use writer::{Slot, Writer};
 
 use crate::failure::{Failure, Result};

@@ -46,7 +46,7 @@ pub(in crate::device) fn backward<E: Executor>(
             params.d_router_logits = arguments.write_matrix("d_router_logits", target);
             params.d_router_logits_stride = target.row_stride() as i64;
             let tier = tier(if reads_rows { BACKWARD_ROW } else { BACKWARD }, shape.experts);
-            let kernel = named(name(tier, target.element()));
+            let kernel = named(name(&tier.names, target.element()));
             (kernel, grid(shape.tokens, tier.lanes, params.stage_bytes as usize))
         }
     };
@@ -151,7 +151,7 @@ pub(in crate::device) fn regularizer_alone<E: Executor>(
         ..unsafe { std::mem::zeroed() }
     };
     let tier = tier(BACKWARD_ROW, shape.experts);
-    let kernel = named(name(tier, target.element()));
+    let kernel = named(name(&tier.names, target.element()));
     let grid = grid(shape.tokens, tier.lanes, params.stage_bytes as usize);
     // SAFETY: validate checked the length, type and alignment of every array against the shape; without a gradient of weights the kernel reads
     // of the slots only what is given.

@@ -32,13 +32,13 @@ pub(super) fn forward<E: Executor>(
     executor: &E,
     stream: &E::Stream,
     config: &Config,
-    call: Forward<'_, E::Memory>,
+    call: &mut Forward<'_, E::Memory>,
     shape: &Shape,
     mut arguments: Arguments,
     forward: MoerlGateForward,
 ) -> Result<()> {
     let element = call.router_logits.element();
-    let mut telemetry = call.telemetry.unwrap_or_default();
+    let mut telemetry = call.telemetry.take().unwrap_or_default();
     let replaces = config.replaces();
     let is_counted = telemetry.counts.is_some() || telemetry.native_counts.is_some();
     let tally_bytes =
@@ -92,7 +92,7 @@ pub(super) fn forward<E: Executor>(
     }
     let tier = tier(TELEMETRY, shape.experts);
     let grid = grid(executor, shape.tokens, tier.lanes, params.forward.stage_bytes as usize, tally_bytes);
-    let kernel = Kernel { image: "gate_telemetry", name: name(tier, element) };
+    let kernel = Kernel { image: "gate_telemetry", name: name(&tier.names, element) };
     // SAFETY: validate checked the length, type and alignment of every array against the shape; `stage_bytes` is what a row of this
     // router takes in shared memory, `tally_bytes` two counts of its experts.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }

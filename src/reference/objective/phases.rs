@@ -1,16 +1,16 @@
 //! The three phases, and all in one.
 
+use super::statistics::{Statistics, sequence_clipped};
 use super::{
-    Coefficient, Counts, Statistics, Sums, Tokens, apply_token, clipped, finish_segment, flag, is_inside, local_counts,
-    saturate, sum_segment,
+    Coefficient, Counts, Finished, Sums, Tokens, apply_token, finish_segment, flag, local_counts, sum_segment,
 };
 use crate::abi::MOERL_NO_FAULT;
 #[cfg(doc)]
 use crate::backend::Backend;
 use crate::diagnostics::{SUMS, Sum};
 use crate::error::{Fault, FaultCode, Result};
-use crate::memory::{Host, View};
-use crate::objective::{self, Advantages, Batch, Config, Denominators, Output, Phases, Plane};
+use crate::memory::{Host, View, ViewMut};
+use crate::objective::{self, Advantages, Anchor, Batch, Config, Denominators, Output, Phases, Plane};
 use crate::reference::Reference;
 use crate::segments::{Plan, Segments};
 
@@ -19,18 +19,31 @@ fn wide(array: View<'_, f32, Host>) -> Vec<f64> {
 }
 
 impl Tokens {
-    fn of(batch: &Batch<'_, Host>) -> Tokens {
+    fn of(config: &Config, batch: &Batch<'_, Host>) -> Tokens {
         let (advantages, per_token) = match batch.advantages {
             Advantages::PerSegment(array) => (array, false),
             Advantages::PerToken(array) => (array, true),
         };
         Tokens {
             logprobs: wide(batch.logprobs),
-            old_logprobs: batch.old_logprobs.map(wide),
+            old_logprobs: match config.anchor {
+                Anchor::Old => batch.old_logprobs.map(wide),
+                Anchor::Rollout => batch.rollout_logprobs.map(wide),
+            },
             advantages: wide(advantages),
             per_token,
             loss_mask: batch.loss_mask.map(|mask| mask.as_slice().to_vec()),
             weights: batch.weights.map(wide),
+            segment_weights: batch.segment_weights.map(wide),
+            keep: batch.keep.map(|keep| keep.as_slice().to_vec()),
+            chosen: batch.chosen.map(|chosen| chosen.as_slice().to_vec()),
+            router_shift: batch.router_shift.map(wide),
+            rollout_logprobs: batch
+                .rollout_logprobs
+                .filter(|_| config.anchor == Anchor::Old && config.uses_rollout())
+                .map(wide),
+            ref_logprobs: batch.ref_logprobs.filter(|_| config.kl.is_some()).map(wide),
+            entropy: batch.entropy.filter(|_| config.entropy_bonus != 0.0).map(wide),
             segment_scale: batch.segment_scale.map(wide),
         }
     }
@@ -63,6 +76,9 @@ fn report(output: &mut Output<'_, Host>, fault: u64) {
 fn add_loss(output: &mut Output<'_, Host>, loss: f64) {
     if let Some(total) = &mut output.loss {
         total.as_mut_slice()[0] += loss;
+    }
+    if let Some(sums) = &mut output.diagnostics {
+        sums.as_mut_slice()[Sum::Loss as usize] += loss;
     }
 }
 
@@ -97,80 +113,15 @@ fn sum_tokens(config: &Config, segments: &Segments, tokens: &Tokens, output: &mu
             for u in range.clone() {
                 fault = fault.min(tokens.fault(u, segment, output.tag));
                 if tokens.counts(u) && config.variant.is_sequence_level() {
-                    token_statistics(config, tokens, u, segment, &mut statistics);
+                    statistics.token(config, tokens, u, tokens.token_counted(config, u, segment));
                 }
             }
-            sum_segment(tokens, segment, range)
+            sum_segment(config, tokens, segment, range)
         })
         .collect();
     report(output, fault);
     add_statistics(output, &statistics);
     sums
-}
-
-fn token_statistics(config: &Config, tokens: &Tokens, token: usize, segment: usize, statistics: &mut Statistics) {
-    statistics.add(Sum::Tokens, 1.0);
-    let Some(seen) = tokens.token_alone(token, segment) else {
-        return statistics.add(Sum::NonFiniteTokens, 1.0);
-    };
-    let delta = seen.delta;
-    let ratio = saturate(config.saturation, delta).exp();
-    for (sum, value) in [
-        (Sum::PolicyKlK1, -delta),
-        (Sum::PolicyKlK2, delta * delta / 2.0),
-        (Sum::PolicyKlK3, delta.exp_m1() - delta),
-        (Sum::Ratio, ratio),
-        (Sum::RatioSquared, ratio * ratio),
-        (Sum::Weight, seen.weight),
-        (Sum::WeightSquared, seen.weight * seen.weight),
-    ] {
-        statistics.add(sum, value);
-    }
-    statistics.raise(Sum::MaxRatio, ratio);
-    statistics.raise(Sum::MaxNegativeRatio, -ratio);
-    if !config.variant.is_sequence_level() {
-        saturation_statistics(config, delta, statistics);
-    }
-}
-
-fn saturation_statistics(config: &Config, x: f64, statistics: &mut Statistics) {
-    let outside = !is_inside(config.saturation, x);
-    statistics.add(Sum::SaturatedHigh, f64::from(outside && x > 0.0));
-    statistics.add(Sum::SaturatedLow, f64::from(outside && x < 0.0));
-}
-
-/// The bits 1, 2, 4 of a segment, by the signs of S⁺ and S⁻.
-fn sequence_clipped(flags: u32, sums: &Sums) -> u32 {
-    clipped(flags, sums.positive) | clipped(flags, sums.negative)
-}
-
-fn segment_statistics(config: &Config, sums: &Sums, made: &Coefficient, with_ratio: bool, statistics: &mut Statistics) {
-    if made.flags & flag::EMPTY != 0 {
-        return statistics.add(Sum::EmptySegments, 1.0);
-    }
-    let sequence = config.variant.is_sequence_level();
-    statistics.add(Sum::Segments, 1.0);
-    statistics.add(Sum::DroppedSegments, f64::from(made.flags & flag::DROPPED != 0));
-    if !with_ratio {
-        return;
-    }
-    statistics.add(Sum::SequenceRatio, made.ratio);
-    statistics.raise(Sum::MaxSequenceRatio, made.ratio);
-    statistics.raise(Sum::MaxNegativeSequenceRatio, -made.ratio);
-    let flags = sequence_clipped(made.flags, sums);
-    for (bit, of_segments, of_tokens) in [
-        (flag::ABOVE, Sum::SequenceClippedHigh, Sum::ClippedHigh),
-        (flag::BELOW, Sum::SequenceClippedLow, Sum::ClippedLow),
-        (flag::CAPPED, Sum::SequenceCapped, Sum::Capped),
-    ] {
-        if flags & bit != 0 {
-            statistics.add(of_segments, 1.0);
-            statistics.add(of_tokens, if sequence { sums.count } else { 0.0 });
-        }
-    }
-    if sequence {
-        saturation_statistics(config, sums.log_ratio / sums.count, statistics);
-    }
 }
 
 fn finish_all(
@@ -180,21 +131,27 @@ fn finish_all(
     sums: &[Sums],
     output: &mut Output<'_, Host>,
 ) -> Vec<Coefficient> {
+    let with_ratio = config.planes().contains(&Plane::LogRatio) || output.wants_sequence();
+    let with_signs = config.planes().contains(&Plane::PositiveAdvantage) || output.wants_sequence();
     let mut fault = MOERL_NO_FAULT;
     let mut statistics = Statistics::new();
     let mut loss = 0.0;
     let mut made = Vec::with_capacity(sums.len());
     for (segment, sums) in sums.iter().enumerate() {
-        let (coefficient, value, no_denominator) = finish_segment(config, counts, sums, tokens.scale(segment));
+        // What no term needs is not summed.
+        let sums = &if with_signs { *sums } else { Sums { positive: 0.0, negative: 0.0, ..*sums } };
+        let (scale, weight) = (tokens.scale(segment), tokens.segment_weight(segment));
+        let Finished { coefficient, value, no_denominator, bad_weight } =
+            finish_segment(config, counts, sums, scale, weight);
         loss += value;
-        if no_denominator {
-            let row = segment as u64;
-            fault = fault.min(Fault { row, tag: output.tag, code: FaultCode::ZeroDenominator }.to_word());
+        for (holds, code) in [(no_denominator, FaultCode::ZeroDenominator), (bad_weight, FaultCode::SegmentWeight)] {
+            if holds {
+                fault = fault.min(Fault { row: segment as u64, tag: output.tag, code }.to_word());
+            }
         }
-        let with_ratio = config.variant.is_sequence_level() || output.wants_sequence();
-        segment_statistics(config, sums, &coefficient, with_ratio, &mut statistics);
+        statistics.segment(config, sums, &coefficient, with_ratio);
         if let Some(ratios) = &mut output.sequence_ratio {
-            ratios.as_mut_slice()[segment] = coefficient.ratio as f32;
+            ratios.as_mut_slice()[segment] = coefficient.sequence_ratio as f32;
         }
         if let Some(flags) = &mut output.sequence_clipped {
             let bits = sequence_clipped(coefficient.flags, sums) & (flag::ABOVE | flag::BELOW);
@@ -208,6 +165,13 @@ fn finish_all(
     made
 }
 
+/// Writes an element of an array that was asked for.
+fn put<T: bytemuck::Pod>(array: &mut Option<ViewMut<'_, T, Host>>, index: usize, value: T) {
+    if let Some(array) = array {
+        array.as_mut_slice()[index] = value;
+    }
+}
+
 fn apply_all(
     config: &Config,
     segments: &Segments,
@@ -215,39 +179,35 @@ fn apply_all(
     coefficients: &[Coefficient],
     output: &mut Output<'_, Host>,
 ) {
+    let sequence = config.variant.is_sequence_level();
     let mut statistics = Statistics::new();
     let mut loss = 0.0;
     for ((segment, range), coefficient) in segments.ranges().enumerate().zip(coefficients) {
         let mut value = 0.0;
         for u in range {
-            let (mut gradient, mut bits, mut ratio) = (0.0, 0, 1.0);
+            let (mut gradient, mut bits, mut ratio, mut kl, mut d_entropy) = (0.0, 0, 1.0, 0.0, 0.0);
             if tokens.counts(u) {
-                let of_token;
-                (of_token, gradient, bits, ratio) = apply_token(config, coefficient, tokens.token(u, segment));
-                value += of_token;
-                if !config.variant.is_sequence_level() {
-                    token_statistics(config, tokens, u, segment, &mut statistics);
+                let token = tokens.token(u, segment);
+                let made = apply_token(config, coefficient, token);
+                value += made.value;
+                if !sequence {
+                    statistics.token(config, tokens, u, tokens.token_alone(u, segment));
                 }
-            }
-            if !config.variant.is_sequence_level() {
-                for (bit, sum) in
-                    [(flag::ABOVE, Sum::ClippedHigh), (flag::BELOW, Sum::ClippedLow), (flag::CAPPED, Sum::Capped)]
-                {
-                    statistics.add(sum, f64::from(bits & bit != 0));
+                if let Some(token) = token {
+                    statistics.applied(config, &token, &made, coefficient);
                 }
+                (gradient, bits, ratio, kl, d_entropy) =
+                    (made.gradient, made.clipped, made.ratio, made.kl, made.d_entropy);
             }
-            if let Some(gradients) = &mut output.d_logprobs {
-                gradients.as_mut_slice()[u] = gradient as f32;
-            }
-            if let Some(flags) = &mut output.clipped {
-                flags.as_mut_slice()[u] = bits as u8;
-            }
-            if let Some(ratios) = &mut output.ratio {
-                ratios.as_mut_slice()[u] = ratio as f32;
-            }
+            put(&mut output.d_logprobs, u, gradient as f32);
+            put(&mut output.d_entropy, u, d_entropy as f32);
+            put(&mut output.kl, u, kl as f32);
+            put(&mut output.clipped, u, bits as u8);
+            put(&mut output.ratio, u, ratio as f32);
         }
-        if coefficient.flags & flag::EMPTY == 0 && !config.variant.is_sequence_level() {
-            loss += coefficient.weight * value;
+        let has_values = !config.variant.is_valued_by_segment() || config.has_terms();
+        if coefficient.flags & flag::EMPTY == 0 && has_values {
+            loss += coefficient.scale * value;
         }
     }
     add_loss(output, loss);
@@ -262,7 +222,7 @@ pub(crate) fn one_call(
     mut output: Output<'_, Host>,
 ) -> Result<()> {
     objective::check(config, plan, &batch, None, &output)?;
-    let (segments, tokens) = (plan.segments(), Tokens::of(&batch));
+    let (segments, tokens) = (plan.segments(), Tokens::of(config, &batch));
     open(&mut output);
     let sums = sum_tokens(config, segments, &tokens, &mut output);
     let counts = counts_of(config, segments, &batch, &tokens);
@@ -277,6 +237,9 @@ fn plane(sums: &mut Sums, plane: Plane) -> &mut f64 {
         Plane::Count => &mut sums.count,
         Plane::PositiveAdvantage => &mut sums.positive,
         Plane::NegativeAdvantage => &mut sums.negative,
+        Plane::Kept => &mut sums.kept,
+        Plane::Kl => &mut sums.divergence,
+        Plane::Folded => &mut sums.folded,
         Plane::NonFinite => &mut sums.nonfinite,
     }
 }
@@ -291,10 +254,10 @@ pub(crate) fn partial(
 ) -> Result<()> {
     objective::check(config, plan, &batch, Some(&phases), &output)?;
     open(&mut output);
-    let mut sums = sum_tokens(config, plan.segments(), &Tokens::of(&batch), &mut output);
+    let mut sums = sum_tokens(config, plan.segments(), &Tokens::of(config, &batch), &mut output);
     let count = sums.len();
     let stored = phases.sums.as_mut_slice();
-    for (place, &which) in config.planes().iter().enumerate() {
+    for (place, which) in config.planes().into_iter().enumerate() {
         for (segment, sums) in sums.iter_mut().enumerate() {
             let to = &mut stored[place * count + segment];
             let before = if output.accumulate { *to } else { 0.0 };
@@ -313,12 +276,12 @@ pub(crate) fn finish(
     mut output: Output<'_, Host>,
 ) -> Result<()> {
     objective::check(config, plan, &batch, Some(&phases), &output)?;
-    let tokens = Tokens::of(&batch);
+    let tokens = Tokens::of(config, &batch);
     let counts = counts_of(config, plan.segments(), &batch, &tokens);
     let count = plan.segments().len();
     let mut sums = vec![Sums::default(); count];
     let stored = phases.sums.as_mut_slice();
-    for (place, &which) in config.planes().iter().enumerate() {
+    for (place, which) in config.planes().into_iter().enumerate() {
         for (segment, sums) in sums.iter_mut().enumerate() {
             *plane(sums, which) = stored[place * count + segment];
         }
@@ -330,6 +293,10 @@ pub(crate) fn finish(
             weight: from.weight as f32,
             gradient: from.gradient as f32,
             flags: from.flags,
+            scale: from.scale as f32,
+            sequence_ratio: from.sequence_ratio as f32,
+            shared: from.shared as f32,
+            segment_weight: from.segment_weight as f32,
         };
     }
     Ok(())
@@ -353,8 +320,12 @@ pub(crate) fn apply(
             weight: f64::from(from.weight),
             gradient: f64::from(from.gradient),
             flags: from.flags,
+            scale: f64::from(from.scale),
+            sequence_ratio: f64::from(from.sequence_ratio),
+            shared: f64::from(from.shared),
+            segment_weight: f64::from(from.segment_weight),
         })
         .collect();
-    apply_all(config, plan.segments(), &Tokens::of(&batch), &coefficients, &mut output);
+    apply_all(config, plan.segments(), &Tokens::of(config, &batch), &coefficients, &mut output);
     Ok(())
 }

@@ -1,0 +1,169 @@
+// The forward kernel for many rows that select for themselves: two or four lanes a row, values before ids.
+//
+// For E = 128 in bf16 a row takes about half the instructions of k rounds of argmax over 8 lanes, but a warp takes more of them one after the
+// other: it pays once every multiprocessor has several warps of rows. The result is the same, bit for bit.
+//
+//   read 16 or 8 rows into shared memory -> threshold -> mask -> at most 16 candidates -> k ids -> the road of all rows
+//
+// A row that this does not settle (NaN; too many values at the threshold) is chosen by the whole warp, by rounds of argmax over staged keys.
+#pragma once
+
+#include "candidates.cuh"
+#include "forward.cuh"
+#include "scored.cuh"
+
+// The ids of the row of which `row_lane` is the first lane, by the whole warp, to `ids`.
+template <class T, int LANES>
+MOERL_DEVICE void choose_slowly(const MoerlGateForward& p, uint64_t row, const Segments<T, LANES>& logits, uint32_t row_lane,
+                                unsigned char* scratch, uint32_t* ids, uint64_t& fault) {
+    using Slots = Group<WARP>;
+    const Staged<T, WARP> staged(scratch, p.router.experts);
+    for (uint32_t c = lane_index(); c < p.router.experts; c += WARP) staged.logits[c] = logits.at(row_lane, c);
+    sync_warp();
+    const RowSum sum = sum_row<T, WARP>(staged, p.router, true, false);
+    bool nan_bias = false;
+    stage_keys<T, WARP>(p, staged, true, 0.0f, nan_bias);
+    if (nan_bias) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_NAN_BIAS));
+    uint32_t best[Slots::SLOTS] = {}, chosen[Slots::SLOTS];
+    take_best_staged<T, WARP>(p.router.top_k, staged, p.router.experts, best, chosen);
+    const bool live = Slots::slot(0) < p.router.top_k;
+    const float logit = staged.logit(best[0]);
+    const uint32_t chosen_nans = Slots::count_of(live && logit != logit);
+    if (sum.nans > chosen_nans) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NAN_LOGIT));
+    if (live) ids[Slots::slot(0)] = best[0];
+    sync_warp();
+}
+
+// What the warp's part of dynamic shared memory holds behind the logits: near values where there is a bias, the candidates of each row, and
+// what one slow row is staged in.
+template <class T, int LANES, bool SCORED> struct ManyPlace {
+    static constexpr bool PACKED = sizeof(T) == 2 && !SCORED;
+    Segments<T, LANES> logits;
+    Segments<float, 4> values;
+    uint32_t* ids;
+    float* candidate_values;
+    unsigned char* scratch;
+
+    MOERL_DEVICE ManyPlace(unsigned char* place, uint32_t experts)
+        : logits(place, experts), values(SCORED ? logits.behind() : place, experts) {
+        const uint32_t row = lane_index() / LANES;
+        uint32_t* const all = reinterpret_cast<uint32_t*>(SCORED ? values.behind() : logits.behind());
+        ids = all + row * CANDIDATES;
+        candidate_values = reinterpret_cast<float*>(all + WARP / LANES * CANDIDATES) + row * CANDIDATES;
+        scratch = reinterpret_cast<unsigned char*>(all + WARP / LANES * CANDIDATES * (PACKED ? 1 : 2));
+    }
+};
+
+// The ids of the row's slots and their logits, +0 for -0; or the answer that the row is slow.
+template <class T, int LANES, int RANK, bool SCORED, class Slots>
+MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, LANES, SCORED>& place, uint32_t (&ids)[Slots::SLOTS],
+                                 float (&selected)[Slots::SLOTS]) {
+    const uint32_t top_k = p.router.top_k;
+    if constexpr (ManyPlace<T, LANES, SCORED>::PACKED) {
+        return choose_packed<T, RANK, Slots>(place.logits, top_k, place.ids, ids, selected);
+    } else {
+        const WidePlace candidates = {place.candidate_values, place.ids};
+        const uint32_t row_lane = lane_index() / LANES * LANES;
+        bool certain = true;
+        if constexpr (SCORED) {
+            score_nearly<T>(p.selection_bias, place.logits, place.values);
+            if (p.group_size != p.router.experts) certain = limit_groups_nearly(p, place.values, candidates);
+        }
+        float lowest = wide_threshold<RANK>(place.values);
+        if constexpr (SCORED) lowest -= near_error(lowest);
+        uint32_t all = 0;
+        bool slow = find_wide<Slots>(place.values, lowest, top_k, candidates, all);
+        slow = Slots::any_of(!certain) || slow;
+        rank_wide<Slots>(top_k, slow ? 0 : all, candidates, [&](uint32_t id) {
+            if constexpr (SCORED) return sigmoid(to_f32(place.logits.at(row_lane, id))) + load(p.selection_bias + id);
+            else return place.values.at(row_lane, id);
+        });
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            ids[s] = Slots::slot(s) < top_k ? candidates.ids[Slots::slot(s)] : 0;  // behind them nobody has written
+            selected[s] = to_f32(place.logits.at(row_lane, ids[s])) + 0.0f;
+        }
+        return slow;
+    }
+}
+
+// A lane's slots at once, or as many as a store takes: WIDTH.
+template <int WIDTH, int COUNT> MOERL_DEVICE void store_run(float* to, const float (&x)[COUNT], uint32_t first, uint32_t top_k) {
+    static_assert(WIDTH == 2 || WIDTH == 4, "8 or 16 bytes");
+    MOERL_UNROLL
+    for (int s = 0; s < COUNT; s += WIDTH) {
+        if (first + static_cast<uint32_t>(s) >= top_k) continue;
+        if constexpr (WIDTH == 4) store16(to + s, Words4{{bits_of(x[s]), bits_of(x[s + 1]), bits_of(x[s + 2]), bits_of(x[s + 3])}});
+        else store(reinterpret_cast<uint64_t*>(to + s), static_cast<uint64_t>(bits_of(x[s + 1])) << 32 | bits_of(x[s]));
+    }
+}
+
+// write_weighed for lanes that have runs of slots. Where the host says so, k is a multiple of WIDTH and every run of WIDTH slots lies at a boundary
+// of its size.
+template <class Slots, int WIDTH>
+MOERL_DEVICE void write_runs(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Slots::SLOTS],
+                             const float (&selected)[Slots::SLOTS], const float (&scaled)[Slots::SLOTS]) {
+    if (p.wide_stores == 0) {
+        write_weighed<Slots>(p, row, ids, selected, scaled);
+        return;
+    }
+    const uint32_t first = Slots::slot(0), top_k = p.router.top_k;
+    const int64_t at = static_cast<int64_t>(row * top_k + first);
+    float id_words[Slots::SLOTS];
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) id_words[s] = f32_of(ids[s]);
+    store_run<WIDTH>(reinterpret_cast<float*>(p.topk_ids) + at, id_words, first, top_k);
+    store_run<WIDTH>(static_cast<float*>(p.topk_weights) + static_cast<int64_t>(row) * p.topk_weights_stride + first, scaled, first, top_k);
+    if (p.selected_logits != nullptr) store_run<WIDTH>(p.selected_logits + at, selected, first, top_k);
+    if (p.record_ids == nullptr) return;
+    MOERL_UNROLL
+    for (int s = 0; s < Slots::SLOTS; s++) {
+        if (Slots::slot(s) < top_k) record_slot(p, row, Slots::slot(s), static_cast<int32_t>(ids[s]));
+    }
+}
+
+template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forward_many(const MoerlGateForward& p) {
+    using Slots = Runs<LANES, RANK <= 8 ? 8 : 16>;
+    constexpr uint32_t ROWS = WARP / LANES;  // of a warp
+    MOERL_DYNAMIC_SHARED(unsigned char, shared);
+    const uint32_t top_k = p.router.top_k, experts = p.router.experts;
+    const ManyPlace<T, LANES, SCORED> place(shared + static_cast<size_t>(warp_index()) * p.stage_bytes, experts);
+    uint64_t fault = MOERL_NO_FAULT;
+    const uint64_t row_count = rows_that_count(p, fault);
+    const uint64_t first_row = (static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index()) * ROWS;
+    const uint32_t row_lane = lane_index() / LANES * LANES;
+    const uint64_t row = first_row + row_lane / LANES;
+    const Source source = native_or_padding(p, row, row_count);
+    const bool native = source == Source::Native;
+    const T* const rows = static_cast<const T*>(p.router_logits) + static_cast<int64_t>(first_row) * p.router_logits_stride;
+    read_rows<T, LANES>(place.logits, rows, p.router_logits_stride, experts, ballot(native, FULL_WARP));
+    sync_warp();
+
+    uint32_t ids[Slots::SLOTS];
+    float selected[Slots::SLOTS];
+    const bool unsettled = choose_of_many<T, LANES, RANK, SCORED, Slots>(p, place, ids, selected);
+    const bool slow = native && unsettled;
+    for (uint32_t left = ballot(slow && lane_index() == row_lane, FULL_WARP); left != 0; left &= left - 1) {
+        const uint32_t lane = static_cast<uint32_t>(lowest_set(left));
+        uint32_t* const to = place.ids - (row_lane / LANES) * CANDIDATES + lane / LANES * CANDIDATES;
+        choose_slowly<T, LANES>(p, first_row + lane / LANES, place.logits, lane, place.scratch, to, fault);
+    }
+    if (slow) {
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            ids[s] = Slots::slot(s) < top_k ? place.ids[Slots::slot(s)] : 0;
+            const float logit = to_f32(place.logits.at(row_lane, ids[s]));
+            selected[s] = logit != logit ? f32_of(0x7fc00000u) : logit + 0.0f;
+        }
+    }
+
+    // From here on nobody asks how the ids came about.
+    const SlotWeights<Slots> weights = p.router.score == MOERL_GATE_SOFTMAX_SELECTED ? weigh_by_softmax<Slots>(p.router, selected)
+                                                                                       : weigh_slots<Slots>(p.router, selected, 0.0f);
+    float scaled[Slots::SLOTS];
+    const bool usable = scale_weights<Slots>(p, weights, ids, native, scaled);
+    if (native && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
+    if (native) write_runs<Slots, LANES == 2 && RANK <= 8 ? 4 : 2>(p, row, ids, selected, scaled);
+    if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
+    publish_fault(p.errors, fault);
+}

@@ -1,0 +1,205 @@
+//! Many rows: the kernels that look at values before ids, and their slow path. By their number of rows these calls are many for the
+//! emulator's four multiprocessors; a device has to be given more.
+
+use moerl::element::{Element, Float, bf16, f16};
+use moerl::gate::{Config, Groups, Preset};
+use moerl::{Backend, Reference};
+
+use crate::harness::*;
+
+crate::on_every_backend!(
+    many_rows_are_chosen_as_few_are,
+    rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same,
+    near_scores_choose_as_exact_ones_do,
+    any_number_of_rows_is_chosen_alike,
+    rows_may_lie_anywhere,
+    padding_among_many_rows_is_padding,
+);
+
+/// More than 64 for each of the emulator's multiprocessors.
+const MANY: usize = 260;
+
+/// What each row comes to by itself.
+fn row_by_row<B: Backend, T: Float>(backend: &B, problem: &Problem<T>) -> Forwarded {
+    let mut all = Forwarded { ids: vec![], weights: vec![], selected: vec![], lse: vec![], fault: None };
+    for first in (0..problem.tokens).step_by(40) {
+        let rows: Vec<usize> = (first..(first + 40).min(problem.tokens)).collect();
+        let few = forward(backend, &problem.rows(&rows));
+        all.ids.extend(few.ids);
+        all.weights.extend(few.weights);
+        all.selected.extend(few.selected);
+    }
+    all
+}
+
+fn agrees<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem<T>) {
+    let many = forward(backend, problem);
+    assert_eq!(many.bits(), row_by_row(backend, problem).bits(), "{name}");
+    let expected = forward(&Reference, problem);
+    if problem.bias.is_none() {
+        assert_eq!(many.ids, expected.ids, "{name}"); // with one, f32 sums may tie what f64 sums do not
+    }
+    assert_eq!(many.fault, expected.fault, "{name}");
+    let replayed = forward(backend, &problem.forced(Element::U16, &many.ids));
+    assert_eq!(replayed.bits(), many.bits(), "{name}, replayed");
+}
+
+fn many_rows_are_chosen_as_few_are<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        for (experts, k) in [(128, 8), (32, 4), (256, 8), (160, 6), (384, 8), (512, 10), (64, 1), (96, 9)] {
+            let name = format!("{k} of {experts}, {}", T::ELEMENT);
+            agrees(backend, &name, &Problem::<T>::random(Config::softmax_selected(k), MANY, experts, k, 1));
+        }
+        for (experts, k) in [(128, 8), (256, 8), (160, 8), (384, 8), (64, 6)] {
+            let name = format!("{k} of {experts}, biased, {}", T::ELEMENT);
+            let config = Config { needs_selection_bias: true, ..Config::sigmoid(k) };
+            agrees(backend, &name, &Problem::<T>::random(config, MANY, experts, k, 1));
+        }
+        let grouped = Config::preset(Preset::DeepseekV3);
+        agrees(backend, "deepseek_v3", &Problem::<T>::random(grouped.clone(), MANY, 256, 8, 1));
+        let groups = Some(Groups { count: 8, admitted: 4, top: Some(1) });
+        agrees(backend, "one of a group", &Problem::<T>::random(Config { groups, ..grouped }, MANY, 128, 8, 1));
+    }
+    crate::for_every_float!(check(backend));
+}
+
+fn rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        for (experts, k) in [(128, 8), (256, 8), (512, 10)] {
+            for config in [Config::softmax_selected(k), Config { needs_selection_bias: true, ..Config::sigmoid(k) }] {
+                let mut problem = Problem::<T>::random(config, MANY, experts, k, 2);
+                for t in (0..MANY).filter(|t| t % 3 != 0 || *t < 64) {
+                    for e in 0..experts {
+                        let value = match t % 13 {
+                            0 => 0.5,
+                            1 => (e % 2) as f32,
+                            2 => (e * 7 % 3) as f32,
+                            3 => f32::from(u8::from(e < k - 1) + u8::from(e % (experts / 17) == 3)),
+                            4 => f32::from(u8::from(e >= 2)),
+                            5 => {
+                                if e % 40 == 7 {
+                                    1.0
+                                } else {
+                                    -inf
+                                }
+                            }
+                            6 => -inf,
+                            7 => nan,
+                            8 => {
+                                if e == experts - 1 {
+                                    nan
+                                } else {
+                                    continue;
+                                }
+                            }
+                            9 => {
+                                if e == t % experts {
+                                    inf
+                                } else {
+                                    continue;
+                                }
+                            }
+                            10 => {
+                                if e % 2 == 0 {
+                                    0.0
+                                } else {
+                                    -0.0
+                                }
+                            }
+                            11 => {
+                                if e < 2 {
+                                    nan
+                                } else {
+                                    (e % 5) as f32
+                                }
+                            }
+                            _ => (e * e % 11) as f32,
+                        };
+                        problem.logits[t * experts + e] = T::from_f32(value);
+                    }
+                }
+                agrees(backend, &format!("{k} of {experts}, {}", T::ELEMENT), &problem);
+            }
+        }
+    }
+    check::<_, bf16>(backend);
+    check::<_, f32>(backend);
+}
+
+fn near_scores_choose_as_exact_ones_do<B: Backend>(backend: &B) {
+    for groups in [None, Some(Groups { count: 8, admitted: 4, top: Some(2) })] {
+        let config = Config { needs_selection_bias: true, groups, ..Config::sigmoid(8) };
+        let mut problem = Problem::<f32>::random(config, MANY, 128, 8, 3);
+        for (i, x) in problem.logits.iter_mut().enumerate() {
+            let (t, e) = (i / 128, i % 128);
+            *x = match t % 4 {
+                // A last place apart, saturated, or so small that their scores differ by less than near scores can tell.
+                0 => f32::from_bits(1.0f32.to_bits() + (e * 37 % 128) as u32),
+                1 => 18.0 + (e * 11 % 64) as f32,
+                2 => -20.0 - (e * 53 % 128) as f32 * 0.25,
+                _ => *x,
+            };
+        }
+        agrees(backend, "close scores", &problem);
+        for bias in [8.0, -2.0, -20000.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN] {
+            let biased =
+                |every: usize| (0..128).map(|e| if e % every == 0 { bias } else { 0.25 }).collect::<Vec<f32>>();
+            for every in [1, 5, 64] {
+                agrees(backend, "bias", &Problem { bias: Some(biased(every)), ..problem.clone() });
+            }
+        }
+    }
+}
+
+fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {
+    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    for tokens in [1, 2, 31, 33, 257, 1000, if sanitized { 2049 } else { 65_537 }] {
+        let problem = Problem::<f16>::random(Config::softmax_selected(2), tokens, 32, 2, tokens as u64);
+        let (found, expected) = (forward(backend, &problem), forward(&Reference, &problem));
+        assert_eq!((found.ids, found.selected), (expected.ids, expected.selected), "{tokens} rows");
+    }
+}
+
+fn rows_may_lie_anywhere<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        let problem = Problem::<T>::random(Config::softmax_selected(6), MANY, 96, 6, 4);
+        let expected = forward(backend, &problem);
+        // The first two begin every row at 16 bytes.
+        for (first, stride) in [(0, 96 + 8), (8, 96 + 32), (1, 96), (0, 96 + 1), (4, 96 + 3)] {
+            let mut logits = vec![T::from_f32(f32::NAN); first + MANY * stride];
+            for t in 0..MANY {
+                logits[first + t * stride..][..96].copy_from_slice(problem.logits_of(t));
+            }
+            let found = forward(backend, &Problem { logits, first, stride, ..problem.clone() });
+            assert_eq!(found.bits(), expected.bits(), "{first} {stride}");
+        }
+    }
+    crate::for_every_float!(check(backend));
+}
+
+fn padding_among_many_rows_is_padding<B: Backend>(backend: &B) {
+    for config in [Config::softmax_selected(8), Config { needs_selection_bias: true, ..Config::sigmoid(8) }] {
+        let clean = Problem::<bf16>::random(config, MANY, 128, 8, 5);
+        let expected = forward(backend, &clean);
+        let mut problem = clean.clone();
+        problem.token_mask = Some((0..MANY).map(|t| u8::from(t % 3 != 1)).collect());
+        problem.row_count = Some(MANY as i32 - 21);
+        let is_padding = |t: usize| t % 3 == 1 || t >= MANY - 21;
+        for t in (0..MANY).filter(|&t| is_padding(t)) {
+            problem.logits[t * 128..][..128].fill(bf16::NAN);
+        }
+        let found = forward(backend, &problem);
+        assert_eq!(found.fault, None);
+        for t in 0..MANY {
+            let slots = t * 8..(t + 1) * 8;
+            if is_padding(t) {
+                assert!(found.ids[slots.clone()].iter().enumerate().all(|(j, &id)| id as usize == (t * 8 + j) % 128));
+                assert!(found.weights[slots].iter().all(|w| w.to_bits() == 0));
+            } else {
+                assert_eq!(found.ids[slots.clone()], expected.ids[slots.clone()]);
+                assert_eq!(found.weights[slots.clone()], expected.weights[slots]);
+            }
+        }
+    }
+}

@@ -249,7 +249,7 @@ fn seen<'b, T: Pod, M: Memory>(array: &'b Option<ViewMut<'_, T, M>>) -> Option<V
 impl<M: Memory> Batch<'_, M> {
     /// R, if N divides the old log-probabilities.
     fn repeats(&self, tokens: usize) -> usize {
-        if tokens == 0 { 1 } else { self.old_logprobs.len() / tokens }
+        self.old_logprobs.len().checked_div(tokens).unwrap_or(1)
     }
 
     fn check(&self, checks: &mut Checks, config: &Config, sizes: Sizes) {

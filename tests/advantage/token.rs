@@ -285,9 +285,10 @@ pub fn tokens_that_are_not_finite_are_left_out_and_reported<B: Backend>(backend:
     assert_eq!(found.nonfinite, 2);
     assert_eq!(found.fault, Some(Error::Data(Fault { row: 60, tag: 3, code: FaultCode::NonfiniteInput })));
     // Of a segment's own reward or bootstrap all its tokens depend.
-    let arrays: [fn(&mut Case) -> &mut Option<Vec<f32>>; 2] =
-        [|case| &mut case.segment_rewards, |case| &mut case.bootstrap];
-    for spoil in arrays {
+    type Array = fn(&mut Case) -> &mut Option<Vec<f32>>;
+    let rewards: Array = |case| &mut case.segment_rewards;
+    let bootstrap: Array = |case| &mut case.bootstrap;
+    for spoil in [rewards, bootstrap] {
         let mut spoiled = clean.clone();
         spoil(&mut spoiled).as_mut().unwrap()[1] = f32::NAN;
         let found = run(backend, &gae, &spoiled);

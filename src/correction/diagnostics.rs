@@ -27,7 +27,7 @@ pub fn is_maximum(place: usize) -> bool {
 pub struct WeightSpread {
     /// Mean.
     pub mean: f64,
-    /// Standard deviation: of tokens √(E[w²] − E[w]²), of segments with one less in the divisor.
+    /// Standard deviation: of tokens `√(E[w²] − E[w]²)`, of segments with one less in the divisor.
     pub std: f64,
     /// Smallest.
     pub min: f64,

@@ -361,7 +361,7 @@ pub fn run_in_pieces<B: Backend>(
     let mut sums = backend.upload(&stream, &vec![f64::NAN; planes.len() * count]).unwrap();
     let mut joined: Vec<f64> = Vec::new();
     let mut totals = vec![0.0; GLOBALS];
-    let mut globals = backend.upload(&stream, &vec![f64::NAN; GLOBALS]).unwrap();
+    let mut globals = backend.upload(&stream, &[f64::NAN; GLOBALS]).unwrap();
     for (at, (input, arrays)) in inputs.iter().zip(&mut arrays).enumerate() {
         let mut output = Output { accumulate: accumulates && at > 0, diagnostics: None, ..arrays.output(config) };
         output.globals = Some(globals.view_mut());
@@ -381,7 +381,7 @@ pub fn run_in_pieces<B: Backend>(
         }
     }
     let mut sums = backend.upload(&stream, &joined).unwrap();
-    let mut globals = backend.upload(&stream, &vec![0.0; GLOBALS]).unwrap();
+    let mut globals = backend.upload(&stream, &[0.0; GLOBALS]).unwrap();
     let last = inputs.len() - 1;
     let mut output = arrays[last].output(config);
     output.globals = Some(globals.view_mut());

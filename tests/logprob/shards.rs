@@ -102,7 +102,7 @@ fn partial<B: Backend, T: Float>(
         ..PartialCall::new(Matrix::new(logits.view(), rows, shard.columns).unwrap(), records.view_mut())
     };
     backend.logprob_partial(&stream, &shard.config, call).expect("a valid call");
-    let left = Left {
+    Left {
         records: backend.download(&stream, records.view()).unwrap(),
         sum_sq: backend.download(&stream, sum_sq.view()).unwrap(),
         other_labels: backend.download(&stream, other_labels.view()).unwrap(),
@@ -110,8 +110,7 @@ fn partial<B: Backend, T: Float>(
         rank: backend.download(&stream, rank.view()).unwrap(),
         kept: backend.download(&stream, kept.view()).unwrap(),
         label_added: backend.download(&stream, label_added.view()).unwrap()[0],
-    };
-    left
+    }
 }
 
 /// The whole way, over shards of these widths.

@@ -27,7 +27,7 @@
 #include "gate/many.cuh"
 #include "gate/maps.cuh"
 
-// The number is the most experts that a kernel takes. Blocks have 256 threads or fewer; those declared for more are so because ptxas
+// The number is the most experts that a kernel takes. Some may take all the registers that one block leaves them, because ptxas
 // otherwise trades a spill for an occupancy that shared memory does not allow them.
 MOERL_KERNEL(gate_forward_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, false>(p); }
 MOERL_KERNEL(gate_forward_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, false>(p); }
@@ -42,21 +42,27 @@ MOERL_KERNEL(gate_forward_f32_256, MoerlGateForward, 256) { gate_forward<float, 
 MOERL_KERNEL(gate_forward_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, false>(p); }
 MOERL_KERNEL(gate_forward_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, false>(p); }
 
+MOERL_ALL_REGISTERS(gate_forward_staged_bf16_128, MoerlGateForward, 256)
 MOERL_KERNEL(gate_forward_staged_bf16_128, MoerlGateForward, 256) { gate_forward<bf16, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_256, MoerlGateForward, 256) { gate_forward<bf16, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_512, MoerlGateForward, 256) { gate_forward<bf16, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_bf16_1024, MoerlGateForward, 256) { gate_forward<bf16, 32, 32, true>(p); }
-MOERL_KERNEL(gate_forward_staged_bf16_4096, MoerlGateForward, 1024) { gate_forward<bf16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_staged_bf16_4096, MoerlGateForward, 256)
+MOERL_KERNEL(gate_forward_staged_bf16_4096, MoerlGateForward, 256) { gate_forward<bf16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_staged_f16_128, MoerlGateForward, 256)
 MOERL_KERNEL(gate_forward_staged_f16_128, MoerlGateForward, 256) { gate_forward<f16, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_256, MoerlGateForward, 256) { gate_forward<f16, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_512, MoerlGateForward, 256) { gate_forward<f16, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f16_1024, MoerlGateForward, 256) { gate_forward<f16, 32, 32, true>(p); }
-MOERL_KERNEL(gate_forward_staged_f16_4096, MoerlGateForward, 1024) { gate_forward<f16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_staged_f16_4096, MoerlGateForward, 256)
+MOERL_KERNEL(gate_forward_staged_f16_4096, MoerlGateForward, 256) { gate_forward<f16, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_staged_f32_128, MoerlGateForward, 256)
 MOERL_KERNEL(gate_forward_staged_f32_128, MoerlGateForward, 256) { gate_forward<float, 8, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_256, MoerlGateForward, 256) { gate_forward<float, 16, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_512, MoerlGateForward, 256) { gate_forward<float, 32, 16, true>(p); }
 MOERL_KERNEL(gate_forward_staged_f32_1024, MoerlGateForward, 256) { gate_forward<float, 32, 32, true>(p); }
-MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 1024) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_staged_f32_4096, MoerlGateForward, 256)
+MOERL_KERNEL(gate_forward_staged_f32_4096, MoerlGateForward, 256) { gate_forward<float, 32, IN_SHARED_MEMORY, true>(p); }
 
 // Many rows without forced ids, by the most chosen: by logit, and by sigmoid + bias.
 MOERL_KERNEL(gate_forward_many_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 8, false>(p); }

@@ -17,14 +17,23 @@
 
 #include "gate/telemetry.cuh"
 
+MOERL_ALL_REGISTERS(gate_telemetry_bf16_128, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_bf16_128, MoerlGateTelemetry, 256) { gate_telemetry<bf16, 8, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_bf16_256, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_bf16_256, MoerlGateTelemetry, 256) { gate_telemetry<bf16, 16, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_bf16_4096, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_bf16_4096, MoerlGateTelemetry, 256) { gate_telemetry<bf16, 32, IN_SHARED_MEMORY>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f16_128, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f16_128, MoerlGateTelemetry, 256) { gate_telemetry<f16, 8, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f16_256, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f16_256, MoerlGateTelemetry, 256) { gate_telemetry<f16, 16, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f16_4096, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f16_4096, MoerlGateTelemetry, 256) { gate_telemetry<f16, 32, IN_SHARED_MEMORY>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f32_128, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f32_128, MoerlGateTelemetry, 256) { gate_telemetry<float, 8, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f32_256, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f32_256, MoerlGateTelemetry, 256) { gate_telemetry<float, 16, 16>(p); }
+MOERL_ALL_REGISTERS(gate_telemetry_f32_4096, MoerlGateTelemetry, 256)
 MOERL_KERNEL(gate_telemetry_f32_4096, MoerlGateTelemetry, 256) { gate_telemetry<float, 32, IN_SHARED_MEMORY>(p); }
 
 // max(floor, -shift / layers), a token a thread.

@@ -136,7 +136,8 @@ mod device {
         gpu: Cuda,
         grids: RefCell<Vec<Grid>>,
         recording: Cell<bool>,
-        flush: RefCell<DeviceBuffer<u8>>,
+        flush: DeviceBuffer<u8>,
+        flushed: RefCell<DeviceBuffer<u32>>,
     }
 
     impl Timed {
@@ -144,8 +145,9 @@ mod device {
         /// The device's.
         pub fn new(gpu: Cuda) -> Result<Timed> {
             let stream = gpu.new_stream()?;
-            let flush = RefCell::new(gpu.zeros(&stream, FLUSHED)?);
-            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush })
+            let flush = gpu.zeros(&stream, FLUSHED)?;
+            let flushed = RefCell::new(gpu.zeros(&stream, bandwidth::read_sums(FLUSHED))?);
+            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush, flushed })
         }
 
         /// Device time of what `work` queues.
@@ -158,11 +160,12 @@ mod device {
             Ok(Duration::from_secs_f64(f64::from(end.milliseconds_since(&start)?) * 1e-3))
         }
 
-        /// The median of several runs, each with the caches full of something else.
+        /// The median of several runs, each with the caches full of something else: of what was read, for what was written would first have to be
+        /// put back, at the expense of whoever needs its place.
         fn cold(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
             let mut times = Vec::with_capacity(COLD_RUNS);
-            for run in 0..COLD_RUNS {
-                bandwidth::fill(&self.gpu, stream, self.flush.borrow_mut().view_mut(), run as u32)?;
+            for _ in 0..COLD_RUNS {
+                bandwidth::read(&self.gpu, stream, self.flush.view(), self.flushed.borrow_mut().view_mut())?;
                 times.push(self.time(stream, work)?);
             }
             times.sort();

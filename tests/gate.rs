@@ -1,4 +1,7 @@
 //! The gate, on every backend: the same behaviours of the reference, the emulated kernels and a device.
+//!
+//! How near each group of tests comes to its tolerances, a line a group, quantity and backend:
+//! `cargo test --test gate --test router_loss --test expert_ledger worst -- --ignored --nocapture`.
 
 mod common;
 
@@ -17,6 +20,8 @@ mod harness;
 mod many;
 #[path = "gate/outputs.rs"]
 mod outputs;
+#[path = "gate/recompute.rs"]
+mod recompute;
 #[path = "gate/replay.rs"]
 mod replay;
 #[path = "gate/rows.rs"]
@@ -29,3 +34,5 @@ mod telemetry;
 mod watch;
 #[path = "gate/weights.rs"]
 mod weights;
+#[path = "gate/worst.rs"]
+mod worst;

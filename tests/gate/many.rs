@@ -5,6 +5,7 @@ use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Groups, Preset};
 use moerl::{Backend, Reference};
 
+use crate::common::report::count;
 use crate::harness::*;
 
 crate::on_every_backend!(
@@ -42,6 +43,8 @@ fn agrees<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem<T>) {
     assert_eq!(many.fault, expected.fault, "{name}");
     let replayed = forward(backend, &problem.forced(Element::U16, &many.ids));
     assert_eq!(replayed.bits(), many.bits(), "{name}, replayed");
+    count(2, problem.tokens);
+    count(10, problem.tokens);
 }
 
 fn many_rows_are_chosen_as_few_are<B: Backend>(backend: &B) {
@@ -173,6 +176,7 @@ fn rows_may_lie_anywhere<B: Backend>(backend: &B) {
             }
             let found = forward(backend, &Problem { logits, first, stride, ..problem.clone() });
             assert_eq!(found.bits(), expected.bits(), "{first} {stride}");
+            count(9, MANY);
         }
     }
     crate::for_every_float!(check(backend));

@@ -16,8 +16,13 @@ mod backward_emulated;
 mod bad_input;
 #[path = "gate/harness.rs"]
 mod harness;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "gate/large.rs"]
+mod large;
 #[path = "gate/many.rs"]
 mod many;
+#[path = "gate/margin.rs"]
+mod margin;
 #[path = "gate/outputs.rs"]
 mod outputs;
 #[path = "gate/recompute.rs"]

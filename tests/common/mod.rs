@@ -1,6 +1,8 @@
 //! What every agreement suite uses: the backends, seeded inputs, comparison by tolerance, data files.
 #![allow(dead_code)] // each test binary uses its own part
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub mod large;
 pub mod report;
 
 use std::path::PathBuf;

@@ -18,6 +18,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run one policy update from a step file and print what came of it.
     Step(Box<Step>),
+    /// Look for the mismatch between rollout and trainer in step files, and for recorded data that is not what it should be.
+    Audit(Audit),
     /// Run golden vectors through a backend and say where it differs.
     Check(Check),
     /// Say which devices, drivers and kernel images there are, and what to do about what is missing.
@@ -279,6 +281,27 @@ pub struct Step {
     /// Whose experts are replayed: rollout where the file has them, else old, else none.
     #[arg(long, value_name = "WHOSE", help_heading = "Gate")]
     pub replay: Option<ReplayName>,
+    /// The router.
+    #[command(flatten)]
+    pub router: Router,
+
+    /// The temperature that divides the logits.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f32,
+    /// Write the results to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write the logits' gradient too.
+    #[arg(long, requires = "out")]
+    pub with_d_logits: bool,
+    /// List the file's tensors that a step takes no notice of.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// What a router does with its logits.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Router {
     /// A model's gate (qwen3, deepseek_v3, …) or a score function (softmax, softmax_selected, sigmoid).
     #[arg(long, value_name = "NAME", help_heading = "Gate")]
     pub gate: Option<String>,
@@ -300,19 +323,29 @@ pub struct Step {
     /// The factor on every weight.
     #[arg(long, value_name = "FACTOR", help_heading = "Gate")]
     pub scale: Option<f32>,
+}
 
+/// `moerl audit`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Audit {
+    /// Step files.
+    #[arg(value_name = "IN", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Who executes the operations.
+    #[arg(long, default_value = "auto")]
+    pub backend: BackendName,
     /// The temperature that divides the logits.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     pub temperature: f32,
-    /// Write the results to this safetensors file.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// Write the logits' gradient too.
-    #[arg(long, requires = "out")]
-    pub with_d_logits: bool,
-    /// List the file's tensors that a step takes no notice of.
-    #[arg(short, long)]
-    pub verbose: bool,
+    /// The router.
+    #[command(flatten)]
+    pub router: Router,
+    /// Print every number and every danger as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Exit code 1 if there is a danger.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Objectives, with their usual settings.

@@ -78,6 +78,18 @@ pub fn bar(value: f64, full: f64, width: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
+/// How counts are spread: eighths of the largest, neighbours together in at most `width` columns, blank where there is nothing.
+pub fn profile(counts: &[u64], width: usize) -> String {
+    const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let columns = counts.len().clamp(1, width);
+    let mut sums = vec![0_u64; columns];
+    for (place, &n) in counts.iter().enumerate() {
+        sums[place * columns / counts.len()] += n;
+    }
+    let most = sums.iter().max().copied().unwrap_or(0).max(1);
+    sums.iter().map(|&n| EIGHTHS[(n * 8).div_ceil(most) as usize]).collect()
+}
+
 /// A number to `digits` significant digits, without an exponent where that is readable.
 pub fn number(value: f64, digits: usize) -> String {
     if value == 0.0 {

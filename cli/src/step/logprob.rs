@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::failure::Result;
 use crate::findings::{Settle, taken};
 use crate::progress::Progress;
-use crate::stepfile::Tensor;
+use crate::stepfile::{StepFile, Tensor};
 use crate::upload::AnyBuffer;
 
 /// The bytes of logits that are handed to a backend at once.
@@ -93,6 +93,30 @@ pub fn forward<B: Backend>(
         progress.advance(range.len() as u64);
     }
     Ok((all, stage))
+}
+
+/// The log-probabilities of a file's tokens, whatever its data: NaN where there is none.
+///
+/// # Errors
+/// What the backend met.
+pub fn logprobs_of<B: Backend>(
+    backend: &B,
+    stream: &B::Stream,
+    config: &Config,
+    file: &StepFile,
+    logits: Tensor<'_>,
+) -> Result<Vec<f32>> {
+    let vocabulary = logits.shape[1];
+    let mut all = Vec::with_capacity(logits.shape[0]);
+    let progress = Progress::new(logits.shape[0] as u64, "logprob");
+    for range in chunks(&logits, vocabulary) {
+        let tokens = file.token_ids(range.clone());
+        let rows = Rows { logits, vocabulary, range: range.clone(), tokens: &tokens };
+        let (found, _) = forward_rows(backend, stream, config, &rows, None, &mut Clock::default())?;
+        all.extend_from_slice(&found.logprobs);
+        progress.advance(range.len() as u64);
+    }
+    Ok(all)
 }
 
 fn unknown_token(token: i32, vocabulary: usize) -> Option<String> {

@@ -19,9 +19,9 @@ use std::borrow::Cow;
 use moerl::Backend;
 
 pub use correction::parse as parse_correction;
-pub use gate::parse_renormalize;
-pub use logprob::{Forwarded, forward as logprob_forward};
-pub use report::{Changed, Report};
+pub use gate::{Router, parse_renormalize};
+pub use logprob::{Forwarded, forward as logprob_forward, logprobs_of};
+pub use report::{Changed, Report, shapes};
 pub use statistics::{Divergence, Inputs, SampleSize, Statistics};
 
 use crate::arguments::Step;

@@ -221,7 +221,7 @@ impl Report {
 }
 
 /// Tokens, segments and what the policy comes from.
-fn shapes(file: &StepFile) -> String {
+pub fn shapes(file: &StepFile) -> String {
     let counted = file.loss_mask().iter().filter(|&&m| m != 0).count();
     let longest = Segments::from_offsets(&file.offsets).map_or(0, |segments| segments.longest());
     let policy = match file.policy() {

@@ -112,17 +112,11 @@ fn ratio<B: Backend>(
     let config = Objective::gspo(3e-4, 4e-4);
     let advantages = vec![0.0; segments.len()];
     let counted = inputs.mask.iter().filter(|&&m| m != 0).count() as u64;
+    let advantages = HostAdvantages::PerSegment(&advantages);
     let call = crate::objective::Inputs {
-        segments,
-        logprobs: inputs.logprobs,
-        anchor: Some(old),
-        advantages: HostAdvantages::PerSegment(&advantages),
-        mask: inputs.mask,
-        weights: None,
-        keep: None,
-        reference: None,
-        segment_scale: None,
+        old: Some(old),
         counts: Counts { tokens: counted, segments: segments.len() as u64, ..Counts::default() },
+        ..crate::objective::Inputs::new(segments, inputs.logprobs, advantages, inputs.mask)
     };
     let (found, _) = crate::objective::run(backend, stream, &config, &call, &mut Clock::default())?;
     let Diagnostics { policy_kl_k1, policy_kl_k2, policy_kl_k3, ratio, sequence_ratio, .. } = found.diagnostics;

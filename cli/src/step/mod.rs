@@ -11,6 +11,7 @@ mod gate;
 mod logprob;
 mod objective;
 mod output;
+mod plan;
 mod report;
 mod statistics;
 
@@ -129,10 +130,10 @@ impl Task for Update<'_> {
             file: self.file,
             mask: self.file.loss_mask(),
             compare: self.compare,
-            nonfinite: self.options.nonfinite.is_some(),
+            nonfinite: self.options.objective.nonfinite.is_some(),
         };
         let router = self.file.router_logits().map(|_| gate::Plan::new(self.options, self.file)).transpose()?;
-        let plan = objective::Plan::new(self.options)?;
+        let plan = plan::Plan::new(&self.options.objective)?;
         let wanted = Wanted {
             d_logits: self.options.with_d_logits.then_some(self.file.vocabulary).flatten(),
             native: router.as_ref().map(|router| router.top_k),
@@ -156,7 +157,7 @@ impl Update<'_> {
     fn policy<B: Backend>(
         &self,
         context: &Context<'_, B>,
-        plan: &objective::Plan,
+        plan: &plan::Plan,
         output: &mut Output,
         report: &mut Report,
     ) -> Result<()> {
@@ -174,20 +175,26 @@ impl Update<'_> {
         output.write(Name::Entropy, 0, &forwarded.entropy)?;
         let (advantages, stage) = objective::advantages(context, plan)?;
         report.stages.extend(stage);
-        let weights = match &self.options.correction {
+        let corrected = match &self.options.objective.correction {
             Some(config) => {
-                let (weights, stage) =
-                    correction::correct(context, config, plan.anchor, &forwarded.logprobs, advantages.get())?;
+                let (corrected, stage) =
+                    correction::correct(context, config, plan.config.anchor, &forwarded.logprobs, advantages.get())?;
                 report.stages.push(stage);
-                Some(weights)
+                Some(corrected)
             }
             None => None,
         };
-        let computed = objective::objective(context, plan, &forwarded.logprobs, advantages.get(), weights.as_deref())?;
-        self.write(context, &computed, advantages.get(), weights.as_deref(), output)?;
+        let made = objective::Made {
+            logprobs: &forwarded.logprobs,
+            entropy: &forwarded.entropy,
+            advantages: advantages.get(),
+            corrected: corrected.as_ref(),
+        };
+        let computed = objective::objective(context, plan, made)?;
+        self.write(context, &computed, advantages.get(), corrected.as_ref(), output)?;
         if let Some(logits) = logits {
             let (norm, stage) =
-                logprob::backward(context, &config, logits, &forwarded, &computed.found.d_logprobs, |first, rows| {
+                logprob::backward(context, &config, logits, &forwarded, &computed.found, |first, rows| {
                     output.write(Name::DLogits, first * logits.shape[1], rows)
                 })?;
             report.norms.push(("logits' gradient", norm));
@@ -214,7 +221,7 @@ impl Update<'_> {
         context: &Context<'_, B>,
         computed: &objective::Computed,
         advantages: HostAdvantages<'_>,
-        correction: Option<&[f32]>,
+        corrected: Option<&correction::Corrected>,
         output: &mut Output,
     ) -> Result<()> {
         let found = &computed.found;
@@ -227,7 +234,7 @@ impl Update<'_> {
             let counted = |u: usize| context.mask[u] != 0;
             let values: Vec<f32> =
                 range.clone().map(|u| if counted(u) { advantages.at(segment, u) } else { 0.0 }).collect();
-            let weight = |u: usize| correction.map_or(1.0, |weights| weights[u]);
+            let weight = |u: usize| corrected.map_or(1.0, |corrected| corrected.at(u));
             let weights: Vec<f32> = range.clone().map(|u| if counted(u) { weight(u) } else { 0.0 }).collect();
             output.write(Name::Advantages, range.start, &values)?;
             output.write(Name::CorrectionWeights, range.start, &weights)?;

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use moerl::diagnostics::{ClipFraction, Diagnostics, Spread};
-use moerl::objective::Segments;
+use moerl::objective::{Anchor, Segments};
 use serde_json::{Map, Value, json};
 
-use super::{Stage, Statistics, Update, gate, objective};
-use crate::arguments::AnchorName;
+use super::{Stage, Statistics, Update, gate, objective, plan};
 use crate::stepfile::{AdvantageSource, PolicySource, StepFile};
 use crate::table::{Table, bar, count, difference, duration, number, percent};
 
@@ -56,16 +55,16 @@ impl Changed {
 
 impl Report {
     /// A report without results yet.
-    pub(super) fn new(update: &Update<'_>, plan: &objective::Plan, router: Option<&gate::Plan>) -> Report {
+    pub(super) fn new(update: &Update<'_>, plan: &plan::Plan, router: Option<&gate::Plan>) -> Report {
         let mut report = Report::default();
         report.facts.push(("backend", update.backend.clone()));
         report.facts.push(("input", shapes(update.file)));
         report.facts.push(("objective", plan.words.clone()));
         let source = match update.file.advantage() {
+            _ if plan.from_rewards => plan.advantage.words(),
             Some(AdvantageSource::PerToken(_)) => "per token, from the file".to_owned(),
             Some(AdvantageSource::PerSegment(_)) => "per sequence, from the file".to_owned(),
-            _ if plan.advantage.std => "rewards less their group's mean, over its standard deviation".to_owned(),
-            _ => "rewards less their group's mean".to_owned(),
+            _ => plan.advantage.words(),
         };
         report.facts.push(("advantage", source));
         match (update.file.router, router) {
@@ -75,7 +74,7 @@ impl Report {
             }
             _ => report.notes.push("no router_logits in the file: no gate, no replay".into()),
         }
-        report.notes.extend(plan.config.lint().iter().map(|warning| format!("unusual: {warning}")));
+        report.notes.extend(plan.warnings.iter().map(|warning| format!("unusual: {warning}")));
         if update.options.verbose {
             report.notes.extend(update.file.ignored().into_iter().map(|tensor| format!("ignored: {tensor}")));
         }
@@ -90,7 +89,7 @@ impl Report {
     }
 
     /// Takes in what the objective came to.
-    pub(super) fn computed(&mut self, computed: objective::Computed, plan: &objective::Plan) {
+    pub(super) fn computed(&mut self, computed: objective::Computed, plan: &plan::Plan) {
         self.stages.push(computed.stage);
         self.stages.extend(self.backward.take());
         self.loss = computed.found.loss;
@@ -98,7 +97,7 @@ impl Report {
         self.exact = computed.exact;
         if !computed.has_anchor {
             self.notes.push("no old_logprobs in the file: the first on-policy step, every ratio is 1".into());
-        } else if plan.anchor == AnchorName::Rollout {
+        } else if plan.config.anchor == Anchor::Rollout {
             self.notes.push("ratios are taken against the rollout engine's log-probabilities".into());
         }
         let allowed: usize = self.stages.iter().map(|stage| stage.findings).sum();

@@ -195,6 +195,20 @@ impl StepFile {
         per_token.or_else(per_segment).or_else(|| self.present("reward").map(AdvantageSource::Reward))
     }
 
+    /// The rewards `[S]`, also where the file has advantages.
+    ///
+    /// # Errors
+    /// [`Failure::Input`] where they are missing or of another type or shape.
+    pub fn reward(&self) -> Result<Cow<'_, [f32]>> {
+        let tensor =
+            self.container.tensor("reward").ok_or_else(|| Failure::input("reward: missing, needed by --advantage"))?;
+        if tensor.element != Some(Element::F32) || tensor.shape != [self.segments] {
+            let found = tensor.describe();
+            return Err(Failure::input(format!("reward: is {found}, needs f32 [S = {}]", self.segments)));
+        }
+        Ok(tensor.all())
+    }
+
     /// What the current log-probabilities come from; the check of the file made sure of one.
     pub fn policy(&self) -> Option<PolicySource<'_>> {
         let logits = self.present("logits").or_else(|| self.present("logits_bf16")).map(PolicySource::Logits);

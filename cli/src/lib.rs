@@ -16,6 +16,7 @@ pub mod findings;
 pub mod gate;
 pub mod generate;
 pub mod objective;
+pub mod page;
 pub mod progress;
 pub mod random;
 pub mod routes;

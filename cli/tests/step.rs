@@ -572,7 +572,6 @@ fn options_that_do_not_fit_are_refused() {
         (&["--beta=-1"], &["kl_beta", "-1"]),
         (&["--entropy-coef=-1"], &["entropy_bonus", "-1"]),
         (&["--correction", "tis"], &["--correction"]),
-        (&["--report", "x"], &["--report"]),
         (&["--clip-low=-1"], &["clip_low", "-1"]),
         (&["--clip-high=nan"], &["clip_high"]),
         (&["--dual-clip", "0.5"], &["dual_clip", "0.5"]),

@@ -263,6 +263,9 @@ pub struct Step {
     /// Write the results to this safetensors file.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Write a page with charts, step.html, to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
     /// Write the logits' gradient too.
     #[arg(long, requires = "out")]
     pub with_d_logits: bool,
@@ -315,6 +318,9 @@ pub struct Audit {
     /// Print every number and every danger as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Write a page with charts, audit.html, to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
     /// Exit code 1 if there is a danger.
     #[arg(long)]
     pub strict: bool,

@@ -5,9 +5,6 @@ use crate::step::{Inputs, Statistics};
 use crate::stepfile::{AdvantageSource, StepFile};
 use crate::table::{count, number, percent};
 
-/// About how many bins positions are shown in.
-const BINS: usize = 16;
-
 /// Counted tokens that hold NaN or infinity, by tensor.
 pub fn nonfinite(mask: &[u8], arrays: &[(&'static str, &[f32])]) -> Vec<Danger> {
     let found = arrays.iter().filter_map(|&(tensor, values)| {
@@ -167,76 +164,5 @@ impl Pairs<'_> {
             (xx + a * a, xy + a * b, yy + b * b)
         });
         (xx > 0.0 && yy > 0.0).then(|| xy / (xx * yy).sqrt())
-    }
-}
-
-/// The mismatch of tokens at some positions of their responses.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Position {
-    /// The first position, counted from 0.
-    pub first: usize,
-    /// The last position.
-    pub last: usize,
-    /// Tokens.
-    pub tokens: usize,
-    /// Mean of |trainer − rollout|, in nats.
-    pub mean: f64,
-    /// What one token in ten exceeds.
-    pub ninetieth: f64,
-}
-
-/// The mismatch by position, in bins of about as many tokens each. Empty without a rollout.
-pub fn positions(inputs: &Inputs<'_>) -> Vec<Position> {
-    let Some(rollout) = inputs.rollout else { return Vec::new() };
-    let trainer = inputs.old.unwrap_or(inputs.logprobs);
-    let mut tokens: Vec<(u32, f32)> = inputs
-        .offsets
-        .windows(2)
-        .flat_map(|bounds| {
-            let (first, end) = (bounds[0] as usize, bounds[1] as usize);
-            let counted = (first..end).filter(|&u| inputs.mask[u] != 0);
-            counted.map(move |u| ((u - first) as u32, (trainer[u] - rollout[u]).abs()))
-        })
-        .collect();
-    tokens.sort_unstable_by_key(|&(position, _)| position);
-    let fewest = tokens.len().div_ceil(BINS);
-    let mut bins = Vec::new();
-    let mut rest = &tokens[..];
-    while let Some(&(first, _)) = rest.first() {
-        let last = rest[fewest.min(rest.len()) - 1].0;
-        let (bin, behind) = rest.split_at(rest.partition_point(|&(position, _)| position <= last));
-        let mut apart: Vec<f32> = bin.iter().map(|&(_, by)| by).collect();
-        let mean = apart.iter().map(|&by| f64::from(by)).sum::<f64>() / apart.len() as f64;
-        let at = apart.len() * 9 / 10;
-        let ninetieth = f64::from(*apart.select_nth_unstable_by(at, f32::total_cmp).1);
-        bins.push(Position { first: first as usize, last: last as usize, tokens: bin.len(), mean, ninetieth });
-        rest = behind;
-    }
-    bins
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_come_in_bins_of_as_many_tokens_that_no_position_is_split_between() {
-        let n = 300;
-        let (old, rollout) = (vec![-1.0_f32; n], (0..n).map(|u| -1.0 - (u % 100) as f32).collect::<Vec<_>>());
-        let mask = vec![1; n];
-        let inputs = Inputs {
-            mask: &mask,
-            offsets: &[0, 100, 200, 300],
-            logprobs: &old,
-            old: Some(&old),
-            rollout: Some(&rollout),
-            reference: None,
-        };
-        let bins = positions(&inputs);
-        assert_eq!(bins.iter().map(|bin| bin.tokens).sum::<usize>(), n);
-        assert!(bins.windows(2).all(|pair| pair[0].last + 1 == pair[1].first), "{bins:?}");
-        // 19 tokens at the least are seven positions of three each.
-        assert_eq!((bins[0].first, bins[0].last, bins[0].tokens, bins[0].mean), (0, 6, 21, 3.0));
-        assert_eq!(bins[0].ninetieth, 6.0);
     }
 }

@@ -22,6 +22,7 @@ use crate::Outcome;
 use crate::arguments::Audit;
 use crate::backend::{Chosen, Task};
 use crate::failure::Result;
+use crate::page::{Charts, Position, Routing, positions};
 use crate::step::{Inputs, Router, Statistics};
 use crate::stepfile::{Policy, Recorded, StepFile};
 
@@ -40,6 +41,9 @@ pub fn run(options: &Audit) -> Result<Outcome> {
             backend.run(Examination { options, file }).map_err(named)
         })
         .collect::<Result<_>>()?;
+    if let Some(folder) = &options.report {
+        report::page(&backend, &findings).write(folder, "audit.html")?;
+    }
     let text = if options.json {
         format!("{:#}\n", report::json(&backend, &findings))
     } else {
@@ -63,7 +67,9 @@ pub struct Findings {
     /// What the operations make of the log-probabilities.
     pub policies: Policies,
     /// Mean and high end of the mismatch by position in the response.
-    pub positions: Vec<logprobs::Position>,
+    pub positions: Vec<Position>,
+    /// For the page, if there is to be one.
+    pub charts: Option<Charts>,
     /// The recorded experts, each tensor against today's choice.
     pub routes: Vec<Routes>,
     /// What is wrong.
@@ -130,12 +136,24 @@ impl Task for Examination<'_> {
             counted: file.loss_mask().iter().filter(|&&m| m != 0).count() as u64,
             statistics,
             policies,
-            positions: logprobs::positions(&inputs),
+            charts: options.report.as_ref().map(|_| charts(&inputs, &routes)),
+            positions: positions(&inputs),
             routes,
             dangers,
             notes,
         })
     }
+}
+
+fn charts(inputs: &Inputs<'_>, routes: &[Routes]) -> Charts {
+    let compared = routes.iter().filter(|routes| routes.changed.is_some());
+    let changed: Vec<(&str, Vec<f64>)> = compared
+        .map(|routes| (routes.tensor, routes.layers.iter().map(|layer| layer.changed.unwrap_or_default()).collect()))
+        .collect();
+    let load: Vec<Vec<u64>> =
+        routes.first().map(|routes| routes.layers.iter().map(|layer| layer.load.clone()).collect()).unwrap_or_default();
+    let loaded = routes.first().map_or("", |routes| routes.tensor);
+    Charts::of(inputs, None, &Routing { changed: &changed, load: &load, loaded })
 }
 
 impl Examination<'_> {

@@ -3,9 +3,9 @@
 use moerl::correction;
 use serde_json::{Value, json};
 
-use super::logprobs::Position;
 use super::{Findings, Policies, Routes};
 use crate::backend::Chosen;
+use crate::page::{Page, Position};
 use crate::table::{Table, bar, count, number, percent, profile};
 
 /// Columns of charts.
@@ -86,6 +86,52 @@ fn file_text(findings: &Findings) -> String {
         text.push_str(&format!("        {}\n", danger.kind.advice()));
     }
     text
+}
+
+/// The same with charts.
+pub fn page(backend: &Chosen, findings: &[Findings]) -> Page {
+    let mut page = Page::new("moerl audit");
+    page.line(&backend.describe());
+    if findings.len() > 1 {
+        page.table(&summary(findings));
+    }
+    for findings in findings {
+        page.section(&findings.file).line(&findings.shapes);
+        for danger in &findings.dangers {
+            let text = format!("{}: {} {}", danger.kind.name(), danger.tensor, danger.found);
+            page.danger(&text, danger.kind.advice());
+        }
+        if findings.dangers.is_empty() {
+            page.line("No danger found.");
+        }
+        page.tiles(&tiles(findings));
+        if let Some(charts) = &findings.charts {
+            page.charts(charts);
+        }
+        page.table(&numbers(findings)).table(&by_change(&findings.policies));
+        findings.routes.iter().for_each(|routes| {
+            page.table(&by_layer(routes));
+        });
+        findings.notes.iter().for_each(|note| {
+            page.line(note);
+        });
+    }
+    page
+}
+
+fn tiles(findings: &Findings) -> Vec<(&'static str, String)> {
+    let mut tiles = vec![("tokens that count", count(findings.counted))];
+    if let Some(kl) = findings.statistics.mismatch_kl {
+        tiles.push(("KL rollout to trainer, nats a token", number(kl.k3, 3)));
+    }
+    if let Some(size) = findings.statistics.sample_size {
+        tiles.push(("effective sample size of tokens", percent(size.tokens)));
+        tiles.push(("effective sample size of sequences", percent(size.segments)));
+    }
+    if let Some(changed) = findings.routes.first().and_then(|routes| routes.changed) {
+        tiles.push(("expert sets changed", percent(changed)));
+    }
+    tiles
 }
 
 /// One line a file.

@@ -152,6 +152,8 @@ pub struct Gated {
     pub stages: Vec<Stage>,
     /// Native against recorded choice.
     pub changed: Option<Changed>,
+    /// By layer and expert, the tokens that it got: replayed where routes are, else native.
+    pub load: Vec<Vec<u64>>,
     /// Euclidean norms of the router logits' gradient, natively and with replay.
     pub norms: Vec<(&'static str, f64)>,
 }
@@ -188,6 +190,7 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
         .or_else(|| [Recorded::Rollout, Recorded::Old].into_iter().find(|&w| context.file.routes(w).is_some()));
     let mut drift =
         recorded.map(|which| Drift::new(which, layers, n)).filter(|_| context.file.chosen == Some(plan.top_k));
+    let mut load = vec![vec![0_u64; experts]; layers];
     let row_bytes = experts * logits.element.map_or(4, Element::size);
     let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
     let progress = Progress::new((n * layers) as u64, "gate");
@@ -207,6 +210,10 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
                 };
                 output.write(ids, at, &choice.ids)?;
                 output.write(weights, at, &choice.weights)?;
+                if direction.forced == plan.replay.is_some() {
+                    let experts = choice.ids.iter().filter_map(|&id| usize::try_from(id).ok());
+                    experts.for_each(|expert| load[layer][expert] += 1);
+                }
                 if !direction.forced {
                     native_ids = choice.ids;
                 }
@@ -224,7 +231,7 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
     let (forwards, backwards): (Vec<Stage>, Vec<Stage>) =
         directions.into_iter().map(|d| (d.forward, d.backward)).unzip();
     let stages = forwards.into_iter().chain(backwards).collect();
-    Ok(Some(Gated { stages, changed: drift.map(Drift::finish), norms }))
+    Ok(Some(Gated { stages, changed: drift.map(Drift::finish), load, norms }))
 }
 
 /// The gradient of the weights: the file's, else seeded normals.

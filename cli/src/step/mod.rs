@@ -104,7 +104,11 @@ pub fn run(options: &Step) -> Result<String> {
     let file = StepFile::open(&path)?;
     let backend = Chosen::open(options.backend)?;
     let update = Update { options, file: &file, backend: backend.describe(), compare: !backend.is_reference() };
-    backend.run(update).map(|report| report.render()).map_err(|failure| failure.during(path.display()))
+    let report = backend.run(update).map_err(|failure| failure.during(path.display()))?;
+    if let Some(folder) = &options.report {
+        report.page(&path.display().to_string()).write(folder, "step.html")?;
+    }
+    Ok(report.render())
 }
 
 /// A policy update, as work for a backend.
@@ -211,6 +215,9 @@ impl Update<'_> {
             reference: reference.as_deref(),
         };
         report.statistics = Statistics::of(&inputs);
+        if self.options.report.is_some() {
+            report.draw(&inputs, plan);
+        }
         report.computed(computed, plan);
         Ok(())
     }

@@ -10,6 +10,7 @@ use moerl::objective::{
 use crate::advantage::Estimator;
 use crate::arguments::{AdvantageName, AggregationName, AnchorName, KlName, Objective, ObjectiveName, Switch, text_of};
 use crate::failure::{Failure, Result};
+use crate::page;
 
 /// What KL-Cov penalises with unless told otherwise (verl's `ppo_kl_coef`).
 const KL_COV_PENALTY: f64 = 1.0;
@@ -112,6 +113,26 @@ impl Plan {
             warnings: warnings(options, &config),
             config,
         })
+    }
+}
+
+impl Plan {
+    /// The window that a ratio has to pass, if there is one.
+    pub fn window(&self) -> Option<page::Window> {
+        let is_of_sequences = self.config.variant.is_sequence_level();
+        let around =
+            |low: f64, high: f64| page::Window { low: (1.0 - low).max(0.0), high: 1.0 + high, is_of_sequences };
+        match self.config.variant {
+            Variant::Gmpo(Window { low, high }) => {
+                Some(page::Window { low: (-low).exp(), high: high.exp(), is_of_sequences: false })
+            }
+            Variant::MiniRl(Window { low, high }) => Some(around(low, high)),
+            Variant::Cispo(Cispo { cap, .. }) => {
+                let (low, high) = cap.range();
+                Some(page::Window { low, high, is_of_sequences })
+            }
+            variant => variant.clip().map(|clip| around(clip.low, clip.high)),
+        }
     }
 }
 

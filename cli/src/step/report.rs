@@ -6,7 +6,8 @@ use moerl::diagnostics::{ClipFraction, Diagnostics, Spread};
 use moerl::objective::{Anchor, Segments};
 use serde_json::{Map, Value, json};
 
-use super::{Stage, Statistics, Update, gate, objective, plan};
+use super::{Inputs, Stage, Statistics, Update, gate, objective, plan};
+use crate::page::{Charts, Page, Routing};
 use crate::stepfile::{AdvantageSource, PolicySource, StepFile};
 use crate::table::{Table, bar, count, difference, duration, number, percent};
 
@@ -31,6 +32,10 @@ pub struct Report {
     pub norms: Vec<(&'static str, f64)>,
     /// Native against recorded experts.
     pub changed: Option<Changed>,
+    /// By layer and expert, tokens.
+    pub load: Vec<Vec<u64>>,
+    /// For the page, if there is to be one.
+    pub charts: Option<Charts>,
     /// Remarks at the end.
     pub notes: Vec<String>,
 }
@@ -85,6 +90,7 @@ impl Report {
     pub(super) fn gated(&mut self, gated: gate::Gated) {
         self.stages.extend(gated.stages);
         self.changed = gated.changed;
+        self.load = gated.load;
         self.norms.extend(gated.norms);
     }
 
@@ -105,6 +111,52 @@ impl Report {
             self.notes
                 .push("numbers at counted tokens that are not finite were found, and allowed by --nonfinite".into());
         }
+    }
+
+    /// The charts that the page shows.
+    pub(super) fn draw(&mut self, inputs: &Inputs<'_>, plan: &plan::Plan) {
+        let recording = |changed: &Changed| (format!("routes_{}", changed.recorded), changed.by_layer.clone());
+        let changed: Vec<(String, Vec<f64>)> = self.changed.iter().map(recording).collect();
+        let changed: Vec<(&str, Vec<f64>)> =
+            changed.iter().map(|(name, shares)| (name.as_str(), shares.clone())).collect();
+        let loaded = "as the gate sent them";
+        self.charts = Some(Charts::of(inputs, plan.window(), &Routing { changed: &changed, load: &self.load, loaded }));
+    }
+
+    /// The table and the charts as a page about a file.
+    pub fn page(&self, file: &str) -> Page {
+        let mut page = Page::new("moerl step");
+        page.line(&crate::failure::one_line(file));
+        let mut tiles = vec![("loss", number(self.loss, 5))];
+        if let Some(found) = &self.objective {
+            let clipped = [
+                ("tokens clipped", found.clip_fraction.map(|clipped| percent(clipped.any))),
+                ("sequences clipped", found.sequence_clip_fraction.map(|clipped| percent(clipped.any))),
+                ("KL old to current, nats a token", found.policy_kl_k3.map(|kl| number(kl, 3))),
+            ];
+            tiles.extend(clipped.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        }
+        if let Some(size) = self.statistics.sample_size {
+            tiles.push(("effective sample size of tokens", percent(size.tokens)));
+        }
+        if let Some(changed) = &self.changed {
+            tiles.push(("expert sets changed", percent(changed.share())));
+        }
+        page.tiles(&tiles);
+        if let Some(charts) = &self.charts {
+            page.charts(charts);
+        }
+        let mut facts = Table::new(&["", ""]);
+        self.facts.iter().for_each(|(name, text)| {
+            facts.row([*name, text.as_str()]);
+        });
+        page.section("Settings").table(&facts);
+        page.section("Results").table(&self.result_table());
+        page.section("Stages").table(&self.stage_table());
+        self.notes.iter().for_each(|note| {
+            page.line(note);
+        });
+        page
     }
 
     /// The text.

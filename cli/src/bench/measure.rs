@@ -102,7 +102,7 @@ mod device {
     use bytemuck::Pod;
     use moerl::device::bandwidth;
     use moerl::device::cuda::{DeviceBuffer, Stream};
-    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
     use moerl::memory::{Device, View, ViewMut};
     use moerl::{Buffer, Cuda, Result};
 
@@ -226,6 +226,9 @@ mod device {
         }
         fn multiprocessors(&self) -> u32 {
             self.gpu.multiprocessors()
+        }
+        fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+            self.gpu.multiply(stream, product)
         }
 
         unsafe fn launch<P: Parameters>(

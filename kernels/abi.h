@@ -984,8 +984,9 @@ struct MoerlGateBackward {
     uint32_t d_topk_weights_element;
     uint32_t stage_bytes;         // a row's place in shared memory, a multiple of 16
     float surrogate_coefficient;
+    uint32_t tile_rows;           // that a warp of the kernels for tiles stores at a time; divides its rows
     uint8_t accumulate;           // the gradient is added to what is there
-    uint8_t reserved[7];
+    uint8_t reserved[3];
 };
 
 // ---- router_loss ------------------------------------------------------------------------------------------------------

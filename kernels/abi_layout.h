@@ -506,8 +506,9 @@ static_assert(offsetof(MoerlGateBackward, router_logits_element) == 232, "MoerlG
 static_assert(offsetof(MoerlGateBackward, d_topk_weights_element) == 236, "MoerlGateBackward.d_topk_weights_element");
 static_assert(offsetof(MoerlGateBackward, stage_bytes) == 240, "MoerlGateBackward.stage_bytes");
 static_assert(offsetof(MoerlGateBackward, surrogate_coefficient) == 244, "MoerlGateBackward.surrogate_coefficient");
-static_assert(offsetof(MoerlGateBackward, accumulate) == 248, "MoerlGateBackward.accumulate");
-static_assert(offsetof(MoerlGateBackward, reserved) == 249, "MoerlGateBackward.reserved");
+static_assert(offsetof(MoerlGateBackward, tile_rows) == 248, "MoerlGateBackward.tile_rows");
+static_assert(offsetof(MoerlGateBackward, accumulate) == 252, "MoerlGateBackward.accumulate");
+static_assert(offsetof(MoerlGateBackward, reserved) == 253, "MoerlGateBackward.reserved");
 static_assert(sizeof(MoerlPanel) == 16, "MoerlPanel");
 static_assert(offsetof(MoerlPanel, row) == 0, "MoerlPanel.row");
 static_assert(offsetof(MoerlPanel, segment) == 8, "MoerlPanel.segment");

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x8b44138db77966a3;
+pub const ABI_DIGEST: u64 = 0xae4c1766c58ab55d;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -1627,8 +1627,9 @@ pub struct MoerlGateBackward {
     pub d_topk_weights_element: u32,
     pub stage_bytes: u32,
     pub surrogate_coefficient: f32,
+    pub tile_rows: u32,
     pub accumulate: u8,
-    pub reserved: [u8; 7usize],
+    pub reserved: [u8; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1676,9 +1677,10 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateBackward, stage_bytes) - 240usize];
     ["Offset of field: MoerlGateBackward::surrogate_coefficient"]
         [::core::mem::offset_of!(MoerlGateBackward, surrogate_coefficient) - 244usize];
+    ["Offset of field: MoerlGateBackward::tile_rows"][::core::mem::offset_of!(MoerlGateBackward, tile_rows) - 248usize];
     ["Offset of field: MoerlGateBackward::accumulate"]
-        [::core::mem::offset_of!(MoerlGateBackward, accumulate) - 248usize];
-    ["Offset of field: MoerlGateBackward::reserved"][::core::mem::offset_of!(MoerlGateBackward, reserved) - 249usize];
+        [::core::mem::offset_of!(MoerlGateBackward, accumulate) - 252usize];
+    ["Offset of field: MoerlGateBackward::reserved"][::core::mem::offset_of!(MoerlGateBackward, reserved) - 253usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -135,6 +135,10 @@ impl<'a, T: Pod, M: Memory> ViewMut<'a, T, M> {
         assert!(range.start <= range.end && range.end <= self.len, "range {range:?} of {} elements", self.len);
         ViewMut { address: self.address + range.start * size_of::<T>(), len: range.len(), lends: PhantomData }
     }
+    /// The same memory as bytes: any of them make a `T`.
+    pub fn into_bytes(self) -> ViewMut<'a, u8, M> {
+        ViewMut { address: self.address, len: self.len * size_of::<T>(), lends: PhantomData }
+    }
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.len

@@ -45,6 +45,33 @@ pub fn small() -> Draft {
 }
 
 impl Draft {
+    /// A file that is there, to damage.
+    pub fn of(path: &Path) -> Draft {
+        let file = moerl_cli::stepfile::Container::open(path).expect("a safetensors file");
+        let piece = |name: String| {
+            let tensor = file.tensor(&name).expect("a tensor of that name");
+            let element = tensor.element.expect("a type that the command reads");
+            Piece {
+                dtype: moerl_cli::stepfile::safetensors_name(element),
+                shape: tensor.shape.to_vec(),
+                bytes: tensor.bytes().to_vec(),
+                name,
+            }
+        };
+        Draft { tensors: file.names().into_iter().map(piece).collect() }
+    }
+
+    /// The elements of a tensor.
+    pub fn values<T: Scalar>(&mut self, name: &str) -> Vec<T> {
+        self.piece(name).bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    /// Replaces the elements of a tensor by others of the same type.
+    pub fn overwrite<T: Scalar>(&mut self, name: &str, values: &[T]) -> &mut Draft {
+        self.piece(name).bytes = bytemuck::cast_slice(values).to_vec();
+        self
+    }
+
     /// Adds or replaces a tensor.
     pub fn set<T: Scalar>(&mut self, name: &str, shape: &[usize], values: &[T]) -> &mut Draft {
         self.remove(name);

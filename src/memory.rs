@@ -111,10 +111,6 @@ impl<'a, T: Pod, M: Memory> ViewMut<'a, T, M> {
     pub fn reborrow(&mut self) -> ViewMut<'_, T, M> {
         ViewMut { address: self.address, len: self.len, lends: PhantomData }
     }
-    /// Its bytes.
-    pub(crate) fn into_bytes(self) -> ViewMut<'a, u8, M> {
-        ViewMut { address: self.address, len: self.len * size_of::<T>(), lends: PhantomData }
-    }
     /// The same array; an empty one stays behind.
     pub(crate) fn take(&mut self) -> Self {
         ViewMut { address: self.address, len: std::mem::take(&mut self.len), lends: PhantomData }

@@ -9,6 +9,9 @@ mod backward;
 #[cfg(feature = "emulate")]
 #[path = "logprob/emulated.rs"]
 mod emulated;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "logprob/exponential.rs"]
+mod exponential;
 #[path = "logprob/formulas.rs"]
 mod formulas;
 #[path = "logprob/forward.rs"]

@@ -16,6 +16,9 @@ mod exponential;
 mod formulas;
 #[path = "logprob/forward.rs"]
 mod forward;
+#[cfg(feature = "cuda")]
+#[path = "logprob/graph.rs"]
+mod graph;
 #[path = "logprob/invariance.rs"]
 mod invariance;
 #[path = "logprob/keep.rs"]

@@ -469,3 +469,79 @@ fn every_schedule_gives_the_same_bits() {
         assert!(run(&emulator) == first, "seed {seed}");
     }
 }
+
+/// Bytes by the emulator's meter against the floor: what the formulas name, once.
+#[cfg(feature = "emulate")]
+#[test]
+fn each_array_is_read_once() {
+    use moerl::Emulator;
+    use moerl::device::emulator::LaunchTraffic;
+    let metered = |work: &dyn Fn(&Emulator)| {
+        let emulator = Emulator::new().metered();
+        work(&emulator);
+        emulator.take_traffic()
+    };
+    let read_once = |launch: &LaunchTraffic, name: &str, bytes: usize| {
+        let loads = launch.buffer(name).unwrap_or_else(|| panic!("{} has no {name}", launch.kernel)).loads;
+        assert_eq!((loads.bytes, loads.most), (bytes as u64, 1), "{name} of {}", launch.kernel);
+    };
+    let (tokens, experts, k) = (700, 64, 6);
+    let mut layer = Layer::random(tokens, experts, k, 8);
+    layer.mask.fill(1);
+    layer.mask[..100].fill(0);
+    let there = tokens - 100;
+    let shift = vec![0.25; experts];
+    let records = ledger_workspace(tokens, experts) * size_of::<ExpertSums>();
+
+    let launches = metered(&|emulator| drop(ledger_of::<_, bf16>(emulator, &layer, Some(&shift), &empty(experts))));
+    let [panels, merge] = &launches[..] else { panic!("{} launches", launches.len()) };
+    // Of tokens that are left out only the mask is read, once for the ids and weights of a slot and once for the advantage.
+    read_once(panels, "topk_ids", there * k * 4);
+    read_once(panels, "topk_weights", there * k * 2);
+    read_once(panels, "advantages", there * 4);
+    read_once(merge, "workspace", records);
+    assert_eq!(panels.buffer("workspace").unwrap().stores.bytes, records as u64);
+    assert_eq!(merge.buffer("sums").unwrap().stores.bytes, (experts * size_of::<ExpertSums>()) as u64);
+    read_once(merge, "sums", experts * size_of::<ExpertSums>());
+    let masks = panels.buffer("loss_mask").unwrap().loads;
+    assert_eq!(masks.untouched, 0);
+    assert!(masks.most <= k as u64 + 1, "{} looks at a token's mask", masks.most);
+    assert!(panels.buffer("sums").unwrap().stores.bytes == 0 && merge.buffer("topk_ids").unwrap().loads.bytes == 0);
+
+    let stream = ();
+    let launches = metered(&|emulator| {
+        let uploaded = Uploaded::<Emulator, f32>::new(emulator, &stream, &layer);
+        let (mean, inverse) = (emulator.upload(&(), &shift).unwrap(), emulator.upload(&(), &shift).unwrap());
+        let mut normalized = Backend::allocate::<f32>(emulator, &(), tokens).unwrap();
+        let call = Advantages {
+            tokens: uploaded.tokens(),
+            mean: mean.view(),
+            inverse_deviation: inverse.view(),
+            layers: 1,
+            clip: None,
+            normalized: normalized.view_mut(),
+        };
+        emulator.expert_advantages(&(), call).unwrap();
+    });
+    let [launch] = &launches[..] else { panic!("{} launches", launches.len()) };
+    read_once(launch, "topk_ids", there * k * 4);
+    read_once(launch, "advantages", there * 4);
+    read_once(launch, "normalized", there * 4);
+    assert_eq!(launch.buffer("normalized").unwrap().stores.bytes, (there * 4) as u64);
+    // Its weights are summed, then divided: the second time they lie in the cache.
+    let weights = launch.buffer("topk_weights").unwrap().loads;
+    assert_eq!((weights.bytes, weights.most), ((2 * there * k * 4) as u64, 2));
+
+    let (slices, elements) = (3, 20_000);
+    let gradient: Vec<bf16> = (0..slices * elements).map(|i| bf16::from_f32((i % 7) as f32)).collect();
+    let launches = metered(&|emulator| drop(squared_norms(emulator, &gradient, slices, elements, &vec![0.0; slices])));
+    let [panels, merge] = &launches[..] else { panic!("{} launches", launches.len()) };
+    read_once(panels, "gradient", slices * elements * 2);
+    assert_eq!(panels.buffer("gradient").unwrap().loads.accesses, (slices * elements / 8) as u64, "16 bytes at a time");
+    read_once(merge, "workspace", norm_workspace(slices, elements) * 8);
+    assert_eq!(panels.store_bytes(), norm_workspace(slices, elements) as u64 * 8);
+    assert_eq!(
+        (merge.load_bytes(), merge.store_bytes()),
+        (panels.store_bytes() + 8 * slices as u64, 8 * slices as u64)
+    );
+}

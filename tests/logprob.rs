@@ -17,6 +17,9 @@ mod forward;
 mod invariance;
 #[path = "logprob/keep.rs"]
 mod keep;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "logprob/large.rs"]
+mod large;
 #[path = "logprob/order.rs"]
 mod order;
 #[path = "logprob/refusals.rs"]

@@ -65,6 +65,12 @@ pub trait Executor {
     /// How many blocks run side by side at full speed: the multiprocessors of the device. Never part of a result's bits.
     fn multiprocessors(&self) -> u32;
 
+    /// Queues a product of matrices whose shapes fit.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) where this build or machine has nothing that multiplies.
+    fn multiply(&self, stream: &Self::Stream, product: Product<'_, Self::Memory>) -> Result<()>;
+
     /// Queues one kernel. Allocates nothing and waits for nothing.
     ///
     /// # Safety
@@ -78,6 +84,46 @@ pub trait Executor {
         arguments: &Arguments,
         params: &P,
     ) -> Result<()>;
+}
+
+/// A product of matrices, summed in f32: `to = a · b`, or added to what is there.
+#[derive(Debug)]
+pub struct Product<'a, M> {
+    /// `[rows, k]`.
+    pub a: Factor<'a, M>,
+    /// `[k, columns]`, in the same type.
+    pub b: Factor<'a, M>,
+    /// `[rows, columns]`, in the factors' type or f32.
+    pub to: MatrixMut<'a, M>,
+    /// The product is added to what `to` holds.
+    pub is_added: bool,
+    /// What the product may use for itself, at a multiple of 256.
+    pub workspace: ViewMut<'a, u8, M>,
+}
+
+/// A factor of a [`Product`].
+#[derive(Clone, Copy, Debug)]
+pub struct Factor<'a, M> {
+    /// The factor, or its transpose.
+    pub matrix: Matrix<'a, M>,
+    /// The factor is the transpose of `matrix`.
+    pub is_transposed: bool,
+}
+
+impl<'a, M: Memory> Factor<'a, M> {
+    /// The matrix itself.
+    pub fn plain(matrix: Matrix<'a, M>) -> Self {
+        Factor { matrix, is_transposed: false }
+    }
+    /// Its transpose.
+    pub fn transposed(matrix: Matrix<'a, M>) -> Self {
+        Factor { matrix, is_transposed: true }
+    }
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        let (rows, columns) = (self.matrix.rows(), self.matrix.columns());
+        if self.is_transposed { (columns, rows) } else { (rows, columns) }
+    }
 }
 
 /// The buffers of one launch, by name: turns views into the pointers that a parameter structure holds. The emulator checks every

@@ -28,7 +28,7 @@ on_every_backend!(
 /// good to 2⁻²⁴ of the exponent. Where p is below e^-20 of the largest that is more than 2e-6 of p itself, so that share is granted
 /// by what it is: 3·2⁻²⁴ of |z|. Granted too: half a unit in the last place of the type it is stored in, and the few smallest f32
 /// numbers (1e-43) that a product of subnormal factors loses.
-fn worst_gradient<T: Float, G: Float>(inputs: &Inputs<T>, up: &Upstream, found: &[Vec<f32>]) -> (f64, f64) {
+pub(crate) fn worst_gradient<T: Float, G: Float>(inputs: &Inputs<T>, up: &Upstream, found: &[Vec<f32>]) -> (f64, f64) {
     let (mut worst, mut strict) = (0.0_f64, 0.0_f64);
     for (r, found) in found.iter().enumerate() {
         let logits = inputs.row(r);

@@ -15,7 +15,7 @@ pub mod update;
 use std::fs;
 use std::time::Duration;
 
-use moerl::{Backend, Reference};
+use moerl::Reference;
 use serde_json::{Value, json};
 
 use crate::arguments::BackendName;
@@ -95,7 +95,7 @@ fn on<B: Measure + 'static>(heading: &str, backend: &B, options: &Options, scale
     Ok((heading.to_owned(), bandwidth, measured))
 }
 
-fn cases<B: Backend + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> {
+fn cases<B: Measure + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> {
     let mut cases = Vec::new();
     for noun in options.nouns() {
         cases.extend(match noun {

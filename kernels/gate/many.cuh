@@ -116,7 +116,7 @@ template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forw
     float scaled[Slots::SLOTS];
     const bool usable = scale_weights<Slots>(p, weights, ids, native, scaled);
     if (native && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (native) write_runs<Slots, LANES == 2 && RANK <= 8 ? 4 : 2>(p, row, ids, selected, scaled);
+    if (native) write_runs<Slots, Slots::WIDTH>(p, row, ids, selected, scaled);
     if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     publish_fault(p.errors, fault);
 }

@@ -54,7 +54,7 @@ template <class T, int LANES, int MOST> MOERL_DEVICE void gate_forward_replay(co
     float scaled[Slots::SLOTS];
     const bool usable = scale_weights<Slots>(p, weights, ids, weighs, scaled);
     if (weighs && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (weighs) write_runs<Slots, 4>(p, row, ids, selected, scaled);
+    if (weighs) write_runs<Slots, Slots::WIDTH>(p, row, ids, selected, scaled);
     if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     publish_fault(p.errors, fault);
 }

@@ -8,7 +8,7 @@
 constexpr int MAX_SLOTS = 32;
 
 template <int OF> struct Group {
-    static constexpr bool IN_RUNS = false;
+    static constexpr int WIDTH = 1;
     static constexpr int LANES = OF;
     static constexpr int SLOTS = MAX_SLOTS / LANES;  // per lane
 
@@ -67,7 +67,8 @@ template <int OF> struct Group {
 // The slots of a row dealt in runs: lane l of LANES has the slots from l * SLOTS on. For kernels with few lanes a row and few slots, MOST in all.
 // Sums have the tree of Group::sum: what is left out there are zeros.
 template <int OF, int MOST> struct Runs {
-    static constexpr bool IN_RUNS = true;
+    // Slots that are read and written at once where they may be: with up to 8, k is most often a multiple of 4, and else of 2.
+    static constexpr int WIDTH = OF == 2 && MOST <= 8 ? 4 : 2;
     static constexpr int LANES = OF;
     static constexpr int SLOTS = MOST / LANES;  // per lane
 

@@ -254,7 +254,7 @@ fn plan_for_replay<E: Executor>(
         threads: 32 * warps as u32,
         shared_bytes: (warps * unit_bytes) as u32,
     };
-    let wide_stores = has_wide_slots(call, shape.top_k, 4);
+    let wide_stores = has_wide_slots(call, shape.top_k, if tier.lanes == 2 { 4 } else { 2 });
     Some(Plan { kernel: Kernel { image: "gate", name: name(&tier.names, element) }, grid, unit_bytes, wide_stores })
 }
 

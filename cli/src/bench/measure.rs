@@ -205,7 +205,7 @@ mod device {
 
         fn repeated<T: Pod + Send + Sync>(&self, stream: &Stream, row: &[T], times: usize) -> Result<DeviceBuffer<T>> {
             // A few megabytes come over the bus, of rows that end at a 16-byte boundary again; the device copies them.
-            let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times);
+            let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times.max(1));
             if size_of_val(row) * times % 16 != 0 || size_of_val(row) * rows % 16 != 0 {
                 return self.gpu.send(stream, &row.repeat(times));
             }

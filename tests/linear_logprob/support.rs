@@ -464,6 +464,11 @@ pub fn saved<B: Backend>(backend: &B, case: &Case) -> Vec<Partial> {
     forward(backend, case).saved
 }
 
+/// True where thousands of rows would take minutes: the kernels emulated under a sanitizer. Fewer rows reach the same lines.
+pub fn is_slow<B: Backend>(backend: &B) -> bool {
+    backend.name() == "emulator" && option_env!("MOERL_EMULATION_SANITIZE").is_some()
+}
+
 /// True for a backend that takes f32 factors as TF32.
 pub fn takes_tf32<B: Backend>(backend: &B) -> bool {
     backend.name() == "cuda"

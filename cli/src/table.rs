@@ -8,15 +8,18 @@ pub struct Table {
     heading: Vec<String>,
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
+    chart: Vec<bool>,
 }
 
 impl Table {
-    /// A table with these column names. A name that begins with `>` makes a column of numbers, which are set to the right.
+    /// A table with these column names. A name that begins with `>` makes a column of numbers, which are set to the right; one that begins
+    /// with `|` is of charts made of characters, which only text shows.
     pub fn new(columns: &[&str]) -> Table {
         Table {
-            heading: columns.iter().map(|name| name.trim_start_matches('>').to_owned()).collect(),
+            heading: columns.iter().map(|name| name.trim_start_matches(['>', '|']).to_owned()).collect(),
             rows: Vec::new(),
             right: columns.iter().map(|name| name.starts_with('>')).collect(),
+            chart: columns.iter().map(|name| name.starts_with('|')).collect(),
         }
     }
 
@@ -41,15 +44,18 @@ impl Table {
         self.heading.iter().any(|name| !name.is_empty())
     }
 
-    /// The names of the columns, and whether each holds numbers; a column without a single entry is left out.
+    /// The names of the columns, and whether each holds numbers; those of charts, and those without a single entry, are left out.
     pub fn columns(&self) -> Vec<(&str, bool)> {
-        self.used().map(|column| (self.heading[column].as_str(), self.right[column])).collect()
+        self.used()
+            .filter(|&column| !self.chart[column])
+            .map(|column| (self.heading[column].as_str(), self.right[column]))
+            .collect()
     }
 
     /// The cells of a row, likewise.
     pub fn cells(&self, row: usize) -> Vec<(&str, bool)> {
         let cell = |column: usize| self.rows[row].get(column).map_or("", String::as_str);
-        self.used().map(|column| (cell(column), self.right[column])).collect()
+        self.used().filter(|&column| !self.chart[column]).map(|column| (cell(column), self.right[column])).collect()
     }
 
     fn used(&self) -> impl Iterator<Item = usize> {

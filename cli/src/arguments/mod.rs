@@ -74,12 +74,70 @@ pub struct Generate {
     /// Seed: the same one gives the same file.
     #[arg(long, value_name = "S")]
     pub seed: u64,
+    /// Lengths of responses: uniform:LO,HI, fixed:N, or lognormal:MEAN,SIGMA of the logarithm (at most 16,384 tokens).
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "lognormal:6,0.8")]
+    pub lengths: Lengths,
+    /// How far the current policy has drifted from the old one, in updates.
+    #[arg(long, value_name = "UPDATES", default_value_t = 1.0, help_heading = "Policies")]
+    pub staleness: f64,
+    /// How noisy the rollout engine's kernels are, in multiples of a sound engine's.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Policies")]
+    pub rollout_noise: f64,
+    /// The precision of the rollout engine's logits.
+    #[arg(long, value_name = "TYPE", default_value = "bf16", help_heading = "Policies")]
+    pub rollout_precision: Precision,
+    /// Round the rollout's log-probabilities to bf16, as an engine does that forgets to widen them.
+    #[arg(long, help_heading = "Policies")]
+    pub bf16_logprobs: bool,
+    /// The share of a rollout's expert sets in which one expert is another, beside what noise changes.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = "Policies")]
+    pub changed_routes: f64,
     /// Write the tokens' log-probabilities instead of logits.
     #[arg(long)]
     pub no_logits: bool,
     /// The file to write.
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+}
+
+/// How long responses are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lengths {
+    /// Every length between the two, as likely as any other.
+    Uniform(usize, usize),
+    /// This one.
+    Fixed(usize),
+    /// Mean and deviation of the logarithm.
+    LogNormal(f64, f64),
+}
+
+impl std::str::FromStr for Lengths {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Lengths, String> {
+        let pair = |text: &str| text.split_once(',').map(|(a, b)| (a.trim().to_owned(), b.trim().to_owned()));
+        let found = match text.split_once(':') {
+            Some(("uniform", bounds)) => pair(bounds)
+                .and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)))
+                .filter(|&(low, high)| 1 <= low && low <= high)
+                .map(|(low, high)| Lengths::Uniform(low, high)),
+            Some(("fixed", length)) => length.trim().parse().ok().filter(|&n: &usize| n > 0).map(Lengths::Fixed),
+            Some(("lognormal", numbers)) => pair(numbers)
+                .and_then(|(mean, sigma)| Some((mean.parse::<f64>().ok()?, sigma.parse::<f64>().ok()?)))
+                .filter(|(mean, sigma)| mean.is_finite() && sigma.is_finite() && *sigma >= 0.0)
+                .map(|(mean, sigma)| Lengths::LogNormal(mean, sigma)),
+            _ => None,
+        };
+        found.ok_or_else(|| "needs uniform:LO,HI (1 ≤ LO ≤ HI), fixed:N or lognormal:MEAN,SIGMA".into())
+    }
+}
+
+/// The precision of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Numbers are rounded to 8 significant bits.
+    Bf16,
+    /// They are not.
+    F32,
 }
 
 /// `moerl routes`

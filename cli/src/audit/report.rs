@@ -240,7 +240,7 @@ fn routes_rows(table: &mut Table, routes: &Routes) {
 
 fn by_position(positions: &[Position]) -> Table {
     let most = positions.iter().map(|bin| bin.mean).fold(0.0, f64::max);
-    let mut table = Table::new(&[">position", ">tokens", ">|trainer - rollout|", ">one in ten above", ""]);
+    let mut table = Table::new(&[">position", ">tokens", ">|trainer - rollout|", ">one in ten above", "|"]);
     for bin in positions {
         table.row([
             format!("{} to {}", count(bin.first as u64), count(bin.last as u64)),
@@ -254,7 +254,7 @@ fn by_position(positions: &[Position]) -> Table {
 }
 
 fn by_change(policies: &Policies) -> Table {
-    let mut table = Table::new(&[">layers changed", ">tokens", ">|current - old|", ">trainer - rollout", ""]);
+    let mut table = Table::new(&[">layers changed", ">tokens", ">|current - old|", ">trainer - rollout", "|"]);
     let most = policies.by_route_change.iter().filter_map(|bin| bin.moved).fold(0.0, f64::max);
     for (sixteenths, bin) in policies.by_route_change.iter().enumerate().filter(|(_, bin)| bin.tokens > 0) {
         let share = percent(sixteenths as f64 / 16.0);
@@ -284,7 +284,7 @@ fn by_layer(routes: &Routes) -> Table {
         ">bad",
         ">max/mean",
         ">cv",
-        "load",
+        "|load",
     ]);
     let some = |n: u64| if n > 0 { count(n) } else { String::new() };
     let digits = |value: Option<f64>| value.map(|value| number(value, 3)).unwrap_or_default();

@@ -34,8 +34,9 @@ pub fn positions(inputs: &Inputs<'_>) -> Vec<Position> {
         .windows(2)
         .flat_map(|bounds| {
             let (first, end) = (bounds[0] as usize, bounds[1] as usize);
-            let counted = (first..end).filter(|&u| inputs.mask[u] != 0);
-            counted.map(move |u| ((u - first) as u32, (trainer[u] - rollout[u]).abs()))
+            let apart = move |u: usize| (trainer[u] - rollout[u]).abs();
+            let counted = (first..end).filter(move |&u| inputs.mask[u] != 0 && apart(u).is_finite());
+            counted.map(move |u| ((u - first) as u32, apart(u)))
         })
         .collect();
     tokens.sort_unstable_by_key(|&(position, _)| position);

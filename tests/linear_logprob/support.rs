@@ -222,8 +222,8 @@ impl<B: Backend> Stored<B> {
     }
 }
 
-/// Everything that a forward call can write, in a call that `launch` makes.
-fn run_forward<'c, B: Backend>(backend: &B, case: &'c Case, is_linear: bool) -> Result<Outputs, Error> {
+/// Everything that a forward call can write, on hidden states or on their logits.
+fn run_forward<B: Backend>(backend: &B, case: &Case, is_linear: bool) -> Result<Outputs, Error> {
     let stream = backend.stream()?;
     let Shape { rows, hidden: width, vocabulary } = case.shape;
     let tokens = backend.upload(&stream, &case.tokens)?;

@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(chunks(5, None, 4), [[Piece { at: 0, rows: 0..4 }], [Piece { at: 0, rows: 4..5 }]]);
         assert!(chunks(0, None, 4).is_empty() && absent(5, None).is_empty());
         assert!(chunks(5, Some(&[]), 4).is_empty());
-        assert_eq!(absent(5, Some(&[])), [0..5]);
+        assert!(absent(5, Some(&[])).into_iter().flatten().eq(0..5));
     }
 }

@@ -1,11 +1,7 @@
 //! Memory: the formula of the specification, and that a call takes no more.
 
 use moerl::element::Element;
-use moerl::error::Kind;
 use moerl::linear_logprob::{Config, Head, Shape};
-
-use crate::common::seeded;
-use crate::support::*;
 
 /// Rows, H, V' and R of the example.
 const EXAMPLE: Shape = Shape { rows: 65_536, hidden: 4096, vocabulary: 151_936 };
@@ -49,10 +45,14 @@ fn the_example_takes_what_the_specification_says() {
 #[test]
 fn a_call_stays_within_its_workspace() {
     use moerl::element::bf16;
+    use moerl::error::Kind;
     use moerl::linear_logprob::{Gradients, Projection, WeightGradient};
     use moerl::logprob::{Backward, Partial};
     use moerl::memory::{Matrix, MatrixMut, ViewMut};
     use moerl::{Backend, Emulator};
+
+    use crate::common::seeded;
+    use crate::support::*;
 
     let mut rng = seeded(90);
     for head in [Head::Bf16Logits, Head::F32Logits] {

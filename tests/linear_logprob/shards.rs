@@ -56,7 +56,9 @@ fn records<B: Backend>(backend: &B, case: &Case) -> Vec<Partial> {
 
 fn two_shards_make_the_outputs_and_gradients_of_one<B: Backend>(backend: &B) {
     let mut rng = seeded(80);
-    for (head, needed) in [(Head::F32Logits, None), (Head::F32Weights, None), (Head::F32Logits, Some(vec![5..140]))] {
+    for (head, needed) in
+        [(Head::F32Logits, None), (Head::F32Weights, None), (Head::F32Logits, Some(vec![5..70, 70..140]))]
+    {
         let mut case = Case::random(&mut rng, config(head, 128), shape(150, 16, 60));
         case.needed = needed;
         let up = Upstream::random(&mut rng, &case);
@@ -82,8 +84,8 @@ fn two_shards_make_the_outputs_and_gradients_of_one<B: Backend>(backend: &B) {
         let logprobs = backend.download(&stream, logprobs.view()).unwrap();
         let saved = backend.download(&stream, saved.view()).unwrap();
         // Each logit is the same sum of 16 products, in another product of matrices: 16·2⁻²⁴ of magnitudes below 20.
-        for r in 0..150 {
-            assert!((logprobs[r] - one.logprobs[r]).abs() <= 5e-5, "row {r}: {} {}", logprobs[r], one.logprobs[r]);
+        for (r, (found, expected)) in logprobs.iter().zip(&one.logprobs).enumerate() {
+            assert!((found - expected).abs() <= 5e-5, "row {r}: {found} {expected}");
         }
 
         let (d_hidden, d_weight) = backward(backend, &case, &one.saved, &up, Element::F32, WeightTarget::Sum);

@@ -222,8 +222,8 @@ impl<B: Backend> Stored<B> {
     }
 }
 
-/// Everything that a forward call can write, in a call that `launch` makes.
-fn run_forward<'c, B: Backend>(backend: &B, case: &'c Case, is_linear: bool) -> Result<Outputs, Error> {
+/// Everything that a forward call can write, on hidden states or on their logits.
+fn run_forward<B: Backend>(backend: &B, case: &Case, is_linear: bool) -> Result<Outputs, Error> {
     let stream = backend.stream()?;
     let Shape { rows, hidden: width, vocabulary } = case.shape;
     let tokens = backend.upload(&stream, &case.tokens)?;
@@ -462,6 +462,11 @@ pub fn exact_gradient(case: &Case, row: usize, up: &Upstream) -> Vec<f64> {
 /// Records of a call that only needs them.
 pub fn saved<B: Backend>(backend: &B, case: &Case) -> Vec<Partial> {
     forward(backend, case).saved
+}
+
+/// True where thousands of rows would take minutes: the kernels emulated under a sanitizer. Fewer rows reach the same lines.
+pub fn is_slow<B: Backend>(backend: &B) -> bool {
+    backend.name() == "emulator" && option_env!("MOERL_EMULATION_SANITIZE").is_some()
 }
 
 /// True for a backend that takes f32 factors as TF32.

@@ -46,4 +46,5 @@ MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 256) { backward_by_row
 MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 256) { backward_by_rows<f16, f16>(p); }
 MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 256) { backward_by_rows<float, float>(p); }
 MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 256) { backward_by_rows<bf16, float>(p); }
+MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 256) { backward_by_rows<float, bf16>(p); }
 MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 256) { backward_by_rows<f16, float>(p); }

@@ -126,14 +126,14 @@ fn many_rows_take_the_kernels_for_many() {
         emulator.launches().remove(0).kernel.name
     };
     let is_many = |name: &str| name.contains("many");
-    assert!(is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 1)));
-    assert!(!is_many(kernel(Config::softmax_selected(8), 64, 128, 8, 1)));
-    assert!(!is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 2)));
+    assert!(is_many(kernel(Config::softmax_selected(8), 5, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 4, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 5, 128, 8, 2)));
     assert!(is_many(kernel(Config::softmax_selected(10), 65, 512, 10, 1)));
     for preset in [Preset::DeepseekV3, Preset::Glm5, Preset::KimiK2, Preset::MinimaxM2] {
         let config = Config::preset(preset);
         let experts = if preset == Preset::KimiK2 { 384 } else { 256 };
-        assert!(is_many(kernel(config, 65, experts, 8, 1)), "{preset}");
+        assert!(is_many(kernel(config, 1, experts, 8, 1)), "{preset}");
     }
     // Rows that do not begin at 16 bytes, sums over the row, more slots than candidates.
     for (config, experts, k) in
@@ -267,7 +267,11 @@ fn cheap_telemetry_reads_no_logit_but_those_of_the_slots() {
     let given = Given { recorded_weights: Some(vec![0.1; 2400]), ..Given::default() };
     let (_, plain) = metered(|emulator| forward(emulator, &replay));
     let (_, cheap) = metered(|emulator| watch(emulator, &replay, Asked::Cheap, &given));
-    let logits = |traffic: &LaunchTraffic| traffic.buffer("router_logits").unwrap().loads;
+    // The lanes that share a row may be others.
+    let logits = |traffic: &LaunchTraffic| {
+        let loads = traffic.buffer("router_logits").unwrap().loads;
+        (loads.bytes, loads.once, loads.sectors)
+    };
     assert_eq!(logits(&cheap), logits(&plain));
     // Beside the forward's own bytes only the recorded weights and what was asked for.
     assert_eq!(cheap.buffer("recorded_weights").unwrap().loads.bytes, 2400 * 4);

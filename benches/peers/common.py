@@ -40,4 +40,6 @@ def compiled(function, device):
     """torch.compile, on a device: on the CPU its compiler would take longer than the rest of the program."""
     if device != "cuda":
         raise NotImplementedError("is compiled on a device alone")
+    # What was compiled for other shapes counts against a limit, past which the eager function would run under this name.
+    torch.compiler.reset()
     return torch.compile(function, dynamic=False)

@@ -56,6 +56,21 @@ pub fn hashed(i: usize) -> f32 {
     (mixed >> 40) as f32 / (1_u32 << 24) as f32
 }
 
+/// What `f` gives for 0, 1, …, by all the cores there are: a large case has a thousand million numbers.
+pub fn generate<T: Send + Clone + bytemuck::Zeroable>(len: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut numbers = vec![T::zeroed(); len];
+    let part = len.div_ceil(std::thread::available_parallelism().map_or(1, usize::from)).max(1 << 16);
+    std::thread::scope(|scope| {
+        for (turn, numbers) in numbers.chunks_mut(part).enumerate() {
+            let f = &f;
+            scope.spawn(move || {
+                numbers.iter_mut().enumerate().for_each(|(i, number)| *number = f(turn * part + i));
+            });
+        }
+    });
+    numbers
+}
+
 /// Something like a standard normal variable, a function of `i` alone.
 pub fn normal(i: usize) -> f32 {
     (0..4).map(|j| hashed(4 * i + j) - 0.5).sum::<f32>() * 3_f32.sqrt()

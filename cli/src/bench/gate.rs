@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use moerl::Buffer;
 use moerl::element::{Float, bf16};
 use moerl::gate::{Backward, Config, Forward, Preset};
 use moerl::memory::{Matrix, MatrixMut};
-use moerl::{Backend, Buffer};
 
-use super::case::{Call, Case, Floor, Scale, normal};
+use super::case::{Call, Case, Floor, Scale, generate, normal};
+use super::measure::Measure;
 
 /// Presets with their experts and k.
 const ROUTERS: [(Preset, usize, usize); 6] = [
@@ -28,7 +29,7 @@ struct Shape {
 }
 
 /// All of them.
-pub fn cases<B: Backend + 'static>(scale: Scale) -> Vec<Case<B>> {
+pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     let tokens: &[usize] = if scale == Scale::Full { &[1, 64, 4096, 16_384, 65_536] } else { &[64] };
     let mut cases = Vec::new();
     for (preset, experts, k) in ROUTERS {
@@ -41,7 +42,7 @@ pub fn cases<B: Backend + 'static>(scale: Scale) -> Vec<Case<B>> {
     cases
 }
 
-fn of_type<B: Backend + 'static, T: Float>(shape: Shape) -> [Case<B>; 3] {
+fn of_type<B: Measure + 'static, T: Float>(shape: Shape) -> [Case<B>; 3] {
     let Shape { preset, tokens, experts, k } = shape;
     let (row, slots) = ((tokens * experts * T::ELEMENT.size()) as u64, (tokens * k) as u64);
     let bias = if Config::preset(preset).needs_selection_bias { 4 * experts as u64 } else { 0 };
@@ -74,10 +75,10 @@ fn routes(shape: Shape, t: usize) -> impl Iterator<Item = usize> {
 }
 
 fn logits<T: Float>(shape: Shape) -> Vec<T> {
-    (0..shape.tokens * shape.experts).map(|i| T::from_f32(2.0 * normal(i))).collect()
+    generate(shape.tokens * shape.experts, |i| T::from_f32(2.0 * normal(i)))
 }
 
-fn forward<B: Backend + 'static, T: Float>(
+fn forward<B: Measure + 'static, T: Float>(
     backend: &B,
     stream: &B::Stream,
     shape: Shape,
@@ -104,14 +105,13 @@ fn forward<B: Backend + 'static, T: Float>(
     }))
 }
 
-fn backward<B: Backend + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
+fn backward<B: Measure + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
     let Shape { preset, tokens, experts, k } = shape;
     let config = Config::preset(preset);
-    let all = logits::<f32>(shape);
     let ids: Vec<i32> = (0..tokens).flat_map(|t| routes(shape, t)).map(|e| e as i32).collect();
-    let selected: Vec<f32> = (0..tokens * k).map(|slot| all[slot / k * experts + ids[slot] as usize]).collect();
+    let selected = generate(tokens * k, |slot| 2.0 * normal(slot / k * experts + ids[slot] as usize));
     let (ids, selected) = (backend.upload(stream, &ids)?, backend.upload(stream, &selected)?);
-    let upstream = backend.upload(stream, &(0..tokens * k).map(normal).collect::<Vec<f32>>())?;
+    let upstream = backend.upload(stream, &generate(tokens * k, normal))?;
     let mut gradient = backend.allocate::<T>(stream, tokens * experts)?;
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         let upstream = Matrix::new(upstream.view(), tokens, k)?;

@@ -1,11 +1,12 @@
 //! Vocabularies of released models: forward, and backward with none, most and all of the rows clipped.
 
+use moerl::Buffer;
 use moerl::element::{Float, bf16};
 use moerl::logprob::{Backward, Config, Forward, Gradient, Partial, workspace_bytes};
 use moerl::memory::{Matrix, MatrixMut};
-use moerl::{Backend, Buffer};
 
 use super::case::{Call, Case, Floor, Scale, normal};
+use super::measure::Measure;
 
 /// 50257 is odd, so that almost no row begins at a 16-byte boundary.
 const VOCABULARIES: [usize; 5] = [32_000, 50_257, 128_256, 151_936, 262_144];
@@ -23,7 +24,7 @@ struct Shape {
 }
 
 /// All of them.
-pub fn cases<B: Backend + 'static>(scale: Scale) -> Vec<Case<B>> {
+pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     let mut cases = Vec::new();
     let shapes = match scale {
         Scale::Full => VOCABULARIES.map(|vocabulary| Shape { rows: ROWS, vocabulary }).to_vec(),
@@ -46,7 +47,7 @@ fn name(shape: Shape) -> String {
     format!("N={} V={}", shape.rows, shape.vocabulary)
 }
 
-fn forward_case<B: Backend + 'static, T: Float>(shape: Shape) -> Case<B> {
+fn forward_case<B: Measure + 'static, T: Float>(shape: Shape) -> Case<B> {
     let rows = shape.rows as u64;
     Case {
         noun: "logprob",
@@ -58,7 +59,7 @@ fn forward_case<B: Backend + 'static, T: Float>(shape: Shape) -> Case<B> {
     }
 }
 
-fn training<B: Backend + 'static, T: Float>(shape: Shape) -> Vec<Case<B>> {
+fn training<B: Measure + 'static, T: Float>(shape: Shape) -> Vec<Case<B>> {
     let mut cases = vec![forward_case::<B, T>(shape)];
     for clipped in CLIPPED {
         let live = (0..shape.rows).filter(|&row| is_live(row, clipped)).count() as u64;
@@ -81,17 +82,18 @@ fn is_live(row: usize, clipped: usize) -> bool {
 }
 
 /// One row, again and again: no branch of a kernel depends on the numbers.
-fn logits<T: Float>(shape: Shape) -> Vec<T> {
-    (0..shape.vocabulary).map(|j| T::from_f32(3.0 * normal(j))).collect::<Vec<T>>().repeat(shape.rows)
+fn logits<B: Measure, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<B::Buffer<T>> {
+    let row: Vec<T> = (0..shape.vocabulary).map(|j| T::from_f32(3.0 * normal(j))).collect();
+    backend.repeated(stream, &row, shape.rows)
 }
 
 fn tokens(shape: Shape) -> Vec<i32> {
     (0..shape.rows).map(|row| (row * 31 % shape.vocabulary) as i32).collect()
 }
 
-fn forward<B: Backend + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
+fn forward<B: Measure + 'static, T: Float>(backend: &B, stream: &B::Stream, shape: Shape) -> moerl::Result<Call<B>> {
     let Shape { rows, vocabulary } = shape;
-    let logits = backend.upload(stream, &logits::<T>(shape))?;
+    let logits = logits::<B, T>(backend, stream, shape)?;
     let tokens = backend.upload(stream, &tokens(shape))?;
     let mut logprobs = backend.allocate::<f32>(stream, rows)?;
     let mut entropy = backend.allocate::<f32>(stream, rows)?;
@@ -108,14 +110,14 @@ fn forward<B: Backend + 'static, T: Float>(backend: &B, stream: &B::Stream, shap
     }))
 }
 
-fn backward<B: Backend + 'static, T: Float>(
+fn backward<B: Measure + 'static, T: Float>(
     backend: &B,
     stream: &B::Stream,
     shape: Shape,
     clipped: usize,
 ) -> moerl::Result<Call<B>> {
     let Shape { rows, vocabulary } = shape;
-    let logits = backend.upload(stream, &logits::<T>(shape))?;
+    let logits = logits::<B, T>(backend, stream, shape)?;
     let tokens = backend.upload(stream, &tokens(shape))?;
     let upstream: Vec<f32> = (0..rows).map(|row| f32::from(u8::from(is_live(row, clipped)))).collect();
     let upstream = backend.upload(stream, &upstream)?;

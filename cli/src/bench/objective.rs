@@ -2,12 +2,13 @@
 
 use moerl::element::Element;
 use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};
-use moerl::{Backend, Buffer, diagnostics};
+use moerl::{Buffer, diagnostics};
 
-use super::case::{Call, Case, Floor, Scale, hashed, normal};
+use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
+use super::measure::Measure;
 
 /// All of them.
-pub fn cases<B: Backend + 'static>(scale: Scale) -> Vec<Case<B>> {
+pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     let sizes: &[usize] = if scale == Scale::Full { &[1 << 20, 1 << 24] } else { &[1 << 15] };
     // Both read 9 bytes a token for the sums or the ratios, 1 for the count or the gradient, and write 4.
     let objectives = [("ppo_clip", Config::ppo_clip(0.2, 0.28)), ("gspo", Config::gspo(3e-4, 4e-4))];
@@ -59,7 +60,7 @@ fn distributions(tokens: usize) -> Vec<(Vec<usize>, &'static str)> {
     ]
 }
 
-fn objective_call<B: Backend + 'static>(
+fn objective_call<B: Measure + 'static>(
     backend: &B,
     stream: &B::Stream,
     lengths: &[usize],
@@ -68,8 +69,8 @@ fn objective_call<B: Backend + 'static>(
 ) -> moerl::Result<Call<B>> {
     let tokens: usize = lengths.iter().sum();
     let plan = Plan::new(backend, stream, &Segments::from_lengths(lengths.iter().copied())?)?;
-    let old: Vec<f32> = (0..tokens).map(|u| -5.0 * hashed(u)).collect();
-    let new: Vec<f32> = old.iter().enumerate().map(|(u, o)| o - 0.1 * hashed(u + tokens)).collect();
+    let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));
+    let new: Vec<f32> = generate(tokens, |u| old[u] - 0.1 * hashed(u + tokens));
     let advantages: Vec<f32> = (0..lengths.len()).map(normal).collect();
     let (old, new) = (backend.upload(stream, &old)?, backend.upload(stream, &new)?);
     let advantages = backend.upload(stream, &advantages)?;

@@ -4,14 +4,15 @@
 //! A stage is all its calls together: every layer of the gate, every chunk of the logits. One layer's and one chunk's arrays are used again
 //! and again (48 layers of them would not fit, and are far out of every cache all the same).
 
+use moerl::Buffer;
 use moerl::element::{Element, bf16};
 use moerl::gate::{self, Preset};
 use moerl::logprob::{self, Partial};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::objective::{self, Advantages, Batch, Denominators, Output, Plan, Segments};
-use moerl::{Backend, Buffer};
 
-use super::case::{Call, Case, Floor, Prepare, Scale, hashed, normal};
+use super::case::{Call, Case, Floor, Prepare, Scale, generate, hashed, normal};
+use super::measure::Measure;
 
 const TOP_K: usize = 8;
 
@@ -26,7 +27,7 @@ struct Size {
 }
 
 /// The stages.
-pub fn cases<B: Backend + 'static>(scale: Scale) -> Vec<Case<B>> {
+pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     let size = match scale {
         Scale::Full => Size { tokens: 65_536, layers: 48, experts: 128, vocabulary: 151_936, chunk: 8192 },
         Scale::Small => Size { tokens: 64, layers: 2, experts: 128, vocabulary: 4096, chunk: 32 },
@@ -82,10 +83,10 @@ fn routes(size: Size) -> impl Iterator<Item = usize> {
     (0..size.tokens).flat_map(move |t| (0..TOP_K).map(move |j| (t * 17 + j * (2 * (t % 8) + 1)) % size.experts))
 }
 
-fn gate_forward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
+fn gate_forward<B: Measure + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
     let Size { tokens, layers, experts, .. } = size;
     let config = gate::Config::preset(Preset::Qwen3);
-    let logits: Vec<bf16> = (0..tokens * experts).map(|i| bf16::from_f32(2.0 * normal(i))).collect();
+    let logits: Vec<bf16> = generate(tokens * experts, |i| bf16::from_f32(2.0 * normal(i)));
     let logits = backend.upload(stream, &logits)?;
     let forced = backend.upload(stream, &routes(size).map(|e| e as u8).collect::<Vec<_>>())?;
     let mut ids = backend.allocate::<i32>(stream, tokens * TOP_K)?;
@@ -103,7 +104,7 @@ fn gate_forward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Siz
     }))
 }
 
-fn gate_backward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
+fn gate_backward<B: Measure + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
     let Size { tokens, layers, experts, .. } = size;
     let config = gate::Config::preset(Preset::Qwen3);
     let ids = backend.upload(stream, &routes(size).map(|e| e as i32).collect::<Vec<_>>())?;
@@ -121,7 +122,7 @@ fn gate_backward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Si
 }
 
 /// The arrays of a chunk of logits.
-struct Chunk<B: Backend> {
+struct Chunk<B: Measure> {
     size: Size,
     logits: B::Buffer<bf16>,
     tokens: B::Buffer<i32>,
@@ -131,14 +132,14 @@ struct Chunk<B: Backend> {
     workspace: B::Buffer<u8>,
 }
 
-impl<B: Backend> Chunk<B> {
+impl<B: Measure> Chunk<B> {
     fn new(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Chunk<B>> {
         let Size { vocabulary, chunk, .. } = size;
         let row: Vec<bf16> = (0..vocabulary).map(|j| bf16::from_f32(3.0 * normal(j))).collect();
         let tokens: Vec<i32> = (0..chunk).map(|row| (row * 31 % vocabulary) as i32).collect();
         Ok(Chunk {
             size,
-            logits: backend.upload(stream, &row.repeat(chunk))?,
+            logits: backend.repeated(stream, &row, chunk)?,
             tokens: backend.upload(stream, &tokens)?,
             logprobs: backend.allocate(stream, chunk)?,
             entropy: backend.allocate(stream, chunk)?,
@@ -163,14 +164,14 @@ impl<B: Backend> Chunk<B> {
     }
 }
 
-fn logprob_forward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
+fn logprob_forward<B: Measure + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
     let mut chunk = Chunk::<B>::new(backend, stream, size)?;
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         (0..chunk.chunks()).try_for_each(|_| chunk.forward(backend, stream))
     }))
 }
 
-fn logprob_backward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
+fn logprob_backward<B: Measure + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
     let Size { vocabulary, chunk: rows, .. } = size;
     let mut chunk = Chunk::<B>::new(backend, stream, size)?;
     chunk.forward(backend, stream)?;
@@ -191,7 +192,7 @@ fn logprob_backward<B: Backend + 'static>(backend: &B, stream: &B::Stream, size:
     }))
 }
 
-fn gspo<B: Backend + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
+fn gspo<B: Measure + 'static>(backend: &B, stream: &B::Stream, size: Size) -> moerl::Result<Call<B>> {
     let tokens = size.tokens;
     // 16 answers, some far longer than others.
     let cuts = (0..=16).map(|i| (tokens as f64 * (f64::from(i) / 16.0).powf(1.5)) as usize);

@@ -14,6 +14,9 @@ mod backward;
 mod backward_emulated;
 #[path = "gate/bad_input.rs"]
 mod bad_input;
+#[cfg(feature = "cuda")]
+#[path = "gate/graph.rs"]
+mod graph;
 #[path = "gate/harness.rs"]
 mod harness;
 #[cfg(any(feature = "cuda", feature = "emulate"))]

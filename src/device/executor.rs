@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use bytemuck::Pod;
 
 use crate::backend::Buffer;
-use crate::error::Result;
+use crate::element::Element;
+use crate::error::{Checks, Kind, Result};
 use crate::memory::{Layout, Matrix, MatrixMut, Memory, View, ViewMut};
 
 /// A kernel: the file `kernels/<image>.cu` and the name it is declared with there.
@@ -65,10 +66,10 @@ pub trait Executor {
     /// How many blocks run side by side at full speed: the multiprocessors of the device. Never part of a result's bits.
     fn multiprocessors(&self) -> u32;
 
-    /// Queues a product of matrices whose shapes fit.
+    /// Queues a product of matrices.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::Error::Unavailable) where this build or machine has nothing that multiplies.
+    /// [`Product::validate`]'s; [`Error::Unavailable`](crate::Error::Unavailable) where this build or machine has nothing that multiplies.
     fn multiply(&self, stream: &Self::Stream, product: Product<'_, Self::Memory>) -> Result<()>;
 
     /// Queues one kernel. Allocates nothing and waits for nothing.
@@ -99,6 +100,26 @@ pub struct Product<'a, M> {
     pub is_added: bool,
     /// What the product may use for itself, at a multiple of 256.
     pub workspace: ViewMut<'a, u8, M>,
+}
+
+impl<M: Memory> Product<'_, M> {
+    /// # Errors
+    /// `Shape` where the factors do not fit each other or the product, `Dtype` where their types do not, `Alignment` of the workspace.
+    pub fn validate(&self) -> Result<()> {
+        let ((rows, k), (inner, columns)) = (self.a.shape(), self.b.shape());
+        let (a, b, to) = (self.a.matrix.element(), self.b.matrix.element(), self.to.element());
+        let mut checks = Checks::new();
+        checks
+            .shape("b", &[inner, columns], &[k, columns])
+            .shape("to", &[self.to.rows(), self.to.columns()], &[rows, columns])
+            .require(a == b && Element::FLOATS.contains(&a) && (to == a || to == Element::F32), Kind::Dtype, "to", || {
+                format!("holds {to}, the factors {a} and {b}: they must be one floating-point type, and it that type or f32")
+            })
+            .require(self.workspace.address().is_multiple_of(256), Kind::Alignment, "workspace", || {
+                format!("address {:#x} is not a multiple of 256", self.workspace.address())
+            });
+        checks.finish()
+    }
 }
 
 /// A factor of a [`Product`].

@@ -5,7 +5,7 @@ use std::ops::Range;
 use moerl::Buffer;
 use moerl::device::bandwidth;
 use moerl::device::executor::Executor;
-use moerl::element::Float;
+use moerl::element::{Float, Scalar};
 use moerl::memory::{View, ViewMut};
 use rand_distr::{Distribution, StandardNormal};
 
@@ -31,21 +31,28 @@ impl<T: Float> Tile<T> {
     /// Makes an array of it. Both its address and its length must be multiples of 16 bytes.
     pub fn lay<E: Executor>(&self, executor: &E, stream: &E::Stream, mut array: ViewMut<'_, T, E::Memory>) {
         let tile = executor.send(stream, &self.0).unwrap();
-        let tile = bytes(tile.view());
-        let (address, len) = (array.reborrow().address(), array.len() * size_of::<T>());
-        for begin in (0..len).step_by(tile.len()) {
-            let part = tile.len().min(len - begin);
-            // SAFETY: inside `array`, which nobody else sees while this runs; any bytes are elements of it.
-            let to = unsafe { ViewMut::from_raw(address + begin, part) };
-            bandwidth::copy(executor, stream, tile.slice(0..part), to).unwrap();
+        for begin in (0..array.len()).step_by(LENGTH) {
+            let part = LENGTH.min(array.len() - begin);
+            copy(executor, stream, tile.view().slice(0..part), array.reborrow().slice(begin..begin + part));
         }
         executor.wait(stream).unwrap();
     }
 }
 
-fn bytes<'a, T: Float, M: moerl::memory::Memory>(array: View<'a, T, M>) -> View<'a, u8, M> {
-    // SAFETY: the same memory, as long as it lives.
-    unsafe { View::from_raw(array.address(), array.len() * size_of::<T>()) }
+/// Copies an array on the device. Addresses and lengths must be multiples of 16 bytes.
+pub fn copy<E: Executor, T: Scalar>(
+    executor: &E,
+    stream: &E::Stream,
+    from: View<'_, T, E::Memory>,
+    to: ViewMut<'_, T, E::Memory>,
+) {
+    assert_eq!(from.len(), to.len());
+    let bytes = from.len() * size_of::<T>();
+    // SAFETY: the memory of `from`, borrowed for as long; any bytes may be read as such.
+    let from = unsafe { View::from_raw(from.address(), bytes) };
+    // SAFETY: the memory of `to`, which nobody else sees meanwhile; what is written are elements of `from`.
+    let to = unsafe { ViewMut::from_raw(to.address(), bytes) };
+    bandwidth::copy(executor, stream, from, to).unwrap();
 }
 
 /// Waits for other large tests to end; `None`, and why, where the device has no room for so many bytes.

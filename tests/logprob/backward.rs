@@ -81,6 +81,7 @@ fn gradients_agree_with_f64<B: Backend>(backend: &B) {
         let what = format!("{columns} columns");
         let (inputs, up) = case::<f32>(1, 20, columns);
         check::<B, f32, f32>(backend, &what, &inputs, &up);
+        check::<B, f32, bf16>(backend, &what, &inputs, &up);
         let (inputs, up) = case::<bf16>(2, 20, columns);
         check::<B, bf16, bf16>(backend, &what, &inputs, &up);
         check::<B, bf16, f32>(backend, &what, &inputs, &up);
@@ -292,6 +293,7 @@ fn any_alignment_of_logits_and_gradient_gives_the_same_bits<B: Backend>(backend:
     run::<B, bf16, bf16>(backend);
     run::<B, bf16, f32>(backend);
     run::<B, f32, f32>(backend);
+    run::<B, f32, bf16>(backend);
 }
 
 fn saved_state_may_be_used_again<B: Backend>(backend: &B) {

@@ -2,12 +2,13 @@
 
 use moerl::device::executor::Executor;
 use moerl::element::{Float, bf16};
-use moerl::logprob::{Backward, Config, Forward, Gradient, Partial};
+use moerl::logprob::{Backward, Config, Forward, Gradient, KeepSets, Partial};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer};
 
 use crate::backward::worst_gradient;
-use crate::common::large::Tile;
+use crate::common::large::{Tile, copy};
+use crate::keep::assert_kept;
 use crate::support::*;
 
 /// Rows to look at closely: the first, the middle ones, those on both sides of logits 2³¹ and 2³², the last.
@@ -111,9 +112,92 @@ fn check<B: Executor, T: Float>(backend: &B, rows: usize, columns: usize, in_pla
     }
 }
 
+/// Keep-sets of all columns and of every other one in turn, forward and backward, in place; the chosen rows as they are alone.
+fn check_kept<B: Executor>(backend: &B, rows: usize, columns: usize) {
+    let stream = backend.stream().unwrap();
+    let tile = Tile::<bf16>::new(3, 3.0);
+    let mut logits = backend.allocate::<bf16>(&stream, rows * columns).unwrap();
+    tile.lay(backend, &stream, logits.view_mut());
+    let set = |r: usize| (0..columns as i32).step_by(1 + r % 2).collect::<Vec<_>>();
+    let mut offsets = vec![0i64];
+    offsets.extend((0..rows).scan(0, |end, r| {
+        *end += (columns >> (r % 2)) as i64;
+        Some(*end)
+    }));
+    let count = offsets[rows] as usize;
+    let mut ids = backend.allocate::<i32>(&stream, count).unwrap();
+    let sets = [0, 1].map(|r| backend.upload(&stream, &set(r)).unwrap());
+    for r in 0..rows {
+        let place = offsets[r] as usize..offsets[r + 1] as usize;
+        copy(backend, &stream, sets[r % 2].view(), ids.view_mut().slice(place));
+    }
+    let token = |r: usize| (r * 7919 % columns) as i32 & !1;
+    let tokens = backend.upload(&stream, &(0..rows).map(token).collect::<Vec<_>>()).unwrap();
+    let offsets = backend.upload(&stream, &offsets).unwrap();
+
+    let chosen: Vec<usize> = vec![0, 1, rows / 2, rows / 2 + 1, rows - 2, rows - 1];
+    let numbers: Vec<bf16> = chosen.iter().flat_map(|&r| tile.range(r * columns..(r + 1) * columns)).collect();
+    let alone = Inputs {
+        tokens: Some(chosen.iter().map(|&r| i64::from(token(r))).collect()),
+        keep: Some(Keep::of(&chosen.iter().map(|&r| set(r)).collect::<Vec<_>>())),
+        ..Inputs::new(chosen.len(), columns, numbers)
+    };
+    let expected = forward(backend, &alone, Asked { kept: true, ..EVERYTHING });
+    assert_kept(&alone, &expected, "the chosen rows");
+
+    let floats = || backend.upload(&stream, &vec![UNTOUCHED; rows]).unwrap();
+    let (mut logprobs, mut entropy, mut mass) = (floats(), floats(), floats());
+    let mut saved = backend.allocate::<Partial>(&stream, rows).unwrap();
+    let mut kept_saved = backend.allocate::<Partial>(&stream, rows).unwrap();
+    let mut word = backend.error_word(&stream).unwrap();
+    let mut call = Forward::new(Matrix::new(logits.view(), rows, columns).unwrap());
+    call.tokens = Some(Matrix::new(tokens.view(), rows, 1).unwrap());
+    call.keep = Some(KeepSets { ids: ids.view(), offsets: offsets.view() });
+    call.kept_logprobs = Some(logprobs.view_mut());
+    call.kept_entropy = Some(entropy.view_mut());
+    call.kept_mass = Some(mass.view_mut());
+    call.saved = Some(saved.view_mut());
+    call.kept_saved = Some(kept_saved.view_mut());
+    call.errors = Some(word.view_mut());
+    backend.logprob_forward(&stream, &alone.config, call).unwrap();
+    backend.check(&stream, &mut word).unwrap();
+    let found = [&logprobs, &entropy, &mass].map(|values| backend.download(&stream, values.view()).unwrap());
+    for (i, &r) in chosen.iter().enumerate() {
+        let bits = found.each_ref().map(|values| values[r].to_bits());
+        let alone = [expected.kept_logprobs[i], expected.kept_entropy[i], expected.kept_mass[i]];
+        assert_eq!(bits, alone.map(f32::to_bits), "row {r} of {rows}, {count} ids");
+    }
+    assert!(found.iter().flatten().all(|&x| x != UNTOUCHED && x.is_finite()), "{count} ids");
+
+    let upstream = Tile::<f32>::new(4, 1.0);
+    let [a, b] = [0, 1].map(|part| upstream.range(part * rows..(part + 1) * rows).collect::<Vec<_>>());
+    let (d_logprobs, d_entropy) = (backend.upload(&stream, &a).unwrap(), backend.upload(&stream, &b).unwrap());
+    let gradient = Gradient::InPlace(MatrixMut::new(logits.view_mut(), rows, columns).unwrap());
+    let mut call = Backward::new(gradient, saved.view());
+    call.tokens = Some(Matrix::new(tokens.view(), rows, 1).unwrap());
+    call.keep = Some(KeepSets { ids: ids.view(), offsets: offsets.view() });
+    call.kept_saved = Some(kept_saved.view());
+    call.d_kept_logprobs = Some(d_logprobs.view());
+    call.d_kept_entropy = Some(d_entropy.view());
+    backend.logprob_backward(&stream, &alone.config, call).unwrap();
+    let pick = |values: &[f32]| chosen.iter().map(|&r| values[r]).collect();
+    let kept = KeptUpstream { saved: expected.kept_saved, logprobs: pick(&a), entropy: pick(&b) };
+    let up = Upstream { kept: Some(kept), ..Upstream::default() };
+    let expected: Vec<bf16> = backward(backend, &alone, &expected.saved, &up, Target::Apart);
+    for (i, &r) in chosen.iter().enumerate() {
+        let found = backend.download(&stream, logits.view().slice(r * columns..(r + 1) * columns)).unwrap();
+        assert!(found == expected[i * columns..][..columns], "gradient of row {r} of {rows}, {count} ids");
+    }
+}
+
 #[cfg(feature = "emulate")]
 mod emulator {
     use super::*;
+
+    #[test]
+    fn few_kept_ids_are_checked_as_many() {
+        check_kept(&moerl::Emulator::new(), 8, 4112);
+    }
 
     #[test]
     fn few_rows_are_checked_as_many() {
@@ -154,6 +238,17 @@ mod cuda {
         let (rows, columns) = (16_384, 262_144);
         let Some(_alone) = room(&gpu, "2^32 logits in place", 2 * rows * columns) else { return };
         check::<_, bf16>(&gpu, rows, columns, true);
+    }
+
+    #[test]
+    fn more_than_two_to_the_31_kept_ids() {
+        let Some(gpu) = common::cuda() else { return };
+        // Two rows have three halves of the columns between them.
+        let (rows, columns) = (10_930, 262_144);
+        let ids = rows / 2 * (columns + columns / 2);
+        assert!(ids > 1 << 31);
+        let Some(_alone) = room(&gpu, "2^31 kept ids", 4 * ids + 2 * rows * columns) else { return };
+        check_kept(&gpu, rows, columns);
     }
 
     #[test]

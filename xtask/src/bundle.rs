@@ -70,7 +70,7 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
 fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     let mut command = workspace.cargo();
     command.args(["test", "--no-run", "--package", "moerl", "--package", "moerl-cli", "--lib", "--bins", "--tests"]);
-    command.args(["--release", "--message-format=json-render-diagnostics"]);
+    command.args(["--features", "moerl-cli/linear", "--release", "--message-format=json-render-diagnostics"]);
     // Every binary carries the images: machine code for two generations, and PTX from which the driver makes the rest.
     if std::env::var_os("CUDA_COMPUTE_CAPS").is_none() {
         command.env("CUDA_COMPUTE_CAPS", "80,90");

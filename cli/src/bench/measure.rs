@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+use moerl::device::executor::Product;
 use moerl::{Backend, Reference};
 
 use super::case::Call;
@@ -57,6 +58,20 @@ pub trait Measure: Backend + Sized {
         times: usize,
     ) -> moerl::Result<Self::Buffer<T>> {
         self.upload(stream, &row.repeat(times))
+    }
+
+    /// True if products of matrices are worth measuring alone, by [`multiply`](Measure::multiply).
+    const TIMES_PRODUCTS: bool = false;
+
+    /// Queues a product of matrices.
+    ///
+    /// # Errors
+    /// [`moerl::Error::Unavailable`] where nothing multiplies.
+    fn multiply(&self, _: &Self::Stream, _: Product<'_, Self::Memory>) -> moerl::Result<()> {
+        Err(moerl::Error::Unavailable {
+            what: format!("products are not measured on {}", self.name()),
+            fix: "measure them on a device".into(),
+        })
     }
 
     /// Measures one call.
@@ -116,7 +131,7 @@ mod device {
     use bytemuck::Pod;
     use moerl::device::bandwidth;
     use moerl::device::cuda::{DeviceBuffer, Stream};
-    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
     use moerl::memory::{Device, View, ViewMut};
     use moerl::{Buffer, Cuda, Result};
 
@@ -182,6 +197,12 @@ mod device {
     }
 
     impl Measure for Timed {
+        const TIMES_PRODUCTS: bool = cfg!(feature = "linear");
+
+        fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+            self.gpu.multiply(stream, product)
+        }
+
         fn repeated<T: Pod + Send + Sync>(&self, stream: &Stream, row: &[T], times: usize) -> Result<DeviceBuffer<T>> {
             // A few megabytes come over the bus, of rows that end at a 16-byte boundary again; the device copies them.
             let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times);
@@ -260,6 +281,9 @@ mod device {
         }
         fn multiprocessors(&self) -> u32 {
             self.gpu.multiprocessors()
+        }
+        fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+            self.gpu.multiply(stream, product)
         }
 
         unsafe fn launch<P: Parameters>(

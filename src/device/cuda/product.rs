@@ -35,6 +35,7 @@ impl Products {
 
     /// Queues one.
     pub(super) fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+        product.validate()?;
         let _entered = self.context.enter()?;
         let opened = self.library.get_or_init(|| Opened::new(&self.context)).as_ref().map_err(Clone::clone)?;
         opened.multiply(stream, product)
@@ -132,7 +133,8 @@ impl Opened {
         };
         let (alpha, beta) = (1.0_f32, f32::from(u8::from(is_added)));
         let address = to.address() as *mut c_void;
-        // SAFETY: the plan's layouts are those of the matrices, which are device memory lent to this call, as the workspace is; the library
+        // SAFETY: the plan's layouts are those of the matrices, whose shapes fit (`Product::validate`) and which are device memory lent to this
+        // call, the product for writing alone, as the workspace is; the library
         // reads alpha and beta before it returns.
         let status = unsafe {
             (self.library.multiply)(

@@ -6,6 +6,7 @@ use crate::memory::Host;
 
 /// Every element is one sum in f32, in the order of k.
 pub(super) fn multiply(mut product: Product<'_, Host>) -> Result<()> {
+    product.validate()?;
     let (rows, k) = product.a.shape();
     let (_, columns) = product.b.shape();
     let a = rows_of(&product.a, rows, k);

@@ -197,7 +197,7 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
     for first in (0..n).step_by(step) {
         let range = first..(first + step).min(n);
         let mut chunk = Chunk::new(context, plan, logits, (layers, experts), range.clone())?;
-        for layer in 0..layers {
+        for (layer, load) in load.iter_mut().enumerate() {
             let d_weights = upstream(context.file, plan.top_k, layer, range.clone());
             let mut native_ids = Vec::new();
             for direction in &mut directions {
@@ -212,7 +212,7 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
                 output.write(weights, at, &choice.weights)?;
                 if direction.forced == plan.replay.is_some() {
                     let experts = choice.ids.iter().filter_map(|&id| usize::try_from(id).ok());
-                    experts.for_each(|expert| load[layer][expert] += 1);
+                    experts.for_each(|expert| load[expert] += 1);
                 }
                 if !direction.forced {
                     native_ids = choice.ids;

@@ -206,7 +206,7 @@ mod device {
         fn repeated<T: Pod + Send + Sync>(&self, stream: &Stream, row: &[T], times: usize) -> Result<DeviceBuffer<T>> {
             // A few megabytes come over the bus, of rows that end at a 16-byte boundary again; the device copies them.
             let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times.max(1));
-            if size_of_val(row) * times % 16 != 0 || size_of_val(row) * rows % 16 != 0 {
+            if [times, rows].iter().any(|rows| !(size_of_val(row) * rows).is_multiple_of(16)) {
                 return self.gpu.send(stream, &row.repeat(times));
             }
             let block = self.gpu.send(stream, bytemuck::cast_slice::<T, u8>(&row.repeat(rows)))?;

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Draft, Folder, assert_refused, close, data, moerl, process, report, shipped, small, step};
+use common::{Draft, Folder, assert_refused, close, data, moerl, process, shipped, small, step};
 use moerl::element::f16;
 use moerl_cli::step::Report;
 use moerl_cli::stepfile::{Container, StepFile};

@@ -19,7 +19,7 @@
 //   MOERL_KERNEL(name, Params, max_threads) { ... uses p ... }
 //
 // one per line and instantiation, at the start of the line: the build scans for exactly that. MOERL_ALL_REGISTERS(name, Params, max_threads)
-// may stand before it.
+// or MOERL_RESIDENT(name, Params, max_threads, blocks) may stand before it.
 #pragma once
 
 #include <stdint.h>
@@ -47,6 +47,8 @@ constexpr int WARP = 32;
 #define MOERL_KERNEL(name, Params, max_threads) extern "C" __global__ void __launch_bounds__(max_threads) name(const __grid_constant__ Params p)
 // Before a MOERL_KERNEL: it may take all the registers that one block leaves it. Without this ptxas may spill a few to fit one block more.
 #define MOERL_ALL_REGISTERS(name, Params, max_threads) extern "C" __global__ void __launch_bounds__(max_threads, 1) name(const __grid_constant__ Params p);
+// Before a MOERL_KERNEL: so many of its blocks are to share a multiprocessor, and the registers.
+#define MOERL_RESIDENT(name, Params, max_threads, blocks) extern "C" __global__ void __launch_bounds__(max_threads, blocks) name(const __grid_constant__ Params p);
 #define MOERL_SHARED(type, name, count) __shared__ type name[count]
 #define MOERL_DYNAMIC_SHARED(type, name)                                  \
     extern __shared__ __align__(128) unsigned char moerl_dynamic_shared[]; \

@@ -21,12 +21,14 @@
 // 3. Clip tests compare logarithms: D with n log1p(eh) in f64 and without a division.
 // 4. Masked is absent: the inputs of a masked token are selected away before any arithmetic. An input that is not finite is found by one test of
 //    the difference; such a segment is flagged, and only then does apply read its tokens again to know which to leave out.
-// 5. The totals climb a tree of tickets (climb.cuh), so that three launches are enough and no float is added atomically.
+// 5. Where every segment fits in a warp's unit, one launch does all of it (fused.cuh).
+// 6. The totals climb a tree of tickets (climb.cuh), so that three launches are enough and no float is added atomically.
 #include "objective/apply.cuh"
 #include "objective/finish.cuh"
+#include "objective/fused.cuh"
 #include "objective/partial.cuh"
 
-MOERL_ALL_REGISTERS(objective_partial, MoerlObjective, 128)
+MOERL_RESIDENT(objective_partial, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false, false>(p); }
 MOERL_ALL_REGISTERS(objective_partial_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_partial_tally, MoerlObjective, 128) { partial_phase<false, true>(p); }
@@ -38,15 +40,19 @@ MOERL_KERNEL(objective_partial_wide_tally, MoerlObjective, 128) { partial_phase<
 MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p); }
 MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p); }
 
-MOERL_ALL_REGISTERS(objective_apply_ppo, MoerlObjective, 128)
+MOERL_RESIDENT(objective_apply_ppo, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_apply_ppo, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_ppo_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_apply_ppo_tally, MoerlObjective, 128) { apply_phase<CLIPPED_RATIO, true>(p); }
-MOERL_ALL_REGISTERS(objective_apply_gspo, MoerlObjective, 128)
+MOERL_RESIDENT(objective_apply_gspo, MoerlObjective, 128, 8)
 MOERL_KERNEL(objective_apply_gspo, MoerlObjective, 128) { apply_phase<SHARED_GRADIENT, false>(p); }
-MOERL_ALL_REGISTERS(objective_apply_gspo_token, MoerlObjective, 128)
+MOERL_RESIDENT(objective_apply_gspo_token, MoerlObjective, 128, 6)
 MOERL_KERNEL(objective_apply_gspo_token, MoerlObjective, 128) { apply_phase<SEGMENT_RATIO, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_any, MoerlObjective, 128)
 MOERL_KERNEL(objective_apply_any, MoerlObjective, 128) { apply_phase<ANY, false>(p); }
 MOERL_ALL_REGISTERS(objective_apply_any_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_apply_any_tally, MoerlObjective, 128) { apply_phase<ANY, true>(p); }
+
+MOERL_KERNEL(objective_fused_ppo, MoerlObjective, 128) { fused_phase<CLIPPED_RATIO>(p); }
+MOERL_KERNEL(objective_fused_gspo, MoerlObjective, 128) { fused_phase<SHARED_GRADIENT>(p); }
+MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO>(p); }

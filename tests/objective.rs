@@ -63,6 +63,7 @@ on_every_backend!(
     the_place_in_the_pack_does_not_change_a_bit,
     splitting_a_batch_changes_no_gradient,
     phases_give_what_the_one_call_gives,
+    what_is_asked_for_does_not_change_a_bit,
     segments_may_come_in_several_calls,
     gspo_token_is_gspo_where_they_coincide,
     repeated_runs_are_equal_bit_for_bit,

@@ -17,6 +17,7 @@
 
 // A kernel is a plain function of its parameters, and a record of it that the generated table points to.
 #define MOERL_ALL_REGISTERS(name, Params, max_threads)
+#define MOERL_RESIDENT(name, Params, max_threads, blocks)
 #define MOERL_KERNEL(name, Params, max_threads)                                                                                  \
     static void moerl_body_##name(const Params& p);                                                                              \
     extern "C" const MoerlEmulationKernel moerl_emulated_##name;                                                                 \

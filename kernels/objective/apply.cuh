@@ -225,7 +225,7 @@ template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(cons
     constexpr bool BY_RATIO = FAMILY == CLIPPED_RATIO;
     constexpr uint32_t READS = (WITH_ARRAYS ? MOERL_READ_ADVANTAGES | MOERL_READ_WEIGHTS : 0) | (BY_RATIO ? MOERL_READ_LOGPROBS | MOERL_READ_OLD : 0);
     // A and w of their own take the registers of two rows.
-    constexpr int ROWS = WITH_ARRAYS ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    constexpr int ROWS = WITH_ARRAYS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
     const bool has_old = p.old_logprobs != nullptr, has_weights = WITH_ARRAYS && p.weights != nullptr, is_own = WITH_ARRAYS && p.advantage_per_token != 0;
     Suspicion suspicion = NO_SUSPICION;
     if (!is_own) suspect(suspicion, segment_advantage);
@@ -328,7 +328,7 @@ MOERL_DEVICE bool stage_segments(const MoerlObjective& p, const MoerlUnit& unit,
 }
 
 // The unit's share of the loss, from the staged values.
-template <int FAMILY> MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, const ApplyStage& stage) {
+template <int FAMILY, class Stage> MOERL_DEVICE double sum_values(const MoerlObjective& p, const MoerlUnit& unit, const Stage& stage) {
     const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
     double loss = 0.0;
@@ -339,7 +339,8 @@ template <int FAMILY> MOERL_DEVICE double sum_values(const MoerlObjective& p, co
         const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
         const int slot = static_cast<int>(start - base);
         float value = 0.0f;
-        if (length <= SHORT) value = fold_short(length, [&](int i) { return stage.values[slot + i]; });
+        const int longest = longest_short(length);
+        if (length <= SHORT) value = fold_short(length, longest, [&](int i) { return stage.values[slot + i]; });
         for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
             const int owner = lowest_set(longer);
             const int its_slot = shuffle(slot, owner);

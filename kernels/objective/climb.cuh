@@ -66,20 +66,20 @@ template <class Load, class Add> MOERL_DEVICE double fold_ascending(double start
     return start;
 }
 
-// True in every lane of the warp that arrives as the last of `members` at this ticket. What the others stored before is then visible.
+// True in every lane of the warp with whose `arrivals` all `members` have arrived at this ticket. What the others stored before is then visible.
 // One lane's fences speak for the warp, which has met before the one and meets after the other.
-MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
+MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members, uint32_t arrivals = 1) {
     sync_warp();
     uint32_t before = 0;
     if (lane_index() == 0) {
         fence_device();
-        before = atomic_add(ticket, 1u);
-        if (before == members - 1) {
+        before = atomic_add(ticket, arrivals);
+        if (before + arrivals == members) {
             atomic_min(ticket, 0u);
             fence_device();
         }
     }
-    return shuffle(before, 0) == members - 1;
+    return shuffle(before, 0) + arrivals == members;
 }
 
 // Adds leaf `index` of `count`. True in the warp that reached the root, with the total in `mine`.

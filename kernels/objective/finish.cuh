@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../block.cuh"
-#include "policy.cuh"
+#include "partial.cuh"
 
 constexpr uint32_t FINISH_THREADS = 256;
 constexpr uint32_t FINISH_WARPS = FINISH_THREADS / WARP;
@@ -37,18 +37,24 @@ MOERL_DEVICE double common_divisor(const MoerlObjective& p) {
     return product;
 }
 
+// What every coefficient has in common; NaN where a denominator is 0.
+MOERL_DEVICE float common_coefficient(const MoerlObjective& p) {
+    const double divisor = common_divisor(p);
+    return divisor > 0.0 ? static_cast<float>(p.scale / divisor) : f32_of(0x7fc00000u);
+}
+
 // c of a segment with `count` tokens in its denominators. Where rejection left none, nothing is divided.
-MOERL_DEVICE float coefficient_of(const MoerlObjective& p, double common, double count, uint64_t segment) {
+MOERL_DEVICE float coefficient_of(const MoerlObjective& p, float common, double count, uint64_t segment) {
     if (!(count > 0.0)) return 0.0f;
-    float c = static_cast<float>(p.scale / common);
-    bool is_valid = common > 0.0;
+    float c = common;
+    bool is_valid = true;
     if ((p.divisors & MOERL_BY_COUNT) != 0) c /= static_cast<float>(count);
     if ((p.divisors & (MOERL_BY_SCALE | MOERL_TIMES_SCALE)) != 0) {
         const float scale = load(p.segment_scale + segment);
         if ((p.divisors & MOERL_TIMES_SCALE) != 0) {
             c *= scale;
         } else {
-            is_valid = is_valid && scale > 0.0f;
+            is_valid = scale > 0.0f;
             c /= scale;
         }
     }
@@ -85,9 +91,9 @@ MOERL_DEVICE float shaped_weight(double log_weight, float rate, float scale) {
     return expf(static_cast<float>(x));
 }
 
-MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t segment, float ratio, double count, bool inside) {
+MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, const Planes& sums, float ratio, double count, bool inside) {
     MoerlCoefficient& c = r.coefficient;
-    const double positive = p.positive != nullptr ? load(p.positive + segment) : 0.0, negative = p.negative != nullptr ? load(p.negative + segment) : 0.0;
+    const double positive = sums.positive, negative = sums.negative;
     if (p.positive != nullptr) r.clipped = clipped_for(c.flags, positive) | clipped_for(c.flags, negative);
     if (!p.is_sequence_level || (c.flags & MOERL_DROPPED) != 0) return;
     // fminf and fmaxf would lose a NaN.
@@ -100,7 +106,7 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t s
         case MOERL_SAPO_SEQUENCE: term = gated_segment(p, ratio, n, positive, negative, inside); break;
         case MOERL_CISPO_SEQUENCE: c.ratio = fminf(fmaxf(ratio, p.lower), p.upper); break;
         case MOERL_GMPO: {
-            const double mean = load(p.folded + segment) / count;
+            const double mean = sums.folded / count;
             const float x = static_cast<float>(mean);
             // A weight of 0 has the logarithm -inf, and leaves nothing of the product.
             const bool is_zero = bits_of(x) == 0xff800000u;
@@ -111,7 +117,7 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t s
         }
         case MOERL_VESPO: {
             // ln 1e-8 and 20
-            const double log_weight = fmin(fmax(load(p.folded + segment), -18.420680743952367), 20.0);
+            const double log_weight = fmin(fmax(sums.folded, -18.420680743952367), 20.0);
             c.ratio = shaped_weight(log_weight, p.positive_rate, p.positive_scale);
             c.gradient = is_nan ? ratio : shaped_weight(log_weight, p.negative_rate, p.negative_scale);
             break;
@@ -124,13 +130,19 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, uint64_t s
     if (is_nan) c.ratio = ratio;
 }
 
-MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uint64_t segment) {
+// What `partial` has left of a segment; where nothing needs n, one token.
+MOERL_DEVICE Planes planes_at(const MoerlObjective& p, uint64_t segment) {
+    return {if_there(p.log_ratio, segment), if_there(p.positive, segment), if_there(p.negative, segment), p.count != nullptr ? load(p.count + segment) : 1.0,
+            if_there(p.nonfinite, segment), if_there(p.folded, segment),   if_there(p.divergence, segment), if_there(p.kept, segment)};
+}
+
+MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
     Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false};
-    const double count = p.count != nullptr ? load(p.count + segment) : 1.0;
+    const double count = sums.count;
     if (!(count > 0.0)) return r;
     r.count = static_cast<uint32_t>(count);
     MoerlCoefficient& c = r.coefficient;
-    const double log_ratio = p.log_ratio != nullptr ? load(p.log_ratio + segment) : 0.0;
+    const double log_ratio = sums.delta;
     // The logarithm is compared in f64 and without a division; the ratio itself needs no more than f32.
     const float x = static_cast<float>(log_ratio) / static_cast<float>(count);
     r.saturated_high = x > p.saturation_high;
@@ -140,9 +152,9 @@ MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uin
     const uint32_t flags = flags_of(log_ratio > count * p.log_upper, log_ratio < count * p.log_lower, log_ratio > count * p.log_cap);
     // A clamped ratio is a constant, which no saturation stops.
     c.flags = with_passes(flags, inside || p.variant == MOERL_CISPO_SEQUENCE);
-    c.scale = coefficient_of(p, common, p.after_rejection ? load(p.kept + segment) : count, segment);
+    c.scale = coefficient_of(p, common, p.after_rejection ? sums.kept : count, segment);
     c.segment_weight = p.segment_weights != nullptr ? load(p.segment_weights + segment) : 1.0f;
-    bool is_unsound = p.nonfinite != nullptr && load(p.nonfinite + segment) > 0.0;
+    bool is_unsound = p.nonfinite != nullptr && sums.nonfinite > 0.0;
     if (!is_finite(c.segment_weight)) {
         r.has_unsound_weight = is_unsound = true;
         if (p.nonfinite_policy == MOERL_ZERO_WEIGHT) c.segment_weight = 0.0f;
@@ -158,9 +170,9 @@ MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, double common, uin
     }
     c.ratio = c.sequence_ratio = ratio;
     c.weight = c.scale * c.segment_weight;
-    finish_policy(p, r, segment, ratio, count, inside);
+    finish_policy(p, r, sums, ratio, count, inside);
     const bool moves_all = p.divergence != nullptr && !p.kl_straight_through && inside && c.scale != 0.0f;
-    if (moves_all) c.shared = p.kl_beta * c.scale * (ratio / static_cast<float>(count)) * static_cast<float>(load(p.divergence + segment));
+    if (moves_all) c.shared = p.kl_beta * c.scale * (ratio / static_cast<float>(count)) * static_cast<float>(sums.divergence);
     return r;
 }
 
@@ -213,12 +225,17 @@ MOERL_DEVICE Tally spread(const SegmentTally& tally) {
     return mine;
 }
 
-// The block's 1024 values by the tree of unit.cuh, in f64, by one warp: value 128 k + 4 j + v lies where thread (k, j) put it.
-MOERL_DEVICE double fold_values(const double* values) {
+MOERL_DEVICE void keep_segment_faults(uint64_t& fault, const MoerlObjective& p, const Finished& made, uint64_t segment) {
+    if (made.coefficient.scale != made.coefficient.scale) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
+    if (made.has_unsound_weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_SEGMENT_WEIGHT));
+}
+
+// 1024 values by the tree of unit.cuh, in f64, by one warp; `value(k, v)` is the lane's of position 128 k + 4 j + v.
+template <class Value> MOERL_DEVICE double fold_values(Value value) {
     double chains[4] = {0.0, 0.0, 0.0, 0.0};
     for (uint32_t k = 0; k < FINISH_WARPS; k++) {
         MOERL_UNROLL
-        for (uint32_t v = 0; v < 4; v++) chains[v] += values[v * FINISH_THREADS + k * WARP + lane_index()];
+        for (uint32_t v = 0; v < 4; v++) chains[v] += value(k, v);
     }
     return warp_sum_f64((chains[0] + chains[1]) + (chains[2] + chains[3]));
 }
@@ -226,7 +243,7 @@ MOERL_DEVICE double fold_values(const double* values) {
 template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
     MOERL_SHARED(double, values, SEGMENTS_AT_ONCE * FINISH_THREADS);
     MOERL_SHARED(Tally, tallies, FINISH_WARPS * WARP);
-    const double common = common_divisor(p);
+    const float common = common_coefficient(p);
     const float least = f32_of(0xff800000u);
     SegmentTally tally = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, least, least};
     uint64_t fault = MOERL_NO_FAULT;
@@ -236,15 +253,14 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
         const uint64_t segment = first + v;
         double value = 0.0;
         if (segment < p.segment_count) {
-            const Finished made = finish_segment(p, common, segment);
+            const Finished made = finish_segment(p, common, segment, planes_at(p, segment));
             value = made.value;
             const MoerlCoefficient& c = made.coefficient;
             store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
             store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
             if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.sequence_ratio);
             if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
-            if (c.scale != c.scale) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
-            if (made.has_unsound_weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_SEGMENT_WEIGHT));
+            keep_segment_faults(fault, p, made, segment);
             if constexpr (TALLY) count_segment(tally, p, made);
         }
         values[v * FINISH_THREADS + thread_index()] = value;
@@ -257,7 +273,7 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
     if constexpr (TALLY) {
         for (uint32_t warp = 0; warp < FINISH_WARPS; warp++) mine = join(mine, tallies[warp * WARP + lane_index()]);
     }
-    place(mine, LOSS, fold_values(values));
+    place(mine, LOSS, fold_values([&](uint32_t k, uint32_t v) { return values[v * FINISH_THREADS + k * WARP + lane_index()]; }));
     if (!climb(p, mine, block_index(), grid_size())) return;
     publish(p, mine, false, true);
     if (p.local_counts != nullptr && lane_index() < 2) store(p.local_counts + lane_index(), uint64_t{0});

@@ -181,7 +181,7 @@ MOERL_DEVICE bool count_sound_piece(const MoerlObjective& p, const Geometry& g, 
 // As sum_piece where every token is in order; false in every lane where one is not.
 template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective& p, const Geometry& g, float segment_advantage, SegmentSums& sums) {
     // The arrays of the sums take the registers of two rows.
-    constexpr int ROWS = WITH_SUMS ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    constexpr int ROWS = WITH_SUMS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
     const bool has_old = p.old_logprobs != nullptr, has_weights = p.weights != nullptr, is_own = p.advantage_per_token != 0;
     constexpr uint32_t READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD | (WITH_SUMS ? MOERL_READ_WEIGHTS | MOERL_READ_ADVANTAGES : 0);
     Suspicion suspicion = NO_SUSPICION;
@@ -366,10 +366,10 @@ template <bool WIDE> MOERL_DEVICE void count_staged(const Staged<WIDE>& s, int i
 }
 
 // One lane's short segment.
-template <bool WIDE> MOERL_DEVICE SegmentSums sum_short(const Staged<WIDE>& s, int length) {
+template <bool WIDE> MOERL_DEVICE SegmentSums sum_short(const Staged<WIDE>& s, int length, int longest) {
     SegmentSums sums = NO_SUMS;
     for (int i = 0; i < length; i++) count_staged(s, i, sums);
-    sum_staged_values(s, sums, [&](auto value) { return fold_short(length, value); });
+    sum_staged_values(s, sums, [&](auto value) { return fold_short(length, longest, value); });
     return sums;
 }
 
@@ -411,7 +411,8 @@ MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, P
         const float advantage = with_tokens && !p.advantage_per_token && length != 0 ? load(p.advantages + segment) : 0.0f;
         const Staged<WIDE> own = {p, stage, static_cast<int>(start - base), advantage};
         SegmentSums sums = NO_SUMS;
-        if (length <= SHORT) sums = sum_short(own, length);
+        const int longest = longest_short(length);
+        if (length <= SHORT) sums = sum_short(own, length, longest);
         for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
             const int owner = lowest_set(longer);
             const Staged<WIDE> its = {p, stage, shuffle(own.slot, owner), shuffle(advantage, owner)};

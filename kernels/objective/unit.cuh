@@ -11,7 +11,8 @@
 #include "../warp.cuh"
 
 constexpr int ROW = 4 * WARP;         // tokens of a row
-constexpr int ROWS_AT_ONCE = 4;         // rows whose loads are in flight together: 4 KB a warp
+constexpr int ROWS_AT_ONCE = 2;         // rows whose loads are in flight together
+constexpr int WHOLE_ROWS = 4;           // where they need no test a token: 4 KB a warp
 constexpr int MASKS_AT_ONCE = 8;        // and where only masks are read
 constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
 
@@ -265,8 +266,8 @@ template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, 
     return r;
 }
 
-// What tells that a token is out of order, whichever it is: seen by one test at the end of a unit. The order of tokens that are in order needs no
-// tests: their sums are finite if they are.
+// What tells that a token is out of order, whichever it is: seen by one test at the end of a unit. Where all are in order no token
+// needs a test of its own: their sum is finite if they are.
 struct Suspicion {
     uint32_t masks;  // all masks, by OR
     float largest;   // log-probability
@@ -320,11 +321,14 @@ MOERL_DEVICE float fold(const float (&slots)[4], int head) {
     return warp_sum((head & 1) != 0 ? odd : even) + 0.0f;
 }
 
-// The tree's sum of at most 32 positions, by one lane: b(0) .. b(7) and the folds by 4, 2, 1 are all that is left of it.
-template <class Value> MOERL_DEVICE float fold_short(int length, Value value) {
+// The tree's sum of at most 32 positions, by one lane: b(0) .. b(7) and the folds by 4, 2, 1 are all that is left of it. `longest`: no lane of the
+// warp has more positions than that.
+template <class Value> MOERL_DEVICE float fold_short(int length, int longest, Value value) {
     float b[8];
     MOERL_UNROLL
     for (int j = 0; j < 8; j++) {
+        b[j] = 0.0f;
+        if (4 * j >= longest) continue;
         float x[4];
         MOERL_UNROLL
         for (int v = 0; v < 4; v++) x[v] = 4 * j + v < length ? value(4 * j + v) : 0.0f;
@@ -332,6 +336,8 @@ template <class Value> MOERL_DEVICE float fold_short(int length, Value value) {
     }
     return (((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))) + 0.0f;
 }
+
+template <class Value> MOERL_DEVICE float fold_short(int length, Value value) { return fold_short(length, WARP, value); }
 
 // The tree's sum of up to a tile of positions, by the warp.
 template <class Value> MOERL_DEVICE float fold_staged(int length, Value value) {
@@ -347,3 +353,6 @@ template <class Value> MOERL_DEVICE float fold_staged(int length, Value value) {
 }
 
 constexpr int SHORT = 32;  // up to here a segment is summed by one lane
+
+// Of the warp's segments that a lane sums, the longest.
+MOERL_DEVICE int longest_short(int length) { return static_cast<int>(reduce_max_u32(length <= SHORT ? static_cast<uint32_t>(length) : 0u)); }

@@ -1,4 +1,5 @@
-//! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out.
+//! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out; one for all of them where every
+//! segment fits on chip.
 
 use crate::abi::*;
 use crate::backend::Buffer;
@@ -39,6 +40,8 @@ struct Tuning {
     wide_warps: u32,
     /// As above (`ApplyStage`): 256 coefficients and advantages, a value and an owner for each of 1040 slots.
     apply_stage: u32,
+    /// Shared memory of a warp that does all phases (`FusedStage`).
+    fused_stage: u32,
     /// Threads of a block of `finish`.
     finish_threads: u32,
     /// Segments of a block of `finish`: a tile of the loss's tree.
@@ -51,6 +54,7 @@ const TUNING: Tuning = Tuning {
     wide_stage: 17680,
     wide_warps: 2,
     apply_stage: 10320,
+    fused_stage: 11360,
     finish_threads: 256,
     finish_segments: 1024,
 };
@@ -59,12 +63,13 @@ const fn kernel(name: &'static str) -> Kernel {
     Kernel { image: "objective", name }
 }
 
-/// Which of the three phases a launch is.
+/// Which of the three phases a launch is, or all of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Partial,
     Finish,
     Apply,
+    Fused,
 }
 
 /// The code that `apply` runs, by the names of the kernel.
@@ -200,6 +205,26 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             && !matches!(self.batch.denominators, Denominators::Local { .. })
     }
 
+    /// True where one launch can do all phases: no segment has several tiles, nothing is weighted, no count is to be found first, and loss and
+    /// gradient are all that is asked for.
+    fn is_fused(&self) -> bool {
+        let (batch, output) = (&self.batch, &self.output);
+        let asks_for_more = output.wants_sequence()
+            || output.ratio.is_some()
+            || output.clipped.is_some()
+            || output.diagnostics.is_some()
+            || output.d_logprobs.is_none();
+        self.phases.is_none()
+            && self.sizes.segments > 0
+            && !self.plan.has_tiles
+            && !asks_for_more
+            && batch.weights.is_none()
+            && matches!(batch.advantages, Advantages::PerSegment(_))
+            && !matches!(batch.denominators, Denominators::Local { .. })
+            && self.family() != Family::Any
+            && !self.is_partial_wide()
+    }
+
     /// Which code `apply` runs. What is asked for has no say in it, so that it cannot change a bit.
     fn family(&self) -> Family {
         let (config, batch) = (self.config, &self.batch);
@@ -273,7 +298,9 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let mut arguments = Arguments::new::<E>();
         let (config, batch, planes) = (self.config, self.batch, self.planes());
         let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(), self.is_sequence_level());
-        let (partial, finish, apply) = (phase == Phase::Partial, phase == Phase::Finish, phase == Phase::Apply);
+        let fused = phase == Phase::Fused;
+        let partial = phase == Phase::Partial;
+        let (finish, apply) = (fused || phase == Phase::Finish, fused || phase == Phase::Apply);
         let reads_tokens = apply || (partial && with_tokens);
         let (drops_by_terms, wide) = (self.drops_by_terms(), self.is_partial_wide());
         // Terms are the third phase's, unless the first has to know.
@@ -314,6 +341,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             Phase::Partial => true,
             Phase::Finish => true,
             Phase::Apply => family == Family::Any || !sequence,
+            Phase::Fused => false,
         };
         let (divisor_values, denominators, local) = match batch.denominators {
             Denominators::Global { tokens, segments, prompts, max_len } => {
@@ -329,7 +357,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 None => std::ptr::null(),
             },
             advantages: arguments.read_optional("advantages", reads_tokens.then_some(advantages)),
-            loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| !finish)),
+            loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| partial || apply)),
             weights: arguments.read_optional("weights", batch.weights.filter(|_| reads_tokens)),
             keep: arguments.read_optional("keep", batch.keep.filter(|_| reads_keep)),
             chosen: arguments.read_optional(
@@ -347,7 +375,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             offsets: arguments.read("cu_seqlens", self.plan.offsets()),
             units: arguments.read("units", self.plan.units.view()).cast(),
             log_ratio: plane(Plane::LogRatio),
-            count: if skips_partial { none() } else { plane(Plane::Count) },
+            count: if skips_partial && !fused { none() } else { plane(Plane::Count) },
             positive: plane(Plane::PositiveAdvantage),
             negative: plane(Plane::NegativeAdvantage),
             kept: plane(Plane::Kept),
@@ -439,7 +467,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             after_rejection: u8::from(config.denominator_basis == DenominatorBasis::AfterRejection),
             value_in_finish: u8::from(config.variant.is_valued_by_segment()),
             has_rollout: u8::from(config.uses_rollout()),
-            opens_totals: u8::from(finish && skips_partial && !output.accumulate),
+            opens_totals: u8::from((fused || finish && skips_partial) && !output.accumulate),
             reserved: [0; 2],
         };
         (arguments, params)
@@ -463,7 +491,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             let shared_bytes = if self.plan.has_packs { warps * stage } else { 0 };
             (name, Grid { blocks, threads: warps * 32, shared_bytes })
         };
-        let Tuning { unit_warps, partial_stage, wide_stage, wide_warps, apply_stage, .. } = TUNING;
+        let Tuning { unit_warps, partial_stage, wide_stage, wide_warps, apply_stage, fused_stage, .. } = TUNING;
         let (name, grid) = match phase {
             Phase::Partial => match (self.is_partial_wide(), tally && self.is_sequence_level()) {
                 (false, false) => by_units("objective_partial", unit_warps, partial_stage),
@@ -490,6 +518,15 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 };
                 by_units(name, unit_warps, apply_stage)
             }
+            Phase::Fused => {
+                let name = match self.family() {
+                    Family::ClippedRatio => "objective_fused_ppo",
+                    Family::SharedGradient => "objective_fused_gspo",
+                    Family::SegmentRatio | Family::Any => "objective_fused_gspo_token",
+                };
+                let (name, grid) = by_units(name, unit_warps, 0);
+                (name, Grid { shared_bytes: unit_warps * fused_stage, ..grid })
+            }
         };
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
@@ -515,6 +552,10 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
+    if call.is_fused() {
+        call.clear_tickets(Phase::Fused)?;
+        return call.launch(Phase::Fused);
+    }
     // Tickets that were zero before a launch are zero after it: only the call's first has to clear them.
     if !call.skips_partial() {
         call.clear_tickets(Phase::Partial)?;

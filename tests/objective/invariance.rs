@@ -2,7 +2,8 @@
 
 use bytemuck::Zeroable;
 use moerl::objective::{
-    Aggregation, Coefficient, Config, Denominators, Output, Phases, Plan, Segments, workspace_bytes,
+    Aggregation, Coefficient, Config, Denominators, NonFinite, Output, Phases, Plan, RatioLevel, Sapo, Segments,
+    Variant, workspace_bytes,
 };
 use moerl::{Backend, Buffer};
 
@@ -146,6 +147,44 @@ pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
         } else {
             assert_eq!(by_phases.to_bits(), loss.to_bits());
             assert_eq!(bits(&d_logprobs), bits(&gradient));
+        }
+    }
+}
+
+/// A call that asks for loss and gradient alone may do in one launch what takes three where every output is asked for.
+pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
+    let all = [
+        vec![1; 1100],
+        vec![17; 90],
+        vec![0, 1, 3, 0, 1024, 31, 32, 33, 500, 500, 0, 7],
+        vec![256; 12],
+        vec![5, 2500, 1, 1, 600],
+    ];
+    for (seed, lengths) in all.iter().enumerate() {
+        let plain = Case::random(lengths, seed as u64);
+        let masked = plain.clone().with_mask(3);
+        let mut odd = masked.clone();
+        let middle = odd.tokens() / 2;
+        odd.logprobs[middle] = f32::NAN;
+        odd.old_logprobs.as_mut().unwrap()[middle / 2] = f32::NEG_INFINITY;
+        odd.loss_mask.as_mut().unwrap()[middle / 3] = 9;
+        odd.advantages[lengths.len() / 3] = f32::INFINITY;
+        let first = Case { old_logprobs: None, ..masked.clone() };
+        for (case, what) in [(&plain, "plain"), (&masked, "masked"), (&odd, "odd"), (&first, "without old")] {
+            for config in objectives()
+                .into_iter()
+                .take(3)
+                .chain([Config::new(Variant::Sapo(Sapo { level: RatioLevel::Sequence, ..Sapo::default() }))])
+            {
+                for nonfinite in [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment] {
+                    let config = Config { nonfinite, ..config.clone() };
+                    let everything = run(backend, &config, case);
+                    let (loss, gradient) = run_plain(backend, &config, case);
+                    let name = format!("{what}, {:?}, {nonfinite:?}, {lengths:?}", config.variant);
+                    assert_eq!(bits(&gradient), bits(&everything.d_logprobs), "{name}");
+                    assert_eq!(loss.to_bits(), everything.loss.to_bits(), "{name}");
+                }
+            }
         }
     }
 }

@@ -1,0 +1,209 @@
+// All three phases of whole segments in one launch: sums, coefficients and values never leave the chip.
+//
+// For calls whose segments are all of one tile at most, with an advantage each and no weights, that ask for loss and gradient alone. Bytes a token: 9 read
+// and 4 written; a segment: 8 of offsets and 4 of A read, and where segments decide the loss 8 for its share, which the last to arrive of 1024
+// neighbours adds up. Every sum is that of the three phases, bit for bit.
+#pragma once
+
+#include "apply.cuh"
+#include "finish.cuh"
+
+// Where a warp keeps its unit: what apply.cuh's stage holds, and which tokens count.
+struct FusedStage {
+    Words4 coefficients[MOERL_UNIT_SEGMENTS];
+    float advantages[MOERL_UNIT_SEGMENTS];
+    float values[SLOTS];  // log-ratios, then what the tokens add to the loss
+    uint8_t owners[SLOTS];
+    uint8_t marks[SLOTS];
+};
+static_assert(sizeof(FusedStage) == 11360, "src/device/objective.rs asks for this much a warp");
+
+constexpr uint32_t STAGED_READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD;
+
+// Puts the tokens into shared memory, if all are in order; false in every lane if one is not.
+MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage) {
+    const bool has_old = p.old_logprobs != nullptr;
+    Suspicion suspicion = NO_SUSPICION;
+    for (int first = 0; first < g.rows; first += WHOLE_ROWS) {
+        const Rows<WHOLE_ROWS> rows = load_rows<WHOLE_ROWS>(p, g, first, STAGED_READS);
+        MOERL_UNROLL
+        for (int r = 0; r < WHOLE_ROWS; r++) {
+            const Pack<false>& pack = rows.of[r];
+            const int slot = (first + r) * ROW + 4 * static_cast<int>(lane_index());
+            if (pack.bits == 0u) continue;
+            suspicion.masks |= pack.mask;
+            MOERL_UNROLL
+            for (int v = 0; v < 4; v++) {
+                const float current = pack.logprobs.x[v], old = has_old ? pack.old_logprobs.x[v] : current, delta = current - old;
+                const bool counts = byte_of(pack.mask, v) != 0;
+                stage.values[slot + v] = counts ? delta : 0.0f;
+                stage.marks[slot + v] = counts ? COUNTS : uint8_t{0};
+                stage.owners[slot + v] = 0;
+                if (!counts) continue;
+                suspect(suspicion, current, old);
+                suspect(suspicion, delta);
+            }
+        }
+    }
+    return is_above_suspicion(suspicion);
+}
+
+// As stage_sound_tokens, whatever the tokens are.
+MOERL_DEVICE void stage_any_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage, uint64_t& fault) {
+    MOERL_ROLLED
+    for (int row = 0; row < g.rows; row++) {
+        const Rows<1> rows = load_rows<1>(p, g, row, STAGED_READS);
+        const Pack<false>& pack = rows.of[0];
+        const int slot = row * ROW + 4 * static_cast<int>(lane_index());
+        if (pack.bits == 0u) continue;
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) {
+            const Token<false> token = token_of<false>(p, pack, v, 0.0f, STAGED_READS);
+            stage.values[slot + v] = token.is_sound ? token.delta : 0.0f;
+            stage.marks[slot + v] = static_cast<uint8_t>((token.counts ? COUNTS : 0u) | (token.counts && !token.is_sound ? UNSOUND : 0u));
+            keep_faults(fault, p, pack, token, v, true);
+        }
+    }
+}
+
+// What a staged segment comes to. `sum(value)` and `total(number)` add up over its slots.
+template <bool WITH_RATIO, class Sum, class Total> MOERL_DEVICE SegmentSums sums_of(const FusedStage& stage, int slot, Sum sum, Total total) {
+    SegmentSums sums = NO_SUMS;
+    sums.count = total([&](int i) { return static_cast<uint32_t>(stage.marks[slot + i] & COUNTS); });
+    sums.nonfinite = total([&](int i) { return static_cast<uint32_t>((stage.marks[slot + i] & UNSOUND) != 0); });
+    if constexpr (WITH_RATIO) sums.delta = sum([&](int i) { return stage.values[slot + i]; });
+    return sums;
+}
+
+// The planes of a segment whose tokens share A and weigh 1.
+MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSums& sums, float advantage) {
+    Planes planes = planes_of(sums);
+    const double sound = planes.count - planes.nonfinite, a = sound > 0.0 && p.positive != nullptr ? static_cast<double>(advantage) : 0.0;
+    planes.positive = a > 0.0 ? a * sound : 0.0;
+    planes.negative = a < 0.0 ? a * sound : 0.0;
+    return planes;
+}
+
+// Sums and finishes the unit's segments: a lane each short one, the warp each longer one.
+template <int FAMILY> MOERL_DEVICE void finish_staged(const MoerlObjective& p, const MoerlUnit& unit, FusedStage& stage, uint64_t& fault) {
+    constexpr bool WITH_RATIO = FAMILY != CLIPPED_RATIO;
+    const uint32_t lane = lane_index();
+    const uint64_t base = unit.token & ~uint64_t{3};
+    const float common = common_coefficient(p);
+    for (uint32_t first = 0; first < unit.segments; first += WARP) {
+        const bool is_segment = first + lane < unit.segments;
+        const uint64_t segment = static_cast<uint64_t>(unit.segment) + first + lane;
+        const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
+        const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
+        const float advantage = length != 0 ? load(p.advantages + segment) : 0.0f;
+        const int slot = static_cast<int>(start - base), longest = longest_short(length);
+        SegmentSums sums = NO_SUMS;
+        if (length <= SHORT) {
+            sums = sums_of<WITH_RATIO>(stage, slot, [&](auto value) { return fold_short(length, longest, value); }, [&](auto number) {
+                uint32_t total = 0;
+                for (int i = 0; i < length; i++) total += number(i);
+                return total;
+            });
+        }
+        for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
+            const int owner = lowest_set(longer), its_length = shuffle(length, owner);
+            const SegmentSums found = sums_of<WITH_RATIO>(stage, shuffle(slot, owner), [&](auto value) { return fold_staged(its_length, value); }, [&](auto number) {
+                uint32_t total = 0;
+                for (int i = static_cast<int>(lane); i < its_length; i += WARP) total += number(i);
+                return reduce_add_u32(total);
+            });
+            if (static_cast<int>(lane) == owner) sums = found;
+        }
+        if (!is_segment) continue;
+        if (!is_finite(advantage) && sums.count != 0) {
+            // No token of it is sound.
+            sums.nonfinite = sums.count;
+            sums.delta = 0.0f;
+            int i = 0;
+            while ((stage.marks[slot + i] & COUNTS) == 0) i++;
+            keep_first(fault, fault_at(start + static_cast<uint64_t>(i), p.tag, MOERL_FAULT_NONFINITE_INPUT));
+        }
+        const Finished made = finish_segment(p, common, segment, planes_of_advantage(p, sums, advantage));
+        const MoerlCoefficient& c = made.coefficient;
+        keep_segment_faults(fault, p, made, segment);
+        stage.coefficients[first + lane] = {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}};
+        stage.advantages[first + lane] = advantage;
+        if (length != 0) stage.owners[slot] = static_cast<uint8_t>(first + lane);
+        if constexpr (!HAS_VALUES<FAMILY>) store(p.log_ratio + segment, made.value);
+    }
+    sync_warp();
+}
+
+// Writes the gradient of the staged tokens, and puts their values in place of their log-ratios.
+template <int FAMILY> MOERL_DEVICE void apply_staged(const MoerlObjective& p, const Geometry& g, FusedStage& stage) {
+    uint32_t carry = 0;
+    for (int row = 0; row < g.rows; row++) {
+        const int slot = row * ROW + 4 * static_cast<int>(lane_index());
+        const uint32_t bits = slots_of(g, row);
+        uint32_t owners[4];
+        owners_of(stage, slot, bits, carry, owners);
+        if (bits == 0u) continue;
+        Four gradients;
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) {
+            const MoerlCoefficient c = coefficient_of(stage.coefficients[owners[v]]);
+            const uint32_t marks = stage.marks[slot + v];
+            Token<false> token;
+            token.delta = stage.values[slot + v];
+            token.advantage = stage.advantages[owners[v]];
+            token.weight = 1.0f;
+            token.counts = (marks & COUNTS) != 0;
+            token.is_sound_alone = token.counts && (marks & UNSOUND) == 0;
+            token.is_sound = token.is_sound_alone && is_finite(token.advantage);
+            Applied made = NOTHING;
+            TokenTally none = no_tokens();
+            if (token.counts && !token.is_sound) made = apply_unsound(p);
+            else if (token.counts) made = apply_plain<FAMILY, false>(p, token, c, FAMILY == CLIPPED_RATIO ? uint32_t{MOERL_READ_LOGPROBS} : 0u, none);
+            gradients.x[v] = made.gradient;
+            if constexpr (HAS_VALUES<FAMILY>) stage.values[slot + v] = made.value;
+        }
+        store_four(p.d_logprobs, g.base + static_cast<uint64_t>(slot), bits, p.aligned != 0, gradients);
+    }
+    sync_warp();
+}
+
+// The loss by the tree over segments, where `finish_staged` has put their shares: the last to arrive of a tile of 1024 adds it up.
+MOERL_DEVICE void join_segments(const MoerlObjective& p, const MoerlUnit& unit) {
+    const uint64_t first = unit.segment, end = first + unit.segments, tiles = (p.segment_count + MOERL_TILE - 1) / MOERL_TILE;
+    for (uint64_t tile = first / MOERL_TILE; tile * MOERL_TILE < end; tile++) {
+        const uint64_t begin = tile * MOERL_TILE, behind = p.segment_count - begin;
+        const uint64_t stop = begin + (behind < MOERL_TILE ? behind : MOERL_TILE);
+        const uint64_t arrivals = (end < stop ? end : stop) - (first > begin ? first : begin);
+        if (!is_last(p.group_tickets + tile, static_cast<uint32_t>(stop - begin), static_cast<uint32_t>(arrivals))) continue;
+        Tally mine = empty_tally();
+        const double loss = fold_values([&](uint32_t k, uint32_t v) {
+            const uint64_t segment = begin + k * ROW + 4u * lane_index() + v;
+            return segment < stop ? load(p.log_ratio + segment) : 0.0;
+        });
+        place(mine, LOSS, loss);
+        if (climb(p, mine, tile, tiles)) publish(p, mine, false, true);
+    }
+}
+
+template <int FAMILY> MOERL_DEVICE void fused_phase(const MoerlObjective& p) {
+    MOERL_DYNAMIC_SHARED(FusedStage, stages);
+    uint64_t fault = MOERL_NO_FAULT;
+    const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
+    if (index < p.unit_count) {
+        const MoerlUnit unit = load_unit(p.units + index);
+        const Geometry g = geometry(unit);
+        FusedStage& stage = stages[warp_index()];
+        if (!stage_sound_tokens(p, g, stage)) stage_any_tokens(p, g, stage, fault);
+        sync_warp();
+        finish_staged<FAMILY>(p, unit, stage, fault);
+        apply_staged<FAMILY>(p, g, stage);
+        if constexpr (HAS_VALUES<FAMILY>) {
+            Tally mine = empty_tally();
+            place(mine, LOSS, sum_values<FAMILY>(p, unit, stage));
+            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false, true);
+        } else {
+            join_segments(p, unit);
+        }
+    }
+    publish_fault(p.errors, fault);
+}

@@ -707,7 +707,7 @@ static_assert(offsetof(MoerlLogprobBackward, softcap) == 220, "MoerlLogprobBackw
 static_assert(offsetof(MoerlLogprobBackward, cap_scale) == 224, "MoerlLogprobBackward.cap_scale");
 static_assert(offsetof(MoerlLogprobBackward, logit_scale) == 228, "MoerlLogprobBackward.logit_scale");
 static_assert(offsetof(MoerlLogprobBackward, strict_keep) == 232, "MoerlLogprobBackward.strict_keep");
-static_assert(offsetof(MoerlLogprobBackward, reserved) == 236, "MoerlLogprobBackward.reserved");
+static_assert(offsetof(MoerlLogprobBackward, step) == 236, "MoerlLogprobBackward.step");
 static_assert(sizeof(MoerlLogprobKeep) == 216, "MoerlLogprobKeep");
 static_assert(offsetof(MoerlLogprobKeep, logits) == 0, "MoerlLogprobKeep.logits");
 static_assert(offsetof(MoerlLogprobKeep, tokens) == 8, "MoerlLogprobKeep.tokens");

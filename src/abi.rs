@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x058a255f3503a878;
+pub const ABI_DIGEST: u64 = 0xaf0d4bce3258ab4b;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -2188,7 +2188,7 @@ pub struct MoerlLogprobBackward {
     pub cap_scale: f32,
     pub logit_scale: f32,
     pub strict_keep: u32,
-    pub reserved: u32,
+    pub step: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -2254,8 +2254,7 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 228usize];
     ["Offset of field: MoerlLogprobBackward::strict_keep"]
         [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 232usize];
-    ["Offset of field: MoerlLogprobBackward::reserved"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, reserved) - 236usize];
+    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 236usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -42,6 +42,8 @@ struct Tuning {
     shared_records: usize,
     /// With fewer rows per multiprocessor than this, and a workspace, blocks share rows.
     split_below: usize,
+    /// Panels that a multiprocessor reduces in the time that a second launch takes.
+    split_panels: usize,
 }
 
 const TUNING: Tuning = Tuning {
@@ -52,9 +54,22 @@ const TUNING: Tuning = Tuning {
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
+    split_panels: 24,
 };
 
 impl Tuning {
+    /// Whether blocks are to share rows: with few of them, and where blocks that walk a last row leave the others idle for longer than a second
+    /// launch takes and the records' way through memory. A row is walked twice as fast when most blocks are idle.
+    fn shares_rows(&self, sizes: &Sizes, multiprocessors: usize, resident: usize) -> bool {
+        let (rows, panels) = (sizes.rows, sizes.vocabulary.div_ceil(PANEL));
+        let blocks = resident * multiprocessors;
+        let idle = match rows % blocks {
+            0 => 0,
+            last => (blocks / 2).saturating_sub(last) * panels,
+        };
+        rows < self.split_below * multiprocessors || idle > self.split_panels * multiprocessors + rows * panels / 128
+    }
+
     fn forward_of(&self, logits: Element, is_general: bool) -> (u32, usize) {
         match (logits, is_general) {
             (Element::F32, _) => self.forward_f32,
@@ -195,7 +210,8 @@ fn rows<E: Executor>(
     call: &mut Forward<'_, E::Memory>,
     shard: &mut Shard<'_, E::Memory>,
 ) -> Result<()> {
-    let few = sizes.rows < TUNING.split_below * executor.multiprocessors() as usize;
+    let (_, resident) = TUNING.forward_of(call.logits.element(), is_general(config, sizes, call, shard));
+    let few = TUNING.shares_rows(sizes, executor.multiprocessors() as usize, resident);
     match call.workspace.take() {
         Some(workspace) if few => by_panels(executor, stream, config, sizes, call, shard, Some(workspace)),
         _ if shard.result == MOERL_RESULT_PANELS => by_panels(executor, stream, config, sizes, call, shard, None),

@@ -74,6 +74,11 @@ fn few_rows_are_shared_by_blocks_only_with_a_workspace() {
     };
     assert_eq!(names(&inputs, 132), [("logprob_forward_squares_bf16", 10)]);
     assert_eq!(names(&shared, 4), [("logprob_forward_squares_bf16", 8)], "enough rows for this device");
+    let one_too_many =
+        Inputs { workspace: true, ..rows_with_faults(5, 10, 262_144).rows_of(&[0, 1, 2, 4, 5, 6, 7, 8, 9]) };
+    let [("logprob_panels_bf16", 8), ("logprob_merge", 9)] = names(&one_too_many, 4)[..] else {
+        panic!("the ninth row would be walked alone: {:?}", names(&one_too_many, 4));
+    };
     let [("logprob_panels_bf16", panel_blocks), ("logprob_merge", 10)] = names(&shared, 132)[..] else {
         panic!("{:?}", names(&shared, 132));
     };

@@ -984,8 +984,9 @@ struct MoerlGateBackward {
     uint32_t d_topk_weights_element;
     uint32_t stage_bytes;         // a row's place in shared memory, a multiple of 16
     float surrogate_coefficient;
+    uint32_t tile_rows;           // that a warp of the kernels for tiles stores at a time; divides its rows
     uint8_t accumulate;           // the gradient is added to what is there
-    uint8_t reserved[7];
+    uint8_t reserved[3];
 };
 
 // ---- router_loss ------------------------------------------------------------------------------------------------------
@@ -1187,6 +1188,7 @@ struct MoerlLogprobForward {
     uint64_t* best;              // [rows]: the largest logit and its column as one number, the smaller the better; all ones: none
     uint64_t* errors;
     uint64_t rows;
+    uint64_t first_row;          // of a call that is made piece by piece: added to the rows of faults
     uint64_t groups;             // group g holds the rows g, g + groups, g + 2 * groups, ...
     int64_t logits_stride;
     int64_t tokens_stride;
@@ -1221,6 +1223,8 @@ struct MoerlLogprobBackward {
     const float* d_kept_logprobs;
     const float* d_kept_entropy;
     uint64_t rows;
+    uint64_t first_row;          // of a call that is made piece by piece: where its keep-sets begin
+    uint64_t call_rows;          // and how many rows that call has
     uint64_t groups;             // as in the forward; of the general kernels alone
     uint64_t kept;               // ids in all
     int64_t logits_stride;
@@ -1259,6 +1263,8 @@ struct MoerlLogprobKeep {
     uint64_t* label_added;       // added to
     uint64_t* errors;
     uint64_t rows;
+    uint64_t first_row;          // as in the backward
+    uint64_t call_rows;
     uint64_t groups;
     uint64_t kept;               // ids in all
     int64_t logits_stride;
@@ -1300,6 +1306,25 @@ struct MoerlLogprobCombine {
     uint32_t positions;                       // valid records of a row, of all shards
     uint32_t reserved;
     uint32_t counts[MOERL_MAX_SHARDS];
+};
+
+// ---- linear_logprob ------------------------------------------------------------------------------------------------
+
+// kernels/linear_logprob.cu: rows of 16-byte packs from one place to another; strides in packs.
+struct MoerlLinearCopy {
+    const void* from;
+    void* to;
+    uint64_t rows;
+    uint64_t packs;              // of a row
+    uint64_t from_stride;
+    uint64_t to_stride;
+};
+
+// f32 numbers rounded to bf16, once; both begin at a 16-byte boundary.
+struct MoerlLinearRound {
+    const float* from;
+    void* to;
+    uint64_t length;
 };
 
 #endif

@@ -6,13 +6,14 @@
 //
 // Data movement. A row belongs to a group of 8, 16 or 32 lanes; a warp holds 4, 2 or 1 rows. Forward loads each logit of a native row
 // once, 16 bytes at a time, straight into registers. Where there are many rows and none is forced, 2 or 4 lanes share a row, which is
-// then copied to shared memory (gate/many.cuh). A replayed row loads its ids and the k logits that they name, and
-// nothing else (all of the row where the softmax over all needs its sum).
+// then copied to shared memory (gate/many.cuh). A replayed row loads its ids and the k logits that they name, and nothing else (all of
+// the row where the softmax over all needs its sum); up to 16 slots, 2 or 4 lanes share it too (gate/replay.cuh).
 //
 //   gate/rows.cuh     what a row is: native, forced, without weights        gate/select.cuh   the k best of a row
 //   gate/columns.cuh  a row in the registers of its lanes                   gate/weights.cuh  weights and their gradient
 //   gate/slots.cuh    the k slots and sums over them                        gate/score.cuh    exponentials and scores
 //   gate/many.cuh     the kernel for many rows: gate/segments.cuh, candidates.cuh, network.cuh, scored.cuh
+//   gate/replay.cuh   the kernel for rows with forced ids, a few lanes each
 //   gate/maps.cuh     what was chosen, as maps over all experts
 //
 // 1. Native is "select, then the replay road": behind the fork both kinds of row bring ids and logits to the same code, so replaying
@@ -26,6 +27,7 @@
 #include "gate/forward.cuh"
 #include "gate/many.cuh"
 #include "gate/maps.cuh"
+#include "gate/replay.cuh"
 
 // The number is the most experts that a kernel takes. Some may take all the registers that one block leaves them, because ptxas
 // otherwise trades a spill for an occupancy that shared memory does not allow them.
@@ -74,5 +76,13 @@ MOERL_KERNEL(gate_forward_many_f32_10, MoerlGateForward, 128) { gate_forward_man
 MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 4, 8, true>(p); }
 MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 4, 8, true>(p); }
 MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
+
+// Rows with forced ids, by the most of them.
+MOERL_KERNEL(gate_forward_replay_bf16_8, MoerlGateForward, 256) { gate_forward_replay<bf16, 2, 8>(p); }
+MOERL_KERNEL(gate_forward_replay_bf16_16, MoerlGateForward, 256) { gate_forward_replay<bf16, 4, 16>(p); }
+MOERL_KERNEL(gate_forward_replay_f16_8, MoerlGateForward, 256) { gate_forward_replay<f16, 2, 8>(p); }
+MOERL_KERNEL(gate_forward_replay_f16_16, MoerlGateForward, 256) { gate_forward_replay<f16, 4, 16>(p); }
+MOERL_KERNEL(gate_forward_replay_f32_8, MoerlGateForward, 256) { gate_forward_replay<float, 2, 8>(p); }
+MOERL_KERNEL(gate_forward_replay_f32_16, MoerlGateForward, 256) { gate_forward_replay<float, 4, 16>(p); }
 
 MOERL_KERNEL(gate_maps, MoerlGateMaps, 128) { write_maps(p); }

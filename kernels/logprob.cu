@@ -46,4 +46,5 @@ MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 768) { backward_by_pan
 MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 768) { backward_by_panels<f16, f16>(p); }
 MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 768) { backward_by_panels<float, float>(p); }
 MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 768) { backward_by_panels<bf16, float>(p); }
+MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 768) { backward_by_panels<float, bf16>(p); }
 MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 768) { backward_by_panels<f16, float>(p); }

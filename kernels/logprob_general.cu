@@ -45,4 +45,5 @@ MOERL_KERNEL(logprob_backward_general_bf16, MoerlLogprobBackward, 256) { backwar
 MOERL_KERNEL(logprob_backward_general_f16, MoerlLogprobBackward, 256) { backward_general<f16, f16>(p); }
 MOERL_KERNEL(logprob_backward_general_f32, MoerlLogprobBackward, 256) { backward_general<float, float>(p); }
 MOERL_KERNEL(logprob_backward_general_bf16_f32, MoerlLogprobBackward, 256) { backward_general<bf16, float>(p); }
+MOERL_KERNEL(logprob_backward_general_f32_bf16, MoerlLogprobBackward, 256) { backward_general<float, bf16>(p); }
 MOERL_KERNEL(logprob_backward_general_f16_f32, MoerlLogprobBackward, 256) { backward_general<f16, float>(p); }

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xaf0d4bce3258ab4b;
+pub const ABI_DIGEST: u64 = 0x8dfac69efa5b8326;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -1627,8 +1627,9 @@ pub struct MoerlGateBackward {
     pub d_topk_weights_element: u32,
     pub stage_bytes: u32,
     pub surrogate_coefficient: f32,
+    pub tile_rows: u32,
     pub accumulate: u8,
-    pub reserved: [u8; 7usize],
+    pub reserved: [u8; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1676,9 +1677,10 @@ const _: () = {
         [::core::mem::offset_of!(MoerlGateBackward, stage_bytes) - 240usize];
     ["Offset of field: MoerlGateBackward::surrogate_coefficient"]
         [::core::mem::offset_of!(MoerlGateBackward, surrogate_coefficient) - 244usize];
+    ["Offset of field: MoerlGateBackward::tile_rows"][::core::mem::offset_of!(MoerlGateBackward, tile_rows) - 248usize];
     ["Offset of field: MoerlGateBackward::accumulate"]
-        [::core::mem::offset_of!(MoerlGateBackward, accumulate) - 248usize];
-    ["Offset of field: MoerlGateBackward::reserved"][::core::mem::offset_of!(MoerlGateBackward, reserved) - 249usize];
+        [::core::mem::offset_of!(MoerlGateBackward, accumulate) - 252usize];
+    ["Offset of field: MoerlGateBackward::reserved"][::core::mem::offset_of!(MoerlGateBackward, reserved) - 253usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2075,6 +2077,7 @@ pub struct MoerlLogprobForward {
     pub best: *mut u64,
     pub errors: *mut u64,
     pub rows: u64,
+    pub first_row: u64,
     pub groups: u64,
     pub logits_stride: i64,
     pub tokens_stride: i64,
@@ -2094,7 +2097,7 @@ pub struct MoerlLogprobForward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 264usize];
+    ["Size of MoerlLogprobForward"][::core::mem::size_of::<MoerlLogprobForward>() - 272usize];
     ["Alignment of MoerlLogprobForward"][::core::mem::align_of::<MoerlLogprobForward>() - 8usize];
     ["Offset of field: MoerlLogprobForward::logits"][::core::mem::offset_of!(MoerlLogprobForward, logits) - 0usize];
     ["Offset of field: MoerlLogprobForward::tokens"][::core::mem::offset_of!(MoerlLogprobForward, tokens) - 8usize];
@@ -2122,33 +2125,35 @@ const _: () = {
     ["Offset of field: MoerlLogprobForward::best"][::core::mem::offset_of!(MoerlLogprobForward, best) - 144usize];
     ["Offset of field: MoerlLogprobForward::errors"][::core::mem::offset_of!(MoerlLogprobForward, errors) - 152usize];
     ["Offset of field: MoerlLogprobForward::rows"][::core::mem::offset_of!(MoerlLogprobForward, rows) - 160usize];
-    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 168usize];
+    ["Offset of field: MoerlLogprobForward::first_row"]
+        [::core::mem::offset_of!(MoerlLogprobForward, first_row) - 168usize];
+    ["Offset of field: MoerlLogprobForward::groups"][::core::mem::offset_of!(MoerlLogprobForward, groups) - 176usize];
     ["Offset of field: MoerlLogprobForward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 176usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logits_stride) - 184usize];
     ["Offset of field: MoerlLogprobForward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 184usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_stride) - 192usize];
     ["Offset of field: MoerlLogprobForward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 192usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, ignore_index) - 200usize];
     ["Offset of field: MoerlLogprobForward::vocab_start"]
-        [::core::mem::offset_of!(MoerlLogprobForward, vocab_start) - 200usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_start) - 208usize];
     ["Offset of field: MoerlLogprobForward::vocab_total"]
-        [::core::mem::offset_of!(MoerlLogprobForward, vocab_total) - 208usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, vocab_total) - 216usize];
     ["Offset of field: MoerlLogprobForward::record_stride"]
-        [::core::mem::offset_of!(MoerlLogprobForward, record_stride) - 216usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, record_stride) - 224usize];
     ["Offset of field: MoerlLogprobForward::logit_fold"]
-        [::core::mem::offset_of!(MoerlLogprobForward, logit_fold) - 224usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, logit_fold) - 232usize];
     ["Offset of field: MoerlLogprobForward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 232usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, tokens_element) - 240usize];
     ["Offset of field: MoerlLogprobForward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 236usize];
-    ["Offset of field: MoerlLogprobForward::ids"][::core::mem::offset_of!(MoerlLogprobForward, ids) - 240usize];
-    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 244usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, vocabulary) - 244usize];
+    ["Offset of field: MoerlLogprobForward::ids"][::core::mem::offset_of!(MoerlLogprobForward, ids) - 248usize];
+    ["Offset of field: MoerlLogprobForward::tag"][::core::mem::offset_of!(MoerlLogprobForward, tag) - 252usize];
     ["Offset of field: MoerlLogprobForward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 248usize];
-    ["Offset of field: MoerlLogprobForward::softcap"][::core::mem::offset_of!(MoerlLogprobForward, softcap) - 252usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, uniform_temperature) - 256usize];
+    ["Offset of field: MoerlLogprobForward::softcap"][::core::mem::offset_of!(MoerlLogprobForward, softcap) - 260usize];
     ["Offset of field: MoerlLogprobForward::cap_scale"]
-        [::core::mem::offset_of!(MoerlLogprobForward, cap_scale) - 256usize];
-    ["Offset of field: MoerlLogprobForward::result"][::core::mem::offset_of!(MoerlLogprobForward, result) - 260usize];
+        [::core::mem::offset_of!(MoerlLogprobForward, cap_scale) - 264usize];
+    ["Offset of field: MoerlLogprobForward::result"][::core::mem::offset_of!(MoerlLogprobForward, result) - 268usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2168,6 +2173,8 @@ pub struct MoerlLogprobBackward {
     pub d_kept_logprobs: *const f32,
     pub d_kept_entropy: *const f32,
     pub rows: u64,
+    pub first_row: u64,
+    pub call_rows: u64,
     pub groups: u64,
     pub kept: u64,
     pub logits_stride: i64,
@@ -2192,7 +2199,7 @@ pub struct MoerlLogprobBackward {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 240usize];
+    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 256usize];
     ["Alignment of MoerlLogprobBackward"][::core::mem::align_of::<MoerlLogprobBackward>() - 8usize];
     ["Offset of field: MoerlLogprobBackward::logits"][::core::mem::offset_of!(MoerlLogprobBackward, logits) - 0usize];
     ["Offset of field: MoerlLogprobBackward::d_logits"]
@@ -2219,42 +2226,46 @@ const _: () = {
     ["Offset of field: MoerlLogprobBackward::d_kept_entropy"]
         [::core::mem::offset_of!(MoerlLogprobBackward, d_kept_entropy) - 104usize];
     ["Offset of field: MoerlLogprobBackward::rows"][::core::mem::offset_of!(MoerlLogprobBackward, rows) - 112usize];
-    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 120usize];
-    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 128usize];
+    ["Offset of field: MoerlLogprobBackward::first_row"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, first_row) - 120usize];
+    ["Offset of field: MoerlLogprobBackward::call_rows"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, call_rows) - 128usize];
+    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 136usize];
+    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 144usize];
     ["Offset of field: MoerlLogprobBackward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 152usize];
     ["Offset of field: MoerlLogprobBackward::d_logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 144usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 160usize];
     ["Offset of field: MoerlLogprobBackward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 152usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 168usize];
     ["Offset of field: MoerlLogprobBackward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 160usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 176usize];
     ["Offset of field: MoerlLogprobBackward::vocab_start"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 168usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 184usize];
     ["Offset of field: MoerlLogprobBackward::vocab_total"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 176usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 192usize];
     ["Offset of field: MoerlLogprobBackward::logit_fold"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 184usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 200usize];
     ["Offset of field: MoerlLogprobBackward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 192usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 208usize];
     ["Offset of field: MoerlLogprobBackward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 196usize];
-    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 200usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 212usize];
+    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 216usize];
     ["Offset of field: MoerlLogprobBackward::columns"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 204usize];
-    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 208usize];
-    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 212usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 220usize];
+    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 224usize];
+    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 228usize];
     ["Offset of field: MoerlLogprobBackward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 216usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 232usize];
     ["Offset of field: MoerlLogprobBackward::softcap"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 220usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 236usize];
     ["Offset of field: MoerlLogprobBackward::cap_scale"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 224usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 240usize];
     ["Offset of field: MoerlLogprobBackward::logit_scale"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 228usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 244usize];
     ["Offset of field: MoerlLogprobBackward::strict_keep"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 232usize];
-    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 236usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 248usize];
+    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 252usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2273,6 +2284,8 @@ pub struct MoerlLogprobKeep {
     pub label_added: *mut u64,
     pub errors: *mut u64,
     pub rows: u64,
+    pub first_row: u64,
+    pub call_rows: u64,
     pub groups: u64,
     pub kept: u64,
     pub logits_stride: i64,
@@ -2294,7 +2307,7 @@ pub struct MoerlLogprobKeep {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobKeep"][::core::mem::size_of::<MoerlLogprobKeep>() - 216usize];
+    ["Size of MoerlLogprobKeep"][::core::mem::size_of::<MoerlLogprobKeep>() - 232usize];
     ["Alignment of MoerlLogprobKeep"][::core::mem::align_of::<MoerlLogprobKeep>() - 8usize];
     ["Offset of field: MoerlLogprobKeep::logits"][::core::mem::offset_of!(MoerlLogprobKeep, logits) - 0usize];
     ["Offset of field: MoerlLogprobKeep::tokens"][::core::mem::offset_of!(MoerlLogprobKeep, tokens) - 8usize];
@@ -2315,32 +2328,34 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobKeep, label_added) - 88usize];
     ["Offset of field: MoerlLogprobKeep::errors"][::core::mem::offset_of!(MoerlLogprobKeep, errors) - 96usize];
     ["Offset of field: MoerlLogprobKeep::rows"][::core::mem::offset_of!(MoerlLogprobKeep, rows) - 104usize];
-    ["Offset of field: MoerlLogprobKeep::groups"][::core::mem::offset_of!(MoerlLogprobKeep, groups) - 112usize];
-    ["Offset of field: MoerlLogprobKeep::kept"][::core::mem::offset_of!(MoerlLogprobKeep, kept) - 120usize];
+    ["Offset of field: MoerlLogprobKeep::first_row"][::core::mem::offset_of!(MoerlLogprobKeep, first_row) - 112usize];
+    ["Offset of field: MoerlLogprobKeep::call_rows"][::core::mem::offset_of!(MoerlLogprobKeep, call_rows) - 120usize];
+    ["Offset of field: MoerlLogprobKeep::groups"][::core::mem::offset_of!(MoerlLogprobKeep, groups) - 128usize];
+    ["Offset of field: MoerlLogprobKeep::kept"][::core::mem::offset_of!(MoerlLogprobKeep, kept) - 136usize];
     ["Offset of field: MoerlLogprobKeep::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, logits_stride) - 128usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, logits_stride) - 144usize];
     ["Offset of field: MoerlLogprobKeep::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_stride) - 136usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_stride) - 152usize];
     ["Offset of field: MoerlLogprobKeep::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, ignore_index) - 144usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, ignore_index) - 160usize];
     ["Offset of field: MoerlLogprobKeep::vocab_start"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_start) - 152usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_start) - 168usize];
     ["Offset of field: MoerlLogprobKeep::vocab_total"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_total) - 160usize];
-    ["Offset of field: MoerlLogprobKeep::logit_fold"][::core::mem::offset_of!(MoerlLogprobKeep, logit_fold) - 168usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, vocab_total) - 176usize];
+    ["Offset of field: MoerlLogprobKeep::logit_fold"][::core::mem::offset_of!(MoerlLogprobKeep, logit_fold) - 184usize];
     ["Offset of field: MoerlLogprobKeep::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_element) - 176usize];
-    ["Offset of field: MoerlLogprobKeep::vocabulary"][::core::mem::offset_of!(MoerlLogprobKeep, vocabulary) - 180usize];
-    ["Offset of field: MoerlLogprobKeep::ids"][::core::mem::offset_of!(MoerlLogprobKeep, ids) - 184usize];
-    ["Offset of field: MoerlLogprobKeep::tag"][::core::mem::offset_of!(MoerlLogprobKeep, tag) - 188usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, tokens_element) - 192usize];
+    ["Offset of field: MoerlLogprobKeep::vocabulary"][::core::mem::offset_of!(MoerlLogprobKeep, vocabulary) - 196usize];
+    ["Offset of field: MoerlLogprobKeep::ids"][::core::mem::offset_of!(MoerlLogprobKeep, ids) - 200usize];
+    ["Offset of field: MoerlLogprobKeep::tag"][::core::mem::offset_of!(MoerlLogprobKeep, tag) - 204usize];
     ["Offset of field: MoerlLogprobKeep::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, uniform_temperature) - 192usize];
-    ["Offset of field: MoerlLogprobKeep::softcap"][::core::mem::offset_of!(MoerlLogprobKeep, softcap) - 196usize];
-    ["Offset of field: MoerlLogprobKeep::cap_scale"][::core::mem::offset_of!(MoerlLogprobKeep, cap_scale) - 200usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, uniform_temperature) - 208usize];
+    ["Offset of field: MoerlLogprobKeep::softcap"][::core::mem::offset_of!(MoerlLogprobKeep, softcap) - 212usize];
+    ["Offset of field: MoerlLogprobKeep::cap_scale"][::core::mem::offset_of!(MoerlLogprobKeep, cap_scale) - 216usize];
     ["Offset of field: MoerlLogprobKeep::strict_keep"]
-        [::core::mem::offset_of!(MoerlLogprobKeep, strict_keep) - 204usize];
-    ["Offset of field: MoerlLogprobKeep::is_shard"][::core::mem::offset_of!(MoerlLogprobKeep, is_shard) - 208usize];
-    ["Offset of field: MoerlLogprobKeep::reserved"][::core::mem::offset_of!(MoerlLogprobKeep, reserved) - 212usize];
+        [::core::mem::offset_of!(MoerlLogprobKeep, strict_keep) - 220usize];
+    ["Offset of field: MoerlLogprobKeep::is_shard"][::core::mem::offset_of!(MoerlLogprobKeep, is_shard) - 224usize];
+    ["Offset of field: MoerlLogprobKeep::reserved"][::core::mem::offset_of!(MoerlLogprobKeep, reserved) - 228usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2365,33 +2380,69 @@ pub struct MoerlLogprobCombine {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobCombine"][::core::mem::size_of::<MoerlLogprobCombine>() - 624usize];
+    ["Size of MoerlLogprobCombine"][::core::mem::size_of::<MoerlLogprobCombine>() - 632usize];
     ["Alignment of MoerlLogprobCombine"][::core::mem::align_of::<MoerlLogprobCombine>() - 8usize];
     ["Offset of field: MoerlLogprobCombine::outputs"][::core::mem::offset_of!(MoerlLogprobCombine, outputs) - 0usize];
-    ["Offset of field: MoerlLogprobCombine::records"][::core::mem::offset_of!(MoerlLogprobCombine, records) - 264usize];
-    ["Offset of field: MoerlLogprobCombine::sum_sq"][::core::mem::offset_of!(MoerlLogprobCombine, sum_sq) - 272usize];
+    ["Offset of field: MoerlLogprobCombine::records"][::core::mem::offset_of!(MoerlLogprobCombine, records) - 272usize];
+    ["Offset of field: MoerlLogprobCombine::sum_sq"][::core::mem::offset_of!(MoerlLogprobCombine, sum_sq) - 280usize];
     ["Offset of field: MoerlLogprobCombine::other_labels"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, other_labels) - 280usize];
-    ["Offset of field: MoerlLogprobCombine::best"][::core::mem::offset_of!(MoerlLogprobCombine, best) - 288usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, other_labels) - 288usize];
+    ["Offset of field: MoerlLogprobCombine::best"][::core::mem::offset_of!(MoerlLogprobCombine, best) - 296usize];
     ["Offset of field: MoerlLogprobCombine::kept_records"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_records) - 296usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_records) - 304usize];
     ["Offset of field: MoerlLogprobCombine::kept_offsets"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_offsets) - 304usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_offsets) - 312usize];
     ["Offset of field: MoerlLogprobCombine::kept_logprobs"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_logprobs) - 312usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_logprobs) - 320usize];
     ["Offset of field: MoerlLogprobCombine::kept_entropy"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_entropy) - 320usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_entropy) - 328usize];
     ["Offset of field: MoerlLogprobCombine::kept_mass"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_mass) - 328usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_mass) - 336usize];
     ["Offset of field: MoerlLogprobCombine::kept_saved"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, kept_saved) - 336usize];
-    ["Offset of field: MoerlLogprobCombine::kept"][::core::mem::offset_of!(MoerlLogprobCombine, kept) - 344usize];
-    ["Offset of field: MoerlLogprobCombine::shards"][::core::mem::offset_of!(MoerlLogprobCombine, shards) - 352usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, kept_saved) - 344usize];
+    ["Offset of field: MoerlLogprobCombine::kept"][::core::mem::offset_of!(MoerlLogprobCombine, kept) - 352usize];
+    ["Offset of field: MoerlLogprobCombine::shards"][::core::mem::offset_of!(MoerlLogprobCombine, shards) - 360usize];
     ["Offset of field: MoerlLogprobCombine::records_per_row"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, records_per_row) - 356usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, records_per_row) - 364usize];
     ["Offset of field: MoerlLogprobCombine::positions"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, positions) - 360usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, positions) - 368usize];
     ["Offset of field: MoerlLogprobCombine::reserved"]
-        [::core::mem::offset_of!(MoerlLogprobCombine, reserved) - 364usize];
-    ["Offset of field: MoerlLogprobCombine::counts"][::core::mem::offset_of!(MoerlLogprobCombine, counts) - 368usize];
+        [::core::mem::offset_of!(MoerlLogprobCombine, reserved) - 372usize];
+    ["Offset of field: MoerlLogprobCombine::counts"][::core::mem::offset_of!(MoerlLogprobCombine, counts) - 376usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLinearCopy {
+    pub from: *const ::core::ffi::c_void,
+    pub to: *mut ::core::ffi::c_void,
+    pub rows: u64,
+    pub packs: u64,
+    pub from_stride: u64,
+    pub to_stride: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLinearCopy"][::core::mem::size_of::<MoerlLinearCopy>() - 48usize];
+    ["Alignment of MoerlLinearCopy"][::core::mem::align_of::<MoerlLinearCopy>() - 8usize];
+    ["Offset of field: MoerlLinearCopy::from"][::core::mem::offset_of!(MoerlLinearCopy, from) - 0usize];
+    ["Offset of field: MoerlLinearCopy::to"][::core::mem::offset_of!(MoerlLinearCopy, to) - 8usize];
+    ["Offset of field: MoerlLinearCopy::rows"][::core::mem::offset_of!(MoerlLinearCopy, rows) - 16usize];
+    ["Offset of field: MoerlLinearCopy::packs"][::core::mem::offset_of!(MoerlLinearCopy, packs) - 24usize];
+    ["Offset of field: MoerlLinearCopy::from_stride"][::core::mem::offset_of!(MoerlLinearCopy, from_stride) - 32usize];
+    ["Offset of field: MoerlLinearCopy::to_stride"][::core::mem::offset_of!(MoerlLinearCopy, to_stride) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoerlLinearRound {
+    pub from: *const f32,
+    pub to: *mut ::core::ffi::c_void,
+    pub length: u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoerlLinearRound"][::core::mem::size_of::<MoerlLinearRound>() - 24usize];
+    ["Alignment of MoerlLinearRound"][::core::mem::align_of::<MoerlLinearRound>() - 8usize];
+    ["Offset of field: MoerlLinearRound::from"][::core::mem::offset_of!(MoerlLinearRound, from) - 0usize];
+    ["Offset of field: MoerlLinearRound::to"][::core::mem::offset_of!(MoerlLinearRound, to) - 8usize];
+    ["Offset of field: MoerlLinearRound::length"][::core::mem::offset_of!(MoerlLinearRound, length) - 16usize];
 };

@@ -9,6 +9,7 @@ use crate::ema;
 use crate::error::{Error, Fault, Result};
 use crate::expert_ledger;
 use crate::gate;
+use crate::linear_logprob;
 use crate::logprob;
 use crate::memory::{Memory, View, ViewMut};
 use crate::objective;
@@ -202,6 +203,42 @@ pub trait Backend {
         stream: &Self::Stream,
         config: &logprob::Config,
         call: logprob::Combine<'_, Self::Memory>,
+    ) -> Result<()>;
+
+    // ---- linear_logprob ---------------------------------------------------------------------------------------------
+
+    /// [`logprob_forward`](Backend::logprob_forward) of logits that are a product and never all there: see [`linear_logprob`].
+    ///
+    /// # Errors
+    /// The call's `validate`'s; [`Error::Unavailable`] where there is nothing that multiplies matrices: on a CUDA device without the crate
+    /// feature `linear`, or without cuBLASLt.
+    fn linear_logprob_forward<'a>(
+        &self,
+        stream: &Self::Stream,
+        config: &linear_logprob::Config,
+        call: logprob::Forward<'a, Self::Memory, linear_logprob::Projection<'a, Self::Memory>>,
+    ) -> Result<()>;
+
+    /// [`logprob_partial`](Backend::logprob_partial) likewise.
+    ///
+    /// # Errors
+    /// As [`linear_logprob_forward`](Backend::linear_logprob_forward).
+    fn linear_logprob_partial<'a>(
+        &self,
+        stream: &Self::Stream,
+        config: &linear_logprob::Config,
+        call: logprob::PartialCall<'a, Self::Memory, linear_logprob::Projection<'a, Self::Memory>>,
+    ) -> Result<()>;
+
+    /// The gradients of hidden states and weight.
+    ///
+    /// # Errors
+    /// As [`linear_logprob_forward`](Backend::linear_logprob_forward).
+    fn linear_logprob_backward<'a>(
+        &self,
+        stream: &Self::Stream,
+        config: &linear_logprob::Config,
+        call: logprob::Backward<'a, Self::Memory, linear_logprob::Gradients<'a, Self::Memory>>,
     ) -> Result<()>;
 
     // ---- objective --------------------------------------------------------------------------------------------------

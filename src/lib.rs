@@ -6,6 +6,7 @@
 //! | [`router_loss`] | load balance, z-loss, entropy bonus and divergence of a router, and the update of a selection bias |
 //! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`logprob`] | log-probability of the chosen tokens, entropy, log-sum-exp, Σp², rank and argmax, in one read of the logits; keep-sets; vocabulary shards |
+//! | [`linear_logprob`] | the same straight from hidden states and the head's weight, the logits a chunk at a time |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
 //! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
@@ -39,6 +40,7 @@ pub mod ema;
 pub mod error;
 pub mod expert_ledger;
 pub mod gate;
+pub mod linear_logprob;
 pub mod logprob;
 pub mod memory;
 pub mod objective;

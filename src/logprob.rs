@@ -51,8 +51,11 @@ mod call;
 mod keep;
 mod shard;
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
+pub(crate) use call::part;
 pub use call::{Backward, Forward, Gradient};
 pub use keep::{KeepSets, sort_keep_sets};
 pub use shard::{Combine, PartialCall};
@@ -196,6 +199,9 @@ pub struct Sizes {
     pub vocab_start: usize,
     /// Tokens of all shards.
     pub vocab_total: usize,
+    /// Where these rows begin in a call that is made piece by piece, and how many rows it has.
+    pub(crate) first_row: usize,
+    pub(crate) call_rows: usize,
 }
 
 impl Sizes {
@@ -208,11 +214,18 @@ impl Sizes {
             ids: tokens.map_or(1, |tokens| tokens.columns()),
             vocab_start: config.vocab_start,
             vocab_total: config.vocab_total.unwrap_or(config.vocab_start.saturating_add(vocabulary)),
+            first_row: 0,
+            call_rows: logits.rows(),
         }
     }
 
+    /// Those of some of the rows.
+    pub(crate) fn piece(&self, rows: &Range<usize>) -> Sizes {
+        Sizes { rows: rows.len(), first_row: rows.start, ..*self }
+    }
+
     fn check<M: Memory>(&self, checks: &mut Checks, logits: &Matrix<'_, M>) {
-        let Sizes { rows, vocabulary, columns, ids, vocab_start, vocab_total } = *self;
+        let Sizes { rows, vocabulary, columns, ids, vocab_start, vocab_total, .. } = *self;
         checks
             .require(Element::FLOATS.contains(&logits.element()), Kind::Dtype, "logits", || {
                 format!("hold {}, need bf16, f16 or f32", logits.element())
@@ -269,7 +282,7 @@ fn check_rows<M: Memory>(
 }
 
 /// An array that has as many elements as this, where it is there.
-fn check_row_array<T: Pod, M: Memory>(
+pub(crate) fn check_row_array<T: Pod, M: Memory>(
     checks: &mut Checks,
     name: &'static str,
     array: Option<View<'_, T, M>>,

@@ -111,6 +111,17 @@ impl<'a, T: Pod, M: Memory> ViewMut<'a, T, M> {
     pub fn reborrow(&mut self) -> ViewMut<'_, T, M> {
         ViewMut { address: self.address, len: self.len, lends: PhantomData }
     }
+    /// The same array; an empty one stays behind.
+    pub(crate) fn take(&mut self) -> Self {
+        ViewMut { address: self.address, len: std::mem::take(&mut self.len), lends: PhantomData }
+    }
+    /// What lies before element `middle`, and the rest. Panics where that is outside.
+    pub(crate) fn split_at(self, middle: usize) -> (Self, Self) {
+        assert!(middle <= self.len, "{middle} of {} elements", self.len);
+        let address = self.address + middle * size_of::<T>();
+        let rest = ViewMut { address, len: self.len - middle, lends: PhantomData };
+        (ViewMut { address: self.address, len: middle, lends: PhantomData }, rest)
+    }
     /// The same array, for reading.
     pub fn as_view(&self) -> View<'_, T, M> {
         View { address: self.address, len: self.len, lends: PhantomData }
@@ -234,6 +245,17 @@ impl Layout {
     pub(crate) fn extent(&self, name: &'static str, written: bool) -> Extent {
         Extent { name, address: self.address, bytes: self.bytes(), written }
     }
+
+    fn row_range(&self, range: Range<usize>) -> Layout {
+        assert!(range.start <= range.end && range.end <= self.rows, "rows {range:?} of {}", self.rows);
+        let address = self.address + range.start * self.row_stride * self.element.size();
+        Layout { address, rows: range.len(), ..*self }
+    }
+
+    /// True if no bytes lie between the rows.
+    pub(crate) fn has_no_gaps(&self) -> bool {
+        self.row_stride == self.columns
+    }
 }
 
 impl<M> Clone for Matrix<'_, M> {
@@ -313,9 +335,12 @@ impl<'a, M: Memory> Matrix<'a, M> {
 
     /// Rows `range`. Panics where the range is outside, as slices do.
     pub fn row_range(self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.layout.rows, "rows {range:?} of {}", self.layout.rows);
-        let address = self.layout.address + range.start * self.layout.row_stride * self.layout.element.size();
-        Matrix { layout: Layout { address, rows: range.len(), ..self.layout }, lends: PhantomData }
+        Matrix { layout: self.layout.row_range(range), lends: PhantomData }
+    }
+
+    /// Only the facts of a matrix, for checks: it lies nowhere, and nothing may look into it.
+    pub(crate) fn nowhere(element: Element, rows: usize, columns: usize) -> Self {
+        Matrix { layout: Layout { address: 0, element, rows, columns, row_stride: columns }, lends: PhantomData }
     }
 
     /// Columns `range` of every row. Panics where the range is outside, as slices do.
@@ -358,6 +383,33 @@ impl<'a, M: Memory> MatrixMut<'a, M> {
     /// The same matrix, for reading.
     pub fn as_matrix(&self) -> Matrix<'_, M> {
         Matrix { layout: self.layout, lends: PhantomData }
+    }
+    /// Rows `range`. Panics where the range is outside, as slices do.
+    pub fn row_range(self, range: Range<usize>) -> Self {
+        MatrixMut { layout: self.layout.row_range(range), lends: PhantomData }
+    }
+
+    /// The same matrix, for reading from now on.
+    pub(crate) fn into_matrix(self) -> Matrix<'a, M> {
+        Matrix { layout: self.layout, lends: PhantomData }
+    }
+
+    /// All bytes, those between the rows too.
+    pub(crate) fn into_bytes(self) -> ViewMut<'a, u8, M> {
+        ViewMut { address: self.layout.address, len: self.layout.bytes(), lends: PhantomData }
+    }
+
+    /// The first bytes of an array as rows of another type. Panics where they are too few or begin at no multiple of the type's size.
+    pub(crate) fn in_bytes(
+        bytes: ViewMut<'a, u8, M>,
+        element: Element,
+        rows: usize,
+        columns: usize,
+        row_stride: usize,
+    ) -> Self {
+        let layout = Layout { address: bytes.address, element, rows, columns, row_stride };
+        assert!(layout.bytes() <= bytes.len && bytes.address.is_multiple_of(element.size()), "{layout:?} in {bytes:?}");
+        MatrixMut { layout, lends: PhantomData }
     }
 }
 

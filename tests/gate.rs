@@ -1,4 +1,7 @@
 //! The gate, on every backend: the same behaviours of the reference, the emulated kernels and a device.
+//!
+//! How near each group of tests comes to its tolerances, a line a group, quantity and backend:
+//! `cargo test --test gate --test router_loss --test expert_ledger worst -- --ignored --nocapture`.
 
 mod common;
 
@@ -11,12 +14,22 @@ mod backward;
 mod backward_emulated;
 #[path = "gate/bad_input.rs"]
 mod bad_input;
+#[cfg(feature = "cuda")]
+#[path = "gate/graph.rs"]
+mod graph;
 #[path = "gate/harness.rs"]
 mod harness;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "gate/large.rs"]
+mod large;
 #[path = "gate/many.rs"]
 mod many;
+#[path = "gate/margin.rs"]
+mod margin;
 #[path = "gate/outputs.rs"]
 mod outputs;
+#[path = "gate/recompute.rs"]
+mod recompute;
 #[path = "gate/replay.rs"]
 mod replay;
 #[path = "gate/rows.rs"]
@@ -29,3 +42,5 @@ mod telemetry;
 mod watch;
 #[path = "gate/weights.rs"]
 mod weights;
+#[path = "gate/worst.rs"]
+mod worst;

@@ -126,14 +126,14 @@ fn many_rows_take_the_kernels_for_many() {
         emulator.launches().remove(0).kernel.name
     };
     let is_many = |name: &str| name.contains("many");
-    assert!(is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 1)));
-    assert!(!is_many(kernel(Config::softmax_selected(8), 64, 128, 8, 1)));
-    assert!(!is_many(kernel(Config::softmax_selected(8), 65, 128, 8, 2)));
+    assert!(is_many(kernel(Config::softmax_selected(8), 5, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 4, 128, 8, 1)));
+    assert!(!is_many(kernel(Config::softmax_selected(8), 5, 128, 8, 2)));
     assert!(is_many(kernel(Config::softmax_selected(10), 65, 512, 10, 1)));
     for preset in [Preset::DeepseekV3, Preset::Glm5, Preset::KimiK2, Preset::MinimaxM2] {
         let config = Config::preset(preset);
         let experts = if preset == Preset::KimiK2 { 384 } else { 256 };
-        assert!(is_many(kernel(config, 65, experts, 8, 1)), "{preset}");
+        assert!(is_many(kernel(config, 1, experts, 8, 1)), "{preset}");
     }
     // Rows that do not begin at 16 bytes, sums over the row, more slots than candidates.
     for (config, experts, k) in
@@ -145,23 +145,58 @@ fn many_rows_take_the_kernels_for_many() {
 
 #[test]
 fn replay_touches_only_the_sectors_of_the_forced_slots() {
-    for element in [Element::U8, Element::U16, Element::I32] {
-        let problem = Problem::<bf16>::random(Config::softmax_selected(8), 300, 256, 8, 3);
-        let ids = problem.random_ids(4);
-        let (_, traffic) = metered(|emulator| forward(emulator, &problem.forced(element, &ids)));
-        let mut sectors = 0;
-        for row in ids.chunks_exact(8) {
-            let mut touched: Vec<i32> = row.iter().map(|id| id / 16).collect();
-            touched.sort_unstable();
-            touched.dedup();
-            sectors += touched.len() as u64;
+    fn check<T: Float>(experts: usize, k: usize) {
+        for &element in Element::ROUTES {
+            if element == Element::U8 && experts > 256 {
+                continue;
+            }
+            let problem = Problem::<T>::random(Config::softmax_selected(k), 300, experts, k, 3);
+            let ids = problem.random_ids(4);
+            let (_, traffic) = metered(|emulator| forward(emulator, &problem.forced(element, &ids)));
+            let in_a_sector = 32 / size_of::<T>() as i32;
+            let mut sectors = 0;
+            for row in ids.chunks_exact(k) {
+                let mut touched: Vec<i32> = row.iter().map(|id| id / in_a_sector).collect();
+                touched.sort_unstable();
+                touched.dedup();
+                sectors += touched.len() as u64;
+            }
+            let slots = (300 * k) as u64;
+            let logits = traffic.buffer("router_logits").unwrap().loads;
+            assert_eq!((logits.bytes, logits.most), (slots * size_of::<T>() as u64, 1), "each slot's logit once");
+            assert_eq!(logits.sectors, sectors, "no sector without a slot, each once a row");
+            // The ids in their own width.
+            let loads = traffic.buffer("forced_ids").unwrap().loads;
+            assert_eq!((loads.bytes, loads.most), (slots * element.size() as u64, 1), "{element}");
+            assert_eq!(traffic.load_bytes(), logits.bytes + loads.bytes, "and nothing else");
         }
-        let logits = traffic.buffer("router_logits").unwrap().loads;
-        assert_eq!((logits.bytes, logits.most), (300 * 8 * 2, 1));
-        assert_eq!(logits.sectors, sectors);
-        // The ids in their own width.
-        let loads = traffic.buffer("forced_ids").unwrap().loads;
-        assert_eq!((loads.bytes, loads.most), (300 * 8 * element.size() as u64, 1));
+    }
+    check::<bf16>(128, 8);
+    check::<bf16>(256, 8);
+    check::<f16>(384, 6);
+    check::<f32>(256, 8);
+    check::<bf16>(512, 10);
+    check::<f32>(1024, 32);
+}
+
+#[test]
+fn no_dense_output_is_touched_unless_it_is_asked_for() {
+    let dense = ["dense_probs", "bytemap", "bitmap", "cutoff", "record_ids"];
+    for multiprocessors in [1, 132] {
+        for config in [Config::softmax_selected(8), Config::softmax(8), Config::preset(Preset::DeepseekV3)] {
+            let problem = Problem::<bf16>::random(config, 100, 256, 8, 3);
+            for problem in [problem.forced(Element::U16, &problem.random_ids(4)), problem] {
+                let emulator = Emulator::new().with_multiprocessors(multiprocessors);
+                let (_, traffic) = metered_on(emulator, |emulator| forward(emulator, &problem));
+                for buffer in &traffic.buffers {
+                    let touched = buffer.stores.bytes + buffer.loads.bytes + buffer.atomics;
+                    assert!(!dense.contains(&buffer.name) || touched == 0, "{} was touched", buffer.name);
+                }
+                // What is stored is what was asked for.
+                let per_row = 3 * 8 * 4 + if problem.config.needs_lse() { 4 } else { 0 };
+                assert_eq!(traffic.store_bytes(), 100 * per_row);
+            }
+        }
     }
 }
 
@@ -191,6 +226,12 @@ fn backward_writes_each_element_once_and_reads_nothing_else() {
                 }
                 None => assert!(!reads_logits),
             }
+            // Nothing beyond its inputs. The lanes of a row ask for its log-sum-exp together.
+            let lse = traffic.buffer("lse").map_or(0, |lse| lse.loads.bytes);
+            assert!(lse <= if reads_logits { 130 * 32 * 4 } else { 0 }, "{lse} bytes of log-sum-exps");
+            let logits = if reads_logits { 130 * experts as u64 * 2 } else { 0 };
+            assert_eq!(traffic.load_bytes(), 3 * slots + logits + lse);
+            assert_eq!(traffic.store_bytes(), stores.bytes);
         }
     }
 }
@@ -226,7 +267,11 @@ fn cheap_telemetry_reads_no_logit_but_those_of_the_slots() {
     let given = Given { recorded_weights: Some(vec![0.1; 2400]), ..Given::default() };
     let (_, plain) = metered(|emulator| forward(emulator, &replay));
     let (_, cheap) = metered(|emulator| watch(emulator, &replay, Asked::Cheap, &given));
-    let logits = |traffic: &LaunchTraffic| traffic.buffer("router_logits").unwrap().loads;
+    // The lanes that share a row may be others.
+    let logits = |traffic: &LaunchTraffic| {
+        let loads = traffic.buffer("router_logits").unwrap().loads;
+        (loads.bytes, loads.once, loads.sectors)
+    };
     assert_eq!(logits(&cheap), logits(&plain));
     // Beside the forward's own bytes only the recorded weights and what was asked for.
     assert_eq!(cheap.buffer("recorded_weights").unwrap().loads.bytes, 2400 * 4);

@@ -9,14 +9,23 @@ mod backward;
 #[cfg(feature = "emulate")]
 #[path = "logprob/emulated.rs"]
 mod emulated;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "logprob/exponential.rs"]
+mod exponential;
 #[path = "logprob/formulas.rs"]
 mod formulas;
 #[path = "logprob/forward.rs"]
 mod forward;
+#[cfg(feature = "cuda")]
+#[path = "logprob/graph.rs"]
+mod graph;
 #[path = "logprob/invariance.rs"]
 mod invariance;
 #[path = "logprob/keep.rs"]
 mod keep;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "logprob/large.rs"]
+mod large;
 #[path = "logprob/order.rs"]
 mod order;
 #[path = "logprob/refusals.rs"]

@@ -13,3 +13,5 @@ mod emulated;
 mod meaning;
 #[path = "router_loss/refusals.rs"]
 mod refusals;
+#[path = "router_loss/worst.rs"]
+mod worst;

@@ -1,9 +1,10 @@
 //! Advantage calls with their results on the host: what `step` and `check` share.
 
 use moerl::advantage::{
-    self, BatchNorm, Call, Config, GroupPlan, MOMENTS, ReinforcePpBaseline, moments_workspace_bytes, workspace_bytes,
+    self, BatchNorm, Call, Config, GroupPlan, MOMENTS, ReinforcePp, ReinforcePpBaseline, TokenCall,
+    moments_workspace_bytes, token_workspace_bytes, workspace_bytes,
 };
-use moerl::objective::Groups;
+use moerl::objective::{Groups, Plan, Segments};
 use moerl::{Backend, Buffer, Result};
 
 use crate::clock::Clock;
@@ -63,5 +64,35 @@ pub fn run<B: Backend>(
             advantage::reinforce_pp_baseline(backend, stream, config, &groups, ReinforcePpBaseline { call, moments })
         }
     })?;
+    backend.download(stream, advantages.view())
+}
+
+/// The advantage of every token: its segment's reward discounted by the counted tokens between, whitened over the batch (REINFORCE++).
+///
+/// # Errors
+/// The operation's and the backend's.
+pub fn returns<B: Backend>(
+    backend: &B,
+    stream: &B::Stream,
+    gamma: f64,
+    segments: &Segments,
+    rewards: &[f32],
+    mask: &[u8],
+    clock: &mut Clock,
+) -> Result<Vec<f32>> {
+    let plan = Plan::new(backend, stream, segments)?;
+    let (rewards, loss_mask) = (backend.upload(stream, rewards)?, backend.upload(stream, mask)?);
+    let mut advantages = backend.allocate::<f32>(stream, mask.len())?;
+    let mut moments = backend.allocate::<f64>(stream, MOMENTS)?;
+    let bytes = token_workspace_bytes(&plan).max(moments_workspace_bytes(mask.len()));
+    let mut workspace = backend.allocate::<u8>(stream, bytes)?;
+    let call = TokenCall {
+        segment_rewards: Some(rewards.view()),
+        loss_mask: Some(loss_mask.view()),
+        advantages: Some(advantages.view_mut()),
+        ..TokenCall::new(workspace.view_mut())
+    };
+    let batch = ReinforcePp { call, moments: moments.view_mut() };
+    clock.time(backend, stream, || advantage::reinforce_pp(backend, stream, gamma, &plan, batch))?;
     backend.download(stream, advantages.view())
 }

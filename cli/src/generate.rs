@@ -6,6 +6,8 @@
 //! changed routes have the sizes of real runs: about 9 % of the (token, layer) expert sets change by the drift, about 3 % by the
 //! engine (32 experts, 4 chosen).
 //!
+//! `--staleness`, `--rollout-noise`, `--rollout-precision` and `--changed-routes` move these sizes away from those of real runs.
+//!
 //! Each number is a function of the seed, the token and the layer alone, so a file is the same however it is cut into blocks.
 
 use std::path::Path;
@@ -14,9 +16,9 @@ use moerl::element::{Element, bf16};
 use moerl::gate::{MAX_EXPERTS, MAX_TOP_K};
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand_distr::{Distribution, LogNormal, StandardNormal};
+use rand_distr::{Distribution, StandardNormal};
 
-use crate::arguments::Generate;
+use crate::arguments::{Generate, Lengths, Precision};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 use crate::random::{Stream, numbers};
@@ -41,8 +43,7 @@ const LOGPROB_ENGINE: f32 = 0.025;
 const REFERENCE_DRIFT: f32 = 3.0;
 /// Responses to one prompt.
 const GROUP: usize = 8;
-/// Mean and spread of the logarithm of a response's length: a median of 400 tokens.
-const LENGTH: (f64, f64) = (6.0, 0.8);
+/// No log-normal length is above it.
 const LONGEST: usize = 16_384;
 /// The bytes of logits or router logits that one block of tokens may take.
 const BLOCK_BYTES: usize = 8 << 20;
@@ -53,7 +54,7 @@ const BLOCK_BYTES: usize = 8 << 20;
 /// [`Failure::Input`] for sizes that a step file cannot have, [`Failure::Run`] if the file cannot be written.
 pub fn run(options: &Generate) -> Result<()> {
     check(options)?;
-    let offsets = segment_offsets(options.tokens, options.seed);
+    let offsets = segment_offsets(options.tokens, options.lengths, options.seed);
     let mut file = Output::create(&options.out, options, &offsets)?;
     file.segments(&offsets)?;
     let widest = 4 * options.experts.max(if options.no_logits { 0 } else { options.vocab }) + 64;
@@ -82,22 +83,60 @@ fn check(options: &Generate) -> Result<()> {
     require((2..=i32::MAX as usize).contains(&vocab), format!("--vocab {vocab}: 2 to {}", i32::MAX));
     require((1..=MAX_EXPERTS).contains(&experts), format!("--experts {experts}: 1 to {MAX_EXPERTS}"));
     require(layers <= MAX_LAYERS, format!("--layers {layers}: at most {MAX_LAYERS}"));
+    for (name, value) in [("staleness", options.staleness), ("rollout-noise", options.rollout_noise)] {
+        require((0.0..=1e6).contains(&value), format!("--{name} {value}: 0 to 1e6"));
+    }
+    let share = options.changed_routes;
+    require((0.0..=1.0).contains(&share), format!("--changed-routes {share}: 0 to 1"));
+    require(share == 0.0 || top_k < experts, format!("--changed-routes {share}: all {experts} experts are chosen"));
     let most = experts.min(MAX_TOP_K);
     require((1..=most).contains(&top_k), format!("--top-k {top_k}: 1 to {most} with {experts} experts"));
     if problems.is_empty() { Ok(()) } else { Err(Failure::input(problems.join("; "))) }
 }
 
-/// Log-normal lengths that add up to `tokens`.
-fn segment_offsets(tokens: usize, seed: u64) -> Vec<i32> {
+/// Lengths that add up to `tokens`; the last one is what is left.
+fn segment_offsets(tokens: usize, lengths: Lengths, seed: u64) -> Vec<i32> {
     let mut numbers = numbers(seed, Stream::Lengths, 0, 0);
-    let lengths = LogNormal::new(LENGTH.0, LENGTH.1).expect("the spread is positive");
+    let mut draw = || match lengths {
+        Lengths::Fixed(length) => length,
+        Lengths::Uniform(low, high) => numbers.random_range(low..=high),
+        Lengths::LogNormal(mean, sigma) => {
+            let deviation: f64 = StandardNormal.sample(&mut numbers);
+            ((mean + sigma * deviation).exp() as usize).clamp(1, LONGEST)
+        }
+    };
     let mut offsets = vec![0];
     let mut end = 0;
     while end < tokens {
-        end += (lengths.sample(&mut numbers) as usize).clamp(1, LONGEST).min(tokens - end);
+        end += draw().min(tokens - end);
         offsets.push(end as i32);
     }
     offsets
+}
+
+/// How unlike the policies of a file are.
+#[derive(Clone, Copy, Debug)]
+struct Unlike {
+    /// Of the drift of one update.
+    drift: f32,
+    /// Of a sound engine's noise.
+    noise: f32,
+    precision: Precision,
+}
+
+impl Unlike {
+    fn of(options: &Generate) -> Unlike {
+        // A policy that has taken n steps at random is √n steps away.
+        let (drift, noise) = (options.staleness.sqrt() as f32, options.rollout_noise as f32);
+        Unlike { drift, noise, precision: options.rollout_precision }
+    }
+
+    fn rounded(&self, x: f32) -> f32 {
+        match self.precision {
+            Precision::Bf16 => bf16::from_f32(x).to_f32(),
+            Precision::F32 => x,
+        }
+    }
 }
 
 fn normal(numbers: &mut Xoshiro256PlusPlus) -> f32 {
@@ -193,19 +232,24 @@ impl<'a> Output<'a> {
         let mut current = Vec::with_capacity(if with_logits { rows.len() * vocab } else { rows.len() });
         let (mut tokens, mut mask) = (Vec::new(), Vec::new());
         let (mut old, mut rollout, mut reference) = (Vec::new(), Vec::new(), Vec::new());
+        let unlike = Unlike::of(self.options);
         for u in rows.clone() {
             let mut numbers = numbers(self.options.seed, Stream::Token, u, 0);
             let token = if with_logits {
-                Token::from_logits(&mut numbers, vocab, &mut current)
+                Token::from_logits(&mut numbers, vocab, &unlike, &mut current)
             } else {
-                Token::alone(&mut numbers, vocab)
+                Token::alone(&mut numbers, vocab, &unlike)
             };
             if !with_logits {
                 current.push(token.current);
             }
             tokens.push(token.id);
             old.push(token.old);
-            rollout.push(token.rollout);
+            rollout.push(if self.options.bf16_logprobs {
+                bf16::from_f32(token.rollout).to_f32()
+            } else {
+                token.rollout
+            });
             reference.push(token.reference);
             mask.push(u8::from(!is_tool_output(self.options.seed, offsets, u)));
         }
@@ -227,23 +271,42 @@ impl<'a> Output<'a> {
         let mut old = vec![0.0_f32; experts];
         let mut engine = vec![0.0_f32; experts];
         let mut order = Vec::with_capacity(experts);
+        let unlike = Unlike::of(self.options);
         for layer in 0..layers {
             current.clear();
             for (row, u) in rows.clone().enumerate() {
                 let mut numbers = numbers(seed, Stream::Router, u, layer);
                 for e in 0..experts {
                     old[e] = ROUTER_SPREAD * normal(&mut numbers);
-                    engine[e] = bf16::from_f32(old[e] + ROUTER_ENGINE * normal(&mut numbers)).to_f32();
-                    current.push(old[e] + ROUTER_DRIFT * normal(&mut numbers));
+                    engine[e] = unlike.rounded(old[e] + unlike.noise * ROUTER_ENGINE * normal(&mut numbers));
+                    current.push(old[e] + unlike.drift * ROUTER_DRIFT * normal(&mut numbers));
                 }
                 let slots = row * row_ids + layer * top_k..row * row_ids + (layer + 1) * top_k;
                 choose(&engine, &mut order, &mut by_rollout[slots.clone()]);
+                self.change(u, layer, &mut by_rollout[slots.clone()]);
                 choose(&old, &mut order, &mut by_old[slots]);
             }
             self.writer.write(self.router, (layer * n + rows.start) * experts, &current)?;
         }
         self.write_ids(self.routes_rollout, rows.start * row_ids, &by_rollout)?;
         self.write_ids(self.routes_old, rows.start * row_ids, &by_old)
+    }
+
+    /// In the share of sets that the options say, one expert becomes another.
+    fn change(&self, u: usize, layer: usize, ids: &mut [u16]) {
+        let share = self.options.changed_routes;
+        let mut numbers = numbers(self.options.seed, Stream::ChangedRoutes, u, layer);
+        if share == 0.0 || numbers.random::<f64>() >= share {
+            return;
+        }
+        let slot = numbers.random_range(0..ids.len());
+        let other = loop {
+            let other = numbers.random_range(0..self.options.experts) as u16;
+            if !ids.contains(&other) {
+                break other;
+            }
+        };
+        ids[slot] = other;
     }
 
     fn write_ids(&mut self, slot: Slot, offset: usize, ids: &[u16]) -> Result<()> {
@@ -289,15 +352,15 @@ struct Token {
 
 impl Token {
     /// Appends the current logits to `current`; the token is sampled from the rollout engine's.
-    fn from_logits(numbers: &mut Xoshiro256PlusPlus, vocab: usize, current: &mut Vec<f32>) -> Token {
+    fn from_logits(numbers: &mut Xoshiro256PlusPlus, vocab: usize, unlike: &Unlike, current: &mut Vec<f32>) -> Token {
         let first = current.len();
         let (mut old, mut engine, mut reference) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..vocab {
             let x = LOGIT_SPREAD * normal(numbers);
             old.push(x);
-            engine.push(bf16::from_f32(x + LOGIT_ENGINE * normal(numbers)).to_f32());
+            engine.push(unlike.rounded(x + unlike.noise * LOGIT_ENGINE * normal(numbers)));
             let drift = LOGIT_DRIFT * normal(numbers);
-            current.push(x + drift);
+            current.push(x + unlike.drift * drift);
             reference.push(x - REFERENCE_DRIFT * drift);
         }
         let id = sample(&engine, numbers.random());
@@ -311,13 +374,13 @@ impl Token {
     }
 
     /// Log-probabilities without logits.
-    fn alone(numbers: &mut Xoshiro256PlusPlus, vocab: usize) -> Token {
+    fn alone(numbers: &mut Xoshiro256PlusPlus, vocab: usize, unlike: &Unlike) -> Token {
         let depth: f64 = -f64::ln(1.0 - numbers.random::<f64>());
         // Probability 1 is rare but real; the noise of a policy shrinks with the probability that is left to move.
         let old = -(depth as f32) * 1.5;
         let room = old.abs().min(1.0);
         let mut moved = |by: f32| (old + by * room * normal(numbers)).min(0.0);
-        let (current, rollout) = (moved(LOGPROB_DRIFT), moved(LOGPROB_ENGINE));
+        let (current, rollout) = (moved(unlike.drift * LOGPROB_DRIFT), moved(unlike.noise * LOGPROB_ENGINE));
         let reference = moved(REFERENCE_DRIFT * LOGPROB_DRIFT);
         Token { id: numbers.random_range(0..vocab as i32), current, old, rollout, reference }
     }

@@ -4,6 +4,7 @@
 
 pub mod advantage;
 pub mod arguments;
+pub mod audit;
 pub mod backend;
 pub mod bench;
 pub mod check;
@@ -15,6 +16,7 @@ pub mod findings;
 pub mod gate;
 pub mod generate;
 pub mod objective;
+pub mod page;
 pub mod progress;
 pub mod random;
 pub mod routes;
@@ -83,6 +85,7 @@ pub fn run(arguments: &Arguments) -> Result<Outcome> {
     match &arguments.command {
         Command::Devices => Ok(devices::run().into()),
         Command::Step(options) => step::run(options).map(Into::into),
+        Command::Audit(options) => audit::run(options),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options).map(|()| Outcome::default()),
         Command::Bench(options) => bench::run(options).map(Into::into),

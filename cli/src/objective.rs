@@ -47,8 +47,10 @@ pub struct Inputs<'a> {
     pub segments: &'a Segments,
     /// `[N]`, under the current policy.
     pub logprobs: &'a [f32],
-    /// `[N]`, under the policy that ratios are taken against.
-    pub anchor: Option<&'a [f32]>,
+    /// `[N]`, under the old policy.
+    pub old: Option<&'a [f32]>,
+    /// `[N]`, under the rollout engine's.
+    pub rollout: Option<&'a [f32]>,
     /// A.
     pub advantages: HostAdvantages<'a>,
     /// `[N]`: 1 where a token counts.
@@ -59,10 +61,40 @@ pub struct Inputs<'a> {
     pub keep: Option<&'a [u8]>,
     /// `[N]`: under the reference policy.
     pub reference: Option<&'a [f32]>,
-    /// `[S]`: the counted tokens of each segment's prompt, for the mean over prompts.
+    /// `[N]`: of the current policy.
+    pub entropy: Option<&'a [f32]>,
+    /// `[N]`: 1 for the tokens that KL-Cov penalises.
+    pub chosen: Option<&'a [u8]>,
+    /// `[S]`: the counted tokens of each segment's prompt for the mean over prompts, coefficients for the custom one.
     pub segment_scale: Option<&'a [f32]>,
     /// What the aggregation divides by.
     pub counts: Counts,
+}
+
+impl<'a> Inputs<'a> {
+    /// Without anything optional.
+    pub fn new(
+        segments: &'a Segments,
+        logprobs: &'a [f32],
+        advantages: HostAdvantages<'a>,
+        mask: &'a [u8],
+    ) -> Inputs<'a> {
+        Inputs {
+            segments,
+            logprobs,
+            old: None,
+            rollout: None,
+            advantages,
+            mask,
+            weights: None,
+            keep: None,
+            reference: None,
+            entropy: None,
+            chosen: None,
+            segment_scale: None,
+            counts: Counts::default(),
+        }
+    }
 }
 
 /// What a call computed.
@@ -72,6 +104,8 @@ pub struct Outcome {
     pub loss: f64,
     /// `[N]`: its gradient.
     pub d_logprobs: Vec<f32>,
+    /// `[N]`: its gradient by the entropies; empty without an entropy bonus.
+    pub d_entropy: Vec<f32>,
     /// `[N]`: the divergence's values, if there is one.
     pub kl: Vec<f32>,
     /// `[N]`: not 0 where a bound stops the gradient.
@@ -99,17 +133,23 @@ pub fn run<B: Backend>(
     let plan = Plan::new(backend, stream, inputs.segments)?;
     let optional = |array: Option<&[f32]>| array.map(|array| backend.upload(stream, array)).transpose();
     let logprobs = backend.upload(stream, inputs.logprobs)?;
-    let anchor = optional(inputs.anchor)?;
+    let old = optional(inputs.old)?;
+    let rollout = optional(inputs.rollout)?;
+    let entropy = optional(inputs.entropy)?;
     let weights = optional(inputs.weights)?;
     let segment_scale = optional(inputs.segment_scale)?;
     let reference = optional(inputs.reference)?;
-    let keep = inputs.keep.map(|keep| backend.upload(stream, keep)).transpose()?;
+    let flags = |array: Option<&[u8]>| array.map(|array| backend.upload(stream, array)).transpose();
+    let (keep, chosen) = (flags(inputs.keep)?, flags(inputs.chosen)?);
     let mask = backend.upload(stream, inputs.mask)?;
     let (HostAdvantages::PerSegment(values) | HostAdvantages::PerToken(values)) = inputs.advantages;
     let advantages = backend.upload(stream, values)?;
     let Counts { tokens, segments, prompts, max_len } = inputs.counts;
     let batch = Batch {
-        old_logprobs: anchor.as_ref().map(Buffer::view),
+        old_logprobs: old.as_ref().map(Buffer::view),
+        rollout_logprobs: rollout.as_ref().map(Buffer::view),
+        entropy: entropy.as_ref().map(Buffer::view),
+        chosen: chosen.as_ref().map(Buffer::view),
         loss_mask: Some(mask.view()),
         weights: weights.as_ref().map(Buffer::view),
         segment_scale: segment_scale.as_ref().map(Buffer::view),
@@ -126,6 +166,8 @@ pub fn run<B: Backend>(
     };
     let mut loss = backend.allocate::<f64>(stream, 1)?;
     let mut d_logprobs = backend.allocate::<f32>(stream, n)?;
+    let with_entropy = config.entropy_bonus != 0.0;
+    let mut d_entropy = with_entropy.then(|| backend.allocate::<f32>(stream, n)).transpose()?;
     let mut kl = config.kl.map(|_| backend.allocate::<f32>(stream, n)).transpose()?;
     let mut clipped = backend.allocate::<u8>(stream, n)?;
     let mut sequence_ratio = backend.allocate::<f32>(stream, s)?;
@@ -136,6 +178,7 @@ pub fn run<B: Backend>(
     let output = Output {
         loss: Some(loss.view_mut()),
         d_logprobs: Some(d_logprobs.view_mut()),
+        d_entropy: d_entropy.as_mut().map(Buffer::view_mut),
         kl: kl.as_mut().map(Buffer::view_mut),
         clipped: Some(clipped.view_mut()),
         sequence_ratio: Some(sequence_ratio.view_mut()),
@@ -150,6 +193,7 @@ pub fn run<B: Backend>(
     let outcome = Outcome {
         loss: backend.download(stream, loss.view())?[0],
         d_logprobs: backend.download(stream, d_logprobs.view())?,
+        d_entropy: d_entropy.map_or(Ok(vec![]), |gradient| backend.download(stream, gradient.view()))?,
         kl: kl.map_or(Ok(vec![]), |kl| backend.download(stream, kl.view()))?,
         clipped: backend.download(stream, clipped.view())?,
         sequence_ratio: backend.download(stream, sequence_ratio.view())?,

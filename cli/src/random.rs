@@ -16,6 +16,8 @@ pub enum Stream {
     Router,
     /// Upstream gradients of the gate.
     Upstream,
+    /// Expert sets that are changed on request.
+    ChangedRoutes,
 }
 
 /// A generator: splitmix64 over the four numbers keeps neighbours apart.

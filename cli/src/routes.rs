@@ -12,7 +12,7 @@ use crate::Outcome;
 use crate::arguments::{Inspect, RoutesFormat};
 use crate::failure::{Failure, Result};
 use crate::stepfile::{Container, Tensor, map_file};
-use crate::table::{Table, count, number, percent};
+use crate::table::{Table, count, number, percent, profile};
 
 /// Columns of the load's chart.
 const CHART: usize = 32;
@@ -332,14 +332,12 @@ impl Load {
     }
 }
 
-/// The load over experts, neighbours together where there are many: eighths of the busiest, blank where nothing came.
+/// The load over experts; ids beyond them count for the last.
 fn chart(layer: &LayerSurvey, experts: usize) -> String {
-    const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    let columns = experts.clamp(1, CHART);
-    let mut sums = vec![0_u64; columns];
+    let mut load = vec![0; experts.max(1)];
     for (&expert, &n) in &layer.load {
-        sums[(usize::from(expert) * columns / experts).min(columns - 1)] += n;
+        let last = load.len() - 1;
+        load[usize::from(expert).min(last)] += n;
     }
-    let most = sums.iter().max().copied().unwrap_or(0).max(1);
-    sums.iter().map(|&n| EIGHTHS[(n * 8).div_ceil(most) as usize]).collect()
+    profile(&load, CHART)
 }

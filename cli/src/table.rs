@@ -8,15 +8,18 @@ pub struct Table {
     heading: Vec<String>,
     rows: Vec<Vec<String>>,
     right: Vec<bool>,
+    chart: Vec<bool>,
 }
 
 impl Table {
-    /// A table with these column names. A name that begins with `>` makes a column of numbers, which are set to the right.
+    /// A table with these column names. A name that begins with `>` makes a column of numbers, which are set to the right; one that begins
+    /// with `|` is of charts made of characters, which only text shows.
     pub fn new(columns: &[&str]) -> Table {
         Table {
-            heading: columns.iter().map(|name| name.trim_start_matches('>').to_owned()).collect(),
+            heading: columns.iter().map(|name| name.trim_start_matches(['>', '|']).to_owned()).collect(),
             rows: Vec::new(),
             right: columns.iter().map(|name| name.starts_with('>')).collect(),
+            chart: columns.iter().map(|name| name.starts_with('|')).collect(),
         }
     }
 
@@ -31,12 +34,39 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// True if some column has a name.
+    pub fn has_heading(&self) -> bool {
+        self.heading.iter().any(|name| !name.is_empty())
+    }
+
+    /// The names of the columns, and whether each holds numbers; those of charts, and those without a single entry, are left out.
+    pub fn columns(&self) -> Vec<(&str, bool)> {
+        self.used()
+            .filter(|&column| !self.chart[column])
+            .map(|column| (self.heading[column].as_str(), self.right[column]))
+            .collect()
+    }
+
+    /// The cells of a row, likewise.
+    pub fn cells(&self, row: usize) -> Vec<(&str, bool)> {
+        let cell = |column: usize| self.rows[row].get(column).map_or("", String::as_str);
+        self.used().filter(|&column| !self.chart[column]).map(|column| (cell(column), self.right[column])).collect()
+    }
+
+    fn used(&self) -> impl Iterator<Item = usize> {
+        let is_used = |row: &Vec<String>, column: usize| row.get(column).is_some_and(|cell| !cell.is_empty());
+        (0..self.heading.len()).filter(move |&column| self.rows.iter().any(|row| is_used(row, column)))
+    }
+
     /// The text, one line per row; a column without a single entry is left out.
     pub fn render(&self) -> String {
         let cell = |row: &Vec<String>, column: usize| row.get(column).cloned().unwrap_or_default();
-        let used: Vec<usize> = (0..self.heading.len())
-            .filter(|&column| self.rows.iter().any(|row| !cell(row, column).is_empty()))
-            .collect();
+        let used: Vec<usize> = self.used().collect();
         let width = |column: usize| {
             let cells = self.rows.iter().map(|row| cell(row, column).chars().count());
             cells.chain([self.heading[column].chars().count()]).max().unwrap_or(0)
@@ -58,7 +88,7 @@ impl Table {
             text.push_str(line.trim_end());
             text.push('\n');
         };
-        if self.heading.iter().any(|name| !name.is_empty()) {
+        if self.has_heading() {
             line(&|column| self.heading[column].clone());
             let rules = widths.clone();
             line(&|column| "─".repeat(rules[used.iter().position(|&u| u == column).unwrap_or(0)]));
@@ -76,6 +106,18 @@ pub fn bar(value: f64, full: f64, width: usize) -> String {
     let share = if full > 0.0 { (value / full).clamp(0.0, 1.0) } else { 0.0 };
     let eighths = (share * (width * 8) as f64).round() as usize;
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// How counts are spread: eighths of the largest, neighbours together in at most `width` columns, blank where there is nothing.
+pub fn profile(counts: &[u64], width: usize) -> String {
+    const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let columns = counts.len().clamp(1, width);
+    let mut sums = vec![0_u64; columns];
+    for (place, &n) in counts.iter().enumerate() {
+        sums[place * columns / counts.len()] += n;
+    }
+    let most = sums.iter().max().copied().unwrap_or(0).max(1);
+    sums.iter().map(|&n| EIGHTHS[(n * 8).div_ceil(most) as usize]).collect()
 }
 
 /// A number to `digits` significant digits, without an exponent where that is readable.

@@ -97,6 +97,69 @@ fn a_million_tokens_pass_through_little_memory_and_a_pipe_sees_no_progress_bar()
     assert_eq!(StepFile::open(&path).unwrap().tokens, 1_000_000);
 }
 
+/// What an audit says of a file of that kind.
+fn audit(more: &str) -> serde_json::Value {
+    let folder = Folder::new();
+    let sizes = "--tokens 4000 --vocab 60 --experts 16 --layers 2 --top-k 2 --seed 11";
+    let path = generate(&folder, "x", format!("{sizes} {more}").trim_end());
+    let outcome = moerl(&["audit", "--backend", "reference", "--json", path.to_str().unwrap()]).unwrap();
+    let audit: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+    audit["files"][0].clone()
+}
+
+#[test]
+fn every_knob_moves_the_statistic_that_an_audit_reports() {
+    let changed = |audit: &serde_json::Value| audit["routes"][0]["changed"].as_f64().unwrap();
+    let mismatch = |audit: &serde_json::Value| audit["statistics"]["mismatch_kl"]["k3"].as_f64().unwrap();
+    let drift = |audit: &serde_json::Value| audit["policies"]["ratio"]["policy_kl_k3"].as_f64().unwrap();
+    for logits in ["", " --no-logits"] {
+        let of = |more: &str| audit(format!("{more}{logits}").trim_start());
+        let plain = of("");
+        let noisy = of("--rollout-noise 4");
+        // A divergence grows with the square of the noise; bf16 adds the same to both.
+        assert!(
+            (8.0..18.0).contains(&(mismatch(&noisy) / mismatch(&plain))),
+            "{}",
+            mismatch(&noisy) / mismatch(&plain)
+        );
+        assert!((drift(&noisy) / drift(&plain) - 1.0).abs() < 0.2);
+        let stale = of("--staleness 9");
+        assert!((6.0..12.0).contains(&(drift(&stale) / drift(&plain))), "{}", drift(&stale) / drift(&plain));
+        assert!((mismatch(&stale) / mismatch(&plain) - 1.0).abs() < 0.1);
+        let exact = of("--rollout-noise 0 --rollout-precision f32 --staleness 0");
+        assert_eq!((mismatch(&exact), changed(&exact)), (0.0, 0.0));
+        assert!(drift(&exact) < 1e-10, "{}", drift(&exact));
+        let rerouted = of("--rollout-noise 0 --rollout-precision f32 --staleness 0 --changed-routes 0.3");
+        // Within four deviations of 8000 coins.
+        assert!((changed(&rerouted) - 0.3).abs() < 4.0 * (0.3_f64 * 0.7 / 8000.0).sqrt(), "{}", changed(&rerouted));
+        let verdict = |audit: &serde_json::Value| audit["dangers"][0]["verdict"].as_str().map(str::to_owned);
+        assert_eq!(verdict(&of("--bf16-logprobs")).as_deref(), Some("bf16 log-probabilities"));
+        // Responses of a hundred tokens, each off by about a nat: the heaviest of 40 weights is nearly all of them.
+        let loud = of("--rollout-noise 60 --lengths fixed:100");
+        assert_eq!(verdict(&loud).as_deref(), Some("mismatch large for sequence weights"));
+        assert_eq!(verdict(&plain), None);
+    }
+}
+
+#[test]
+fn lengths_have_the_distribution_asked_for() {
+    let folder = Folder::new();
+    let lengths = |distribution: &str| -> Vec<i64> {
+        let sizes = "--tokens 20000 --vocab 40 --experts 4 --layers 1 --top-k 1 --seed 2 --no-logits --lengths";
+        let file = StepFile::open(&generate(&folder, "x", &format!("{sizes} {distribution}"))).unwrap();
+        let lengths: Vec<i64> = file.offsets.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(lengths.iter().sum::<i64>(), 20_000);
+        lengths
+    };
+    let whole = |lengths: &[i64]| lengths[..lengths.len() - 1].to_vec();
+    assert!(whole(&lengths("fixed:30")).iter().all(|&n| n == 30));
+    let uniform = whole(&lengths("uniform:5,9"));
+    assert!((5..=9).all(|n| uniform.contains(&n)) && uniform.iter().all(|n| (5..=9).contains(n)));
+    let normal = whole(&lengths("lognormal:3,0"));
+    assert!(normal.iter().all(|&n| n == 20), "e^3 is 20.09");
+    assert_eq!(lengths("lognormal:6,0.8"), lengths("lognormal:6,0.8"));
+}
+
 #[test]
 fn sizes_that_no_step_file_has_are_refused() {
     let base = ["--tokens=10", "--vocab=10", "--experts=8", "--layers=1", "--top-k=2", "--seed=1", "/nonexistent/x"];
@@ -113,6 +176,17 @@ fn sizes_that_no_step_file_has_are_refused() {
         let option = replaced.split('=').next().unwrap();
         let arguments = base.map(|a| if a.starts_with(option) { replaced } else { a });
         assert_refused(replaced, moerl(&[&["generate"], &arguments[..]].concat()), &[needle]);
+    }
+    for (added, needle) in [
+        ("--lengths=uniform:0,4", "uniform:LO,HI"),
+        ("--lengths=uniform:9,4", "uniform:LO,HI"),
+        ("--lengths=zipf:1", "lognormal:MEAN,SIGMA"),
+        ("--staleness=-1", "--staleness -1"),
+        ("--rollout-noise=nan", "--rollout-noise NaN"),
+        ("--changed-routes=1.5", "--changed-routes 1.5"),
+        ("--rollout-precision=f8", "bf16"),
+    ] {
+        assert_refused(added, moerl(&[&["generate"], &base[..], &[added]].concat()), &[needle]);
     }
     let failure = moerl(&[&["generate"], &base[..]].concat()).unwrap_err();
     assert_eq!(failure.exit_code(), 1, "{failure}");

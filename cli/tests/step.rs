@@ -2,41 +2,12 @@
 
 mod common;
 
-use common::{Draft, Folder, assert_refused, data, moerl, process, small};
+use common::{Draft, Folder, assert_refused, close, data, moerl, process, shipped, small, step};
 use moerl::element::f16;
-use moerl_cli::arguments::{Arguments, Command, Step};
-use moerl_cli::backend::Chosen;
-use moerl_cli::step::{Report, Update};
+use moerl_cli::step::Report;
 use moerl_cli::stepfile::{Container, StepFile};
 use proptest::prelude::*;
 use serde_json::Value;
-
-/// The report of a step, as numbers.
-fn report(arguments: &[&str]) -> Report {
-    use clap::Parser;
-    let arguments = Arguments::try_parse_from([&["moerl", "step"], arguments].concat()).unwrap();
-    let Command::Step(options) = arguments.command else { panic!("step was asked for") };
-    let options: &Step = &options;
-    let file = StepFile::open(options.input.as_ref().unwrap()).unwrap();
-    let backend = Chosen::open(options.backend).unwrap();
-    let compare = !backend.is_reference();
-    backend.run(Update { options, file: &file, backend: backend.describe(), compare }).unwrap()
-}
-
-fn shipped(arguments: &[&str]) -> Report {
-    let path = data("step.safetensors");
-    report(&[&[path.to_str().unwrap()], arguments].concat())
-}
-
-fn step(draft: &Draft, arguments: &[&str]) -> Result<moerl_cli::Outcome, moerl_cli::failure::Failure> {
-    let folder = Folder::new();
-    let path = folder.write("x.safetensors", &draft.bytes());
-    moerl(&[&["step", "--backend", "reference", path.to_str().unwrap()], arguments].concat())
-}
-
-fn close(what: &str, found: f64, expected: f64, relative: f64) {
-    assert!((found - expected).abs() <= relative * expected.abs(), "{what}: {found}, expected {expected}");
-}
 
 /// The figures that the golden vectors state for the shipped file: the paper's objective over non-empty sequences, and the statistics
 /// that its maker measured.
@@ -407,9 +378,25 @@ fn numbers_that_are_not_finite_can_be_run_on_request() {
 #[test]
 fn options_that_do_not_fit_are_refused() {
     let table: &[(&[&str], &[&str])] = &[
-        (&["--objective", "cispo"], &["cispo"]),
+        (&["--objective", "cispo"], &["cispo", "--cispo-cap"]),
+        (&["--objective", "cispo", "--cispo-cap", "2"], &["window:LO,HI", "raw:MAX"]),
+        (&["--objective", "cispo", "--cispo-cap", "raw:-1"], &["cispo_max", "-1"]),
+        (&["--cispo-cap", "raw:2"], &["--cispo-cap", "gspo"]),
+        (&["--objective", "sapo", "--clip-low", "0.1"], &["--clip-low", "sapo"]),
+        (&["--objective", "cispo", "--cispo-cap", "raw:2", "--clip-high", "0.1"], &["--cispo-cap"]),
+        (&["--objective", "gmpo", "--dual-clip", "2"], &["--dual-clip", "gmpo"]),
+        (&["--tau-pos", "1"], &["--tau-pos", "gspo"]),
+        (&["--objective", "sapo", "--tau-neg", "0"], &["tau_negative", "0"]),
+        (&["--ratio-level", "sequence"], &["--ratio-level"]),
+        (&["--penalty", "1"], &["--penalty", "square-penalty"]),
+        (&["--objective", "clip-cov"], &["--cov-seed"]),
+        (&["--objective", "kl-cov", "--cov-fraction", "2"], &["fraction", "2"]),
+        (&["--objective", "reinforce-is"], &["--correction"]),
+        (&["--kl", "k3"], &["--beta"]),
+        (&["--kl", "k4", "--beta", "1"], &["k3-is-sequence"]),
+        (&["--beta=-1"], &["kl_beta", "-1"]),
+        (&["--entropy-coef=-1"], &["entropy_bonus", "-1"]),
         (&["--correction", "tis"], &["--correction"]),
-        (&["--report", "x"], &["--report"]),
         (&["--clip-low=-1"], &["clip_low", "-1"]),
         (&["--clip-high=nan"], &["clip_high"]),
         (&["--dual-clip", "0.5"], &["dual_clip", "0.5"]),

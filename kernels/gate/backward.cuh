@@ -2,6 +2,8 @@
 #pragma once
 
 #include "forward.cuh"
+#include "segments.cuh"
+#include "slot_arrays.cuh"
 #include "weights.cuh"
 
 constexpr int BACKWARD_THREADS = 256;
@@ -20,67 +22,64 @@ MOERL_DEVICE uint64_t rows_with_gradient(const MoerlGateBackward& p) {
 }
 
 // What a row brings to its gradient, dealt to its lanes.
-template <int LANES> struct RowInputs {
-    float selected[Group<LANES>::SLOTS];      // logits before the softcap, as forward saw them
-    float upstream[Group<LANES>::SLOTS];      // d_topk_weights
-    float expert_scale[Group<LANES>::SLOTS];  // 1 where there is none
-    uint32_t ids[Group<LANES>::SLOTS];
-    bool absent;                              // no weights and no gradient, whatever the inputs hold
+template <class Slots> struct RowInputs {
+    float selected[Slots::SLOTS];      // logits before the softcap, as forward saw them
+    float upstream[Slots::SLOTS];      // d_topk_weights
+    float expert_scale[Slots::SLOTS];  // 1 where there is none
+    uint32_t ids[Slots::SLOTS];
+    bool absent;                       // no weights and no gradient, whatever the inputs hold
 };
 
 // As forward saves it: +0 for -0, one NaN for all.
 MOERL_DEVICE float as_saved(float logit) { return logit != logit ? f32_of(0x7fc00000u) : logit + 0.0f; }
 
 // A row behind the end is absent. Logits that were not saved are gathered, unless the whole row is yet to be read. Called by whole warps.
-template <int LANES> MOERL_DEVICE RowInputs<LANES> read_inputs(const MoerlGateBackward& p, uint64_t row, bool gather) {
-    using Slots = Group<LANES>;
+template <class Slots> MOERL_DEVICE RowInputs<Slots> read_inputs(const MoerlGateBackward& p, uint64_t row, bool gather) {
     const uint32_t top_k = p.router.top_k;
-    RowInputs<LANES> r;
+    const int64_t first = static_cast<int64_t>(row * top_k);
+    RowInputs<Slots> r;
     const bool counts = row < rows_with_gradient(p) && (p.token_mask == nullptr || load(p.token_mask + row) != 0);
+    load_slots<Slots>(p.topk_ids, first, top_k, counts && p.topk_ids != nullptr, r.ids);
+    load_slots<Slots>(p.selected_logits, first, top_k, counts && p.selected_logits != nullptr, r.selected);
+    load_float_slots<Slots>(p.d_topk_weights, p.d_topk_weights_element, static_cast<int64_t>(row) * p.d_topk_weights_stride, top_k,
+                            counts && p.d_topk_weights != nullptr, r.upstream);
     bool absent = !counts;
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
-        const uint32_t slot = Slots::slot(s);
-        r.ids[s] = 0;
-        r.selected[s] = r.upstream[s] = 0.0f;
         r.expert_scale[s] = 1.0f;
-        if (!counts || slot >= top_k) continue;
-        const int64_t at = static_cast<int64_t>(row * top_k + slot);
-        const uint32_t id = p.topk_ids != nullptr ? static_cast<uint32_t>(load(p.topk_ids + at)) : 0u;
-        if (id >= p.router.experts) {  // the sentinel of a row that goes nowhere
+        if (!counts || Slots::slot(s) >= top_k) continue;
+        if (r.ids[s] >= p.router.experts) {  // the sentinel of a row that goes nowhere
             absent = true;
+            r.ids[s] = 0;
+            r.selected[s] = r.upstream[s] = 0.0f;
             continue;
         }
-        r.ids[s] = id;
         if (p.selected_logits != nullptr) {
-            r.selected[s] = load(p.selected_logits + at);
             absent = absent || bits_of(r.selected[s]) == WITHOUT_WEIGHTS_BITS;
         } else if (gather) {
-            r.selected[s] = as_saved(load_float(p.router_logits, p.router_logits_element, static_cast<int64_t>(row) * p.router_logits_stride + id));
+            const int64_t at = static_cast<int64_t>(row) * p.router_logits_stride + r.ids[s];
+            r.selected[s] = as_saved(load_float(p.router_logits, p.router_logits_element, at));
         }
-        if (p.d_topk_weights != nullptr) {
-            const int64_t upstream_at = static_cast<int64_t>(row) * p.d_topk_weights_stride + slot;
-            r.upstream[s] = load_float(p.d_topk_weights, p.d_topk_weights_element, upstream_at);
-        }
-        if (p.expert_scale != nullptr) r.expert_scale[s] = load(p.expert_scale + id);
+        if (p.expert_scale != nullptr) r.expert_scale[s] = load(p.expert_scale + r.ids[s]);
     }
     r.absent = Slots::any_of(absent);
     return r;
 }
 
 // What the gradient of a row came to, before anything is written.
-template <int LANES> struct RowGradient {
-    Weights<LANES> weights;
-    Gradient<LANES> gradient;
+template <class Slots> struct RowGradient {
+    SlotWeights<Slots> weights;
+    Gradient<Slots> gradient;
     bool differentiable;
     float instead;  // of the gradient of a row that is not
+
+    MOERL_DEVICE float of_slot(int s) const { return differentiable ? gradient.slot[s] : instead; }
 };
 
 // Called by whole warps.
-template <int LANES> MOERL_DEVICE RowGradient<LANES> row_gradient(const MoerlGateBackward& p, const RowInputs<LANES>& row, float lse) {
-    using Slots = Group<LANES>;
-    RowGradient<LANES> r;
-    r.weights = weigh<LANES>(p.router, row.selected, lse);
+template <class Slots> MOERL_DEVICE RowGradient<Slots> row_gradient(const MoerlGateBackward& p, const RowInputs<Slots>& row, float lse) {
+    RowGradient<Slots> r;
+    r.weights = weigh_slots<Slots>(p.router, row.selected, lse);
     float scaled[Slots::SLOTS];
     bool finite = true;
     MOERL_UNROLL
@@ -91,7 +90,7 @@ template <int LANES> MOERL_DEVICE RowGradient<LANES> row_gradient(const MoerlGat
     }
     const bool all_finite = !Slots::any_of(!finite);  // by every lane, whatever its row came to
     r.weights.usable = r.weights.usable && all_finite;
-    r.gradient = differentiate<LANES>(p.router, r.weights, row.selected, scaled, lse);
+    r.gradient = differentiate<Slots>(p.router, r.weights, row.selected, scaled, lse);
     const bool has_weights = !row.absent && p.d_topk_weights != nullptr;
     r.differentiable = has_weights && r.weights.usable;
     // A row without a gradient has one value throughout, and that is 0, unless NaN is to be seen wherever there would have been one.
@@ -104,13 +103,14 @@ template <int LANES> struct SharedSlots {
     uint32_t* ids;
     float* values;
 
-    MOERL_DEVICE void put(const RowInputs<LANES>& row, const RowGradient<LANES>& r, uint32_t top_k) const {
-        using Slots = Group<LANES>;
+    using Slots = Group<LANES>;
+
+    MOERL_DEVICE void put(const RowInputs<Slots>& row, const RowGradient<Slots>& r, uint32_t top_k) const {
         MOERL_UNROLL
         for (int s = 0; s < Slots::SLOTS; s++) {
             if (Slots::slot(s) >= top_k) continue;
             ids[Slots::slot(s)] = row.ids[s];
-            values[Slots::slot(s)] = r.differentiable ? r.gradient.slot[s] : r.instead;
+            values[Slots::slot(s)] = r.of_slot(s);
         }
     }
 
@@ -159,8 +159,8 @@ template <class T, int LANES> MOERL_DEVICE void gate_backward(const MoerlGateBac
     const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
     const bool accumulate = p.accumulate != 0;
 
-    const RowInputs<LANES> inputs = read_inputs<LANES>(p, row, true);
-    slots.put(inputs, row_gradient<LANES>(p, inputs, 0.0f), top_k);
+    const RowInputs<Slots> inputs = read_inputs<Slots>(p, row, true);
+    slots.put(inputs, row_gradient<Slots>(p, inputs, 0.0f), top_k);
     sync_warp();
     const uint32_t mine = slots.template of_lane<PACK<T>>(top_k);
     T* const target = static_cast<T*>(p.d_router_logits) + static_cast<int64_t>(row) * p.d_router_logits_stride;
@@ -182,15 +182,55 @@ template <class T, int LANES> MOERL_DEVICE void gate_backward(const MoerlGateBac
 }
 
 // The gradients of the slots alone, beside topk_ids.
-template <int LANES> MOERL_DEVICE void gate_backward_compact(const MoerlGateBackward& p) {
-    using Slots = Group<LANES>;
-    const uint32_t row_of_block = warp_index() * (WARP / LANES) + lane_index() / LANES;
-    const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
-    const RowInputs<LANES> inputs = read_inputs<LANES>(p, row, true);
-    const RowGradient<LANES> r = row_gradient<LANES>(p, inputs, 0.0f);
+template <class Slots> MOERL_DEVICE void gate_backward_compact(const MoerlGateBackward& p) {
+    const uint64_t row = (static_cast<uint64_t>(block_index()) * block_size() + thread_index()) / Slots::LANES;
+    const RowInputs<Slots> inputs = read_inputs<Slots>(p, row, true);
+    const RowGradient<Slots> r = row_gradient<Slots>(p, inputs, 0.0f);
+    if (row >= p.rows) return;
+    float d[Slots::SLOTS];
     MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) {
-        if (row >= p.rows || Slots::slot(s) >= p.router.top_k) continue;
-        store(p.d_selected_logits + row * p.router.top_k + Slots::slot(s), r.differentiable ? r.gradient.slot[s] : r.instead);
+    for (int s = 0; s < Slots::SLOTS; s++) d[s] = r.of_slot(s);
+    store_slots<Slots>(p.d_selected_logits + row * p.router.top_k, p.router.top_k, d);
+}
+
+// The dense gradient where it stays among the slots and whole rows are stored: a few lanes make a row's slots, and the warp stores its rows, a few
+// at a time, from a place in shared memory that is zero but for them.
+template <class T, class Slots> MOERL_DEVICE void gate_backward_tiles(const MoerlGateBackward& p) {
+    MOERL_DYNAMIC_SHARED(unsigned char, shared);
+    const uint32_t top_k = p.router.top_k, experts = p.router.experts;
+    const uint32_t row_packs = experts / PACK<T>, tile_packs = p.tile_rows * row_packs;
+    T* const tile = reinterpret_cast<T*>(shared + static_cast<size_t>(warp_index()) * tile_packs * 16);
+    const uint32_t row_of_warp = lane_index() / Slots::LANES;
+    const uint64_t first_row = (static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index()) * (WARP / Slots::LANES);
+    for (uint32_t pack = lane_index(); pack < tile_packs; pack += WARP) *reinterpret_cast<Words4*>(tile + pack * PACK<T>) = {{0, 0, 0, 0}};
+
+    const RowInputs<Slots> inputs = read_inputs<Slots>(p, first_row + row_of_warp, true);
+    const RowGradient<Slots> r = row_gradient<Slots>(p, inputs, 0.0f);
+    for (uint32_t first = 0; first < WARP / Slots::LANES && first_row + first < p.rows; first += p.tile_rows) {
+        // Without a gradient a row stays zero, and its ids name nobody.
+        const bool inside = row_of_warp - first < p.tile_rows && !inputs.absent;
+        T* const own = tile + (row_of_warp - first) * experts;
+        sync_warp();  // the tile is zero, for whoever writes next
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            if (inside && Slots::slot(s) < top_k) own[inputs.ids[s]] = from_f32<T>(r.of_slot(s));
+        }
+        sync_warp();
+        const uint64_t left = p.rows - first_row - first;
+        const uint32_t packs = left < p.tile_rows ? static_cast<uint32_t>(left) * row_packs : tile_packs;
+        T* const target = static_cast<T*>(p.d_router_logits) + static_cast<int64_t>(first_row + first) * p.d_router_logits_stride;
+        if (p.d_router_logits_stride == experts) {
+            for (uint32_t pack = lane_index(); pack < packs; pack += WARP) store16_stream(target + pack * PACK<T>, words_of(tile + pack * PACK<T>));
+        } else {
+            for (uint32_t pack = lane_index(); pack < packs; pack += WARP) {
+                const uint32_t row = pack / row_packs, column = pack % row_packs * PACK<T>;
+                store16_stream(target + static_cast<int64_t>(row) * p.d_router_logits_stride + column, words_of(tile + pack * PACK<T>));
+            }
+        }
+        sync_warp();
+        MOERL_UNROLL
+        for (int s = 0; s < Slots::SLOTS; s++) {
+            if (inside && Slots::slot(s) < top_k) own[inputs.ids[s]] = T{};
+        }
     }
 }

@@ -67,7 +67,7 @@ MOERL_DEVICE float everywhere_at(const MoerlGateBackward& p, const Everywhere& a
 
 // dx_j of the surrogate at the slots: -c A g~_j, with g~ the normalised weights divided by their sum. Called by whole warps.
 template <int LANES>
-MOERL_DEVICE void add_surrogate_of_slots(const MoerlGateBackward& p, const RowInputs<LANES>& row, float surrogate, RowGradient<LANES>& r) {
+MOERL_DEVICE void add_surrogate_of_slots(const MoerlGateBackward& p, const RowInputs<Group<LANES>>& row, float surrogate, RowGradient<Group<LANES>>& r) {
     using Slots = Group<LANES>;
     float share[Slots::SLOTS];
     MOERL_UNROLL
@@ -92,7 +92,7 @@ template <class T, int LANES> MOERL_DEVICE void gate_backward_row(const MoerlGat
     const SharedSlots<LANES> slots = {shared_ids + row_of_block * MAX_SLOTS, shared_values + row_of_block * MAX_SLOTS};
     const uint64_t row = static_cast<uint64_t>(block_index()) * (block_size() / LANES) + row_of_block;
     const bool accumulate = p.accumulate != 0;
-    RowInputs<LANES> inputs = read_inputs<LANES>(p, row, false);
+    RowInputs<Group<LANES>> inputs = read_inputs<Slots>(p, row, false);
 
     unsigned char* const place = shared + static_cast<size_t>(row_of_block) * p.stage_bytes;
     const Staged<float, LANES> staged(place, experts);
@@ -110,7 +110,7 @@ template <class T, int LANES> MOERL_DEVICE void gate_backward_row(const MoerlGat
         }
     }
     Everywhere all = regularize<LANES>(p, staged, reference, row, !inputs.absent);
-    RowGradient<LANES> r = row_gradient<LANES>(p, inputs, all.row.lse);
+    RowGradient<Group<LANES>> r = row_gradient<Slots>(p, inputs, all.row.lse);
     if (p.advantages != nullptr) {
         float surrogate = 0.0f;
         if (r.differentiable && is_finite(all.row.lse)) {

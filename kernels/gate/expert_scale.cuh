@@ -21,9 +21,9 @@ MOERL_DEVICE void expert_scale_panel(const MoerlGateBackward& p) {
     for (uint32_t e = thread_index(); e < experts; e += block_size()) sums[e] = 0.0f;
     for (uint64_t first = begin; first < end; first += PANEL_ROWS_AT_ONCE) {
         const uint64_t row = first + row_at_once;
-        const RowInputs<PANEL_LANES> inputs = read_inputs<PANEL_LANES>(p, row, true);
+        const RowInputs<Slots> inputs = read_inputs<Slots>(p, row, true);
         const float lse = p.lse != nullptr && !inputs.absent ? load(p.lse + row) : 0.0f;
-        const RowGradient<PANEL_LANES> r = row_gradient<PANEL_LANES>(p, inputs, lse);
+        const RowGradient<Slots> r = row_gradient<Slots>(p, inputs, lse);
         MOERL_UNROLL
         for (int s = 0; s < Slots::SLOTS; s++) {
             if (Slots::slot(s) >= top_k) continue;

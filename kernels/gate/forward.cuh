@@ -127,7 +127,7 @@ template <class T, int LANES, int VALUES, bool STAGED> MOERL_DEVICE void gate_fo
     uint32_t ids[Slots::SLOTS], chosen[Slots::SLOTS] = {};
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) ids[s] = 0;
-    const Source source = classify<LANES>(p, row, row_count, ids, fault);
+    const Source source = classify<Slots>(p, row, row_count, ids, fault);
     const bool weighs = source == Source::Native || source == Source::Forced;
     float lse = 0.0f;
     uint32_t nans = 0;

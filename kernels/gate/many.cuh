@@ -8,30 +8,18 @@
 // A row that this does not settle (NaN; too many values at the threshold) is chosen by the whole warp, by rounds of argmax over staged keys.
 #pragma once
 
+#include "alone.cuh"
 #include "candidates.cuh"
-#include "forward.cuh"
 #include "scored.cuh"
 
 // The ids of the row of which `row_lane` is the first lane, by the whole warp, to `ids`.
 template <class T, int LANES>
 MOERL_DEVICE void choose_slowly(const MoerlGateForward& p, uint64_t row, const Segments<T, LANES>& logits, uint32_t row_lane,
                                 unsigned char* scratch, uint32_t* ids, uint64_t& fault) {
-    using Slots = Group<WARP>;
     const Staged<T, WARP> staged(scratch, p.router.experts);
     for (uint32_t c = lane_index(); c < p.router.experts; c += WARP) staged.logits[c] = logits.at(row_lane, c);
     sync_warp();
-    const RowSum sum = sum_row<T, WARP>(staged, p.router, true, false);
-    bool nan_bias = false;
-    stage_keys<T, WARP>(p, staged, true, 0.0f, nan_bias);
-    if (nan_bias) keep_first(fault, fault_at(0, p.tag, MOERL_FAULT_NAN_BIAS));
-    uint32_t best[Slots::SLOTS] = {}, chosen[Slots::SLOTS];
-    take_best_staged<T, WARP>(p.router.top_k, staged, p.router.experts, best, chosen);
-    const bool live = Slots::slot(0) < p.router.top_k;
-    const float logit = staged.logit(best[0]);
-    const uint32_t chosen_nans = Slots::count_of(live && logit != logit);
-    if (sum.nans > chosen_nans) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NAN_LOGIT));
-    if (live) ids[Slots::slot(0)] = best[0];
-    sync_warp();
+    choose_staged<T>(p, row, staged, ids, fault);
 }
 
 // What the warp's part of dynamic shared memory holds behind the logits: near values where there is a bias, the candidates of each row, and
@@ -87,41 +75,6 @@ MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, L
     }
 }
 
-// A lane's slots at once, or as many as a store takes: WIDTH.
-template <int WIDTH, int COUNT> MOERL_DEVICE void store_run(float* to, const float (&x)[COUNT], uint32_t first, uint32_t top_k) {
-    static_assert(WIDTH == 2 || WIDTH == 4, "8 or 16 bytes");
-    MOERL_UNROLL
-    for (int s = 0; s < COUNT; s += WIDTH) {
-        if (first + static_cast<uint32_t>(s) >= top_k) continue;
-        if constexpr (WIDTH == 4) store16(to + s, Words4{{bits_of(x[s]), bits_of(x[s + 1]), bits_of(x[s + 2]), bits_of(x[s + 3])}});
-        else store(reinterpret_cast<uint64_t*>(to + s), static_cast<uint64_t>(bits_of(x[s + 1])) << 32 | bits_of(x[s]));
-    }
-}
-
-// write_weighed for lanes that have runs of slots. Where the host says so, k is a multiple of WIDTH and every run of WIDTH slots lies at a boundary
-// of its size.
-template <class Slots, int WIDTH>
-MOERL_DEVICE void write_runs(const MoerlGateForward& p, uint64_t row, const uint32_t (&ids)[Slots::SLOTS],
-                             const float (&selected)[Slots::SLOTS], const float (&scaled)[Slots::SLOTS]) {
-    if (p.wide_stores == 0) {
-        write_weighed<Slots>(p, row, ids, selected, scaled);
-        return;
-    }
-    const uint32_t first = Slots::slot(0), top_k = p.router.top_k;
-    const int64_t at = static_cast<int64_t>(row * top_k + first);
-    float id_words[Slots::SLOTS];
-    MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) id_words[s] = f32_of(ids[s]);
-    store_run<WIDTH>(reinterpret_cast<float*>(p.topk_ids) + at, id_words, first, top_k);
-    store_run<WIDTH>(static_cast<float*>(p.topk_weights) + static_cast<int64_t>(row) * p.topk_weights_stride + first, scaled, first, top_k);
-    if (p.selected_logits != nullptr) store_run<WIDTH>(p.selected_logits + at, selected, first, top_k);
-    if (p.record_ids == nullptr) return;
-    MOERL_UNROLL
-    for (int s = 0; s < Slots::SLOTS; s++) {
-        if (Slots::slot(s) < top_k) record_slot(p, row, Slots::slot(s), static_cast<int32_t>(ids[s]));
-    }
-}
-
 template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forward_many(const MoerlGateForward& p) {
     using Slots = Runs<LANES, RANK <= 8 ? 8 : 16>;
     constexpr uint32_t ROWS = WARP / LANES;  // of a warp
@@ -163,7 +116,7 @@ template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forw
     float scaled[Slots::SLOTS];
     const bool usable = scale_weights<Slots>(p, weights, ids, native, scaled);
     if (native && !usable) keep_first(fault, fault_at(row, p.tag, MOERL_FAULT_NONFINITE_WEIGHT));
-    if (native) write_runs<Slots, LANES == 2 && RANK <= 8 ? 4 : 2>(p, row, ids, selected, scaled);
+    if (native) write_runs<Slots, Slots::WIDTH>(p, row, ids, selected, scaled);
     if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     publish_fault(p.errors, fault);
 }

@@ -40,12 +40,37 @@ template <int LANES> MOERL_DEVICE uint64_t best_of_row(uint32_t key, uint32_t id
     }
 }
 
+// The sum of the `top` largest values of a group, in this order; equal ones as often as they occur. By a whole warp, each lane with the columns
+// from its own on.
+MOERL_DEVICE float group_score(const uint32_t* keys, uint32_t size, uint32_t top) {
+    uint64_t behind = ~0ull;  // of this lane's columns: those taken already are not below it
+    float score = 0.0f;
+    for (uint32_t m = 0; m < top; m++) {
+        uint64_t own = 0;
+        for (uint32_t c = lane_index(); c < size; c += WARP) {
+            const uint64_t candidate = ranked(keys[c], c);
+            if (candidate < behind && candidate > own) own = candidate;
+        }
+        const uint64_t best = best_of_row<WARP>(static_cast<uint32_t>(own >> 32), own == 0 ? ~0u : id_of(own));
+        behind = best;
+        const float value = value_of(static_cast<uint32_t>(best >> 32));
+        score = m == 0 ? value : score + value;
+    }
+    return score;
+}
+
 // Strikes out the experts of all but the best groups. Called by whole warps.
 template <class T, int LANES> MOERL_DEVICE void limit_groups(const MoerlGateForward& p, const Staged<T, LANES>& row, bool wanted) {
     const uint32_t lane = Group<LANES>::lane(), size = p.group_size;
     const uint32_t groups = wanted ? p.router.experts / size : 0;
+    if constexpr (LANES == WARP) {
+        for (uint32_t group = 0; group < groups; group++) {
+            const float score = group_score(row.keys + group * size, size, p.group_top);
+            if (lane == 0) row.groups[group] = key_of(score);
+        }
+    }
     // A lane per group: the group's best, then the best behind that one, and so on; their sum in this order is the group's score.
-    for (uint32_t group = lane; group < groups; group += LANES) {
+    for (uint32_t group = lane; LANES != WARP && group < groups; group += LANES) {
         uint64_t behind = ~0ull;
         float score = 0.0f;
         for (uint32_t m = 0; m < p.group_top; m++) {

@@ -7,11 +7,16 @@
 
 constexpr int MAX_SLOTS = 32;
 
-template <int LANES> struct Group {
+template <int OF> struct Group {
+    static constexpr int WIDTH = 1;
+    static constexpr int LANES = OF;
     static constexpr int SLOTS = MAX_SLOTS / LANES;  // per lane
 
     static MOERL_DEVICE uint32_t lane() { return lane_index() % LANES; }
-    static MOERL_DEVICE uint32_t slot(int s) { return static_cast<uint32_t>(s * LANES) + lane(); }
+    static MOERL_DEVICE uint32_t slot_of(uint32_t lane, int s) { return static_cast<uint32_t>(s * LANES) + lane; }
+    static MOERL_DEVICE uint32_t slot(int s) { return slot_of(lane(), s); }
+    // Lanes from this one on hold no slots.
+    static MOERL_DEVICE uint32_t lanes_with_slots(uint32_t top_k) { return top_k < LANES ? top_k : LANES; }
 
     // The group's bits of a ballot, in the low LANES bits.
     static MOERL_DEVICE uint32_t own(uint32_t warp_bits) {
@@ -61,11 +66,16 @@ template <int LANES> struct Group {
 
 // The slots of a row dealt in runs: lane l of LANES has the slots from l * SLOTS on. For kernels with few lanes a row and few slots, MOST in all.
 // Sums have the tree of Group::sum: what is left out there are zeros.
-template <int LANES, int MOST> struct Runs {
+template <int OF, int MOST> struct Runs {
+    // Slots that are read and written at once where they may be: with up to 8, k is most often a multiple of 4, and else of 2.
+    static constexpr int WIDTH = OF == 2 && MOST <= 8 ? 4 : 2;
+    static constexpr int LANES = OF;
     static constexpr int SLOTS = MOST / LANES;  // per lane
 
     static MOERL_DEVICE uint32_t lane() { return lane_index() % LANES; }
-    static MOERL_DEVICE uint32_t slot(int s) { return lane() * SLOTS + static_cast<uint32_t>(s); }
+    static MOERL_DEVICE uint32_t slot_of(uint32_t lane, int s) { return lane * SLOTS + static_cast<uint32_t>(s); }
+    static MOERL_DEVICE uint32_t slot(int s) { return slot_of(lane(), s); }
+    static MOERL_DEVICE uint32_t lanes_with_slots(uint32_t) { return LANES; }
     static MOERL_DEVICE bool any_of(bool p) {
         return (ballot(p, FULL_WARP) >> (lane_index() / LANES * LANES) & ((1u << LANES) - 1u)) != 0;
     }

@@ -128,7 +128,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) ids[s] = 0;
     RowFacts facts;
-    const Source source = classify<LANES>(f, row, row_count, ids, fault, facts);
+    const Source source = classify<Slots>(f, row, row_count, ids, fault, facts);
     const bool native = source == Source::Native, weighs = native || source == Source::Forced;
     RowState state = {source != Source::BehindTheEnd, weighs, weighs && facts.kind == MOERL_GATE_ROWS_REPLAY, 0.0f, 0.0f};
 

@@ -100,20 +100,18 @@ MOERL_DEVICE Weights<LANES> weigh(const MoerlGateRouter& router, const float (&s
 }
 
 // The gradient of a row by its slots' logits, and what the other experts of softmax over all need.
-template <int LANES> struct Gradient {
-    float slot[Group<LANES>::SLOTS];
+template <class Slots> struct Gradient {
+    float slot[Slots::SLOTS];
     float inner;       // ⟨g, n⟩
     bool reaches_all;  // expert e outside the slots has the gradient −p_e ⟨g, n⟩, not 0
 };
 
 // `upstream`: the gradient by the weights, 0 from slot k on. Called by whole warps.
-template <int LANES>
-MOERL_DEVICE Gradient<LANES> differentiate(const MoerlGateRouter& router, const Weights<LANES>& w,
-                                           const float (&selected)[Group<LANES>::SLOTS], const float (&upstream)[Group<LANES>::SLOTS],
-                                           float lse) {
-    using Slots = Group<LANES>;
+template <class Slots>
+MOERL_DEVICE Gradient<Slots> differentiate(const MoerlGateRouter& router, const SlotWeights<Slots>& w, const float (&selected)[Slots::SLOTS],
+                                           const float (&upstream)[Slots::SLOTS], float lse) {
     const uint32_t top_k = router.top_k, score = router.score, rule = router.renormalize;
-    Gradient<LANES> gradient;
+    Gradient<Slots> gradient;
     float g[Slots::SLOTS], products[Slots::SLOTS];
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {

@@ -59,12 +59,19 @@ MOERL_DEVICE float gradient_of(float x, const Slope& g) {
 }
 
 template <class G, int COUNT> MOERL_DEVICE void store_packs(G* at, const float (&values)[COUNT]) {
-    MOERL_UNROLL
-    for (int first = 0; first < COUNT; first += PACK<G>) {
-        float part[PACK<G>];
+    if constexpr (COUNT < PACK<G>) {
+        // Narrower than what it is made of: half a pack.
+        static_assert(COUNT * sizeof(G) == 8, "a pack of f32 in a 16-bit type");
+        const uint64_t low = from_f32_x2<G>(values[0], values[1]), high = from_f32_x2<G>(values[2], values[3]);
+        store_stream(reinterpret_cast<uint64_t*>(at), high << 32 | low);
+    } else {
         MOERL_UNROLL
-        for (int i = 0; i < PACK<G>; i++) part[i] = values[first + i];
-        store16_stream(at + first, pack<G>(part));
+        for (int first = 0; first < COUNT; first += PACK<G>) {
+            float part[PACK<G>];
+            MOERL_UNROLL
+            for (int i = 0; i < PACK<G>; i++) part[i] = values[first + i];
+            store16_stream(at + first, pack<G>(part));
+        }
     }
 }
 

@@ -79,7 +79,7 @@ MOERL_DEVICE GeneralRow general_row(const MoerlLogprobBackward& p, uint64_t row)
     g.is_kept = has_kept;
     double id = ids.sum, entropy = b;
     if (has_kept) {
-        g.set = read_keep_set(p, row, p.rows);
+        g.set = read_keep_set(p, row, p.first_row, p.call_rows);
         if (g.set.fault != 0) return g;
         if (g.set.is_empty()) {
             g.added_to_label = kept_a;

@@ -48,7 +48,7 @@ MOERL_DEVICE uint32_t close_combined_kept(const MoerlLogprobCombine& p, const Co
     uint32_t code = 0;
     bool is_every = true;
     if (is_read(r)) {
-        const KeepSet set = read_keep_set(p, row, p.outputs.rows);
+        const KeepSet set = read_keep_set(p, row, p.outputs.first_row, p.outputs.rows);
         is_every = set.is_empty();
         if (!is_every) kept = group.kept[lane];
         // A shard that finds the ids in disorder says so by a sum that is not a number.
@@ -99,7 +99,7 @@ MOERL_DEVICE void combine_rows(const MoerlLogprobCombine& p) {
             uint64_t fault = MOERL_NO_FAULT;
             if (row < outputs.rows && p.kept_records != nullptr) {
                 const uint32_t code = close_combined_kept(p, group[0], lane, row);
-                if (code != 0) fault = fault_at(row, outputs.tag, code);
+                if (code != 0) fault = fault_at(outputs.first_row + row, outputs.tag, code);
             }
             fault = warp_min(fault);
             if (lane == 0) keep_first(group[0].fault, fault);

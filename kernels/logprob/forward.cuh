@@ -195,7 +195,7 @@ MOERL_DEVICE void close_group(const MoerlLogprobForward& p, typename GroupOf<Mod
         } else {
             store_optional(p.logprobs, row, f.logprob);
         }
-        if (code != 0) fault = fault_at(row, p.tag, code);
+        if (code != 0) fault = fault_at(p.first_row + row, p.tag, code);
     }
     fault = warp_min(fault);
     if (lane == 0) keep_first(group.fault, fault);

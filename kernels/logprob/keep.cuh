@@ -37,7 +37,7 @@ MOERL_DEVICE void open_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t r
     kept.record = empty_record();
     kept.is_walked = kept.is_every = false;
     if (!is_read(kept.row)) return;
-    kept.set = read_keep_set(p, row, p.rows);
+    kept.set = read_keep_set(p, row, p.first_row, p.call_rows);
     if (kept.set.fault != 0) return;
     kept.is_every = kept.set.is_empty();
     if (kept.is_every && p.full != nullptr) {
@@ -193,7 +193,7 @@ MOERL_DEVICE void close_kept(const MoerlLogprobKeep& p, const KeptRow& kept, uin
     if (p.full != nullptr) full = load_partial(p.full, row);
     const FinishedKeep f = finish_keep(kept.row, temperature_of(p, kept.row), record, code, kept.is_every, p.full != nullptr, full);
     store_finished_keep(p, row, f);
-    if (f.fault != 0) keep_first(fault, fault_at(row, p.tag, f.fault));
+    if (f.fault != 0) keep_first(fault, fault_at(p.first_row + row, p.tag, f.fault));
     if (code == 0) added += kept.missed;
 }
 

@@ -9,10 +9,11 @@ struct KeepSet {
     MOERL_DEVICE bool is_empty() const { return begin == end; }
 };
 
-// The first offset must be 0, the last one the number of ids, and none may descend.
-template <class Call> MOERL_DEVICE KeepSet read_keep_set(const Call& p, uint64_t row, uint64_t rows) {
+// The first offset must be 0, the last one the number of ids, and none may descend: those of the whole call, `rows` of which begin `first` rows
+// before these.
+template <class Call> MOERL_DEVICE KeepSet read_keep_set(const Call& p, uint64_t row, uint64_t first, uint64_t rows) {
     const int64_t begin = load(p.kept_offsets + row), end = load(p.kept_offsets + row + 1), kept = static_cast<int64_t>(p.kept);
-    const bool valid = begin >= 0 && begin <= end && end <= kept && (row > 0 || begin == 0) && (row + 1 < rows || end == kept);
+    const bool valid = begin >= 0 && begin <= end && end <= kept && (first + row > 0 || begin == 0) && (first + row + 1 < rows || end == kept);
     if (!valid) return {0, 0, MOERL_FAULT_KEEP_OFFSETS};
     return {begin, end, 0};
 }

@@ -179,8 +179,8 @@ MOERL_DEVICE void apply_pack(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>
     }
 }
 
-// Rows whose loads are in flight together; wide packs take the registers that a second one would need.
-template <int FAMILY> constexpr int PIECE_ROWS = IS_WIDE<FAMILY> ? 1 : ROWS_AT_ONCE;
+// Rows whose loads are in flight together where every token is looked at by itself.
+template <int FAMILY, bool TALLY> constexpr int PIECE_ROWS = FAMILY == CLIPPED_RATIO && TALLY ? 2 : 1;
 
 // c for the value of a token, which holds W where other terms stand beside it.
 template <int FAMILY> MOERL_DEVICE double value_scale(const MoerlCoefficient& c) {
@@ -188,9 +188,84 @@ template <int FAMILY> MOERL_DEVICE double value_scale(const MoerlCoefficient& c)
     return static_cast<double>(FAMILY == ANY ? c.scale : c.weight);
 }
 
+template <int FAMILY> MOERL_DEVICE double piece_value(const MoerlCoefficient& c, const Chains<1>& chains, const Geometry& g) {
+    if constexpr (!HAS_VALUES<FAMILY>) return 0.0;
+    else return value_scale<FAMILY>(c) * static_cast<double>(fold(chains.of[0], g.head));
+}
+
+// What a ratio does to a token with an advantage of this sign: between which of its logarithms the gradient passes, and its bounds in the value.
+struct Window {
+    float low, high, least, most;
+};
+
+MOERL_DEVICE Window window_of(const MoerlObjective& p, float advantage) {
+    const float infinity = f32_of(0x7f800000u);
+    if (advantage > 0.0f) return {p.saturation_low, fminf(p.saturation_high, p.token_log_upper), -infinity, p.upper};
+    const float low = fmaxf(p.saturation_low, p.token_log_lower), high = fminf(p.saturation_high, p.token_log_cap);
+    return {advantage < 0.0f ? low : infinity, high, p.lower, p.cap};
+}
+
+// As apply_piece where the segment decides and every token is in order: the gradient is one number.
+MOERL_DEVICE void apply_shared(const MoerlObjective& p, const Geometry& g, const MoerlCoefficient& c) {
+    for (int first = 0; first < g.rows; first += MASKS_AT_ONCE) {
+        const Rows<MASKS_AT_ONCE> rows = load_rows<MASKS_AT_ONCE>(p, g, first, 0u);
+        MOERL_UNROLL
+        for (int r = 0; r < MASKS_AT_ONCE; r++) {
+            const Pack<false>& pack = rows.of[r];
+            Four gradients;
+            MOERL_UNROLL
+            for (int v = 0; v < 4; v++) gradients.x[v] = byte_of(pack.mask, v) != 0 ? c.gradient : 0.0f;
+            store_four(p.d_logprobs, pack.index, pack.bits, p.aligned != 0, gradients);
+        }
+    }
+}
+
+// As apply_piece where each token's own ratio decides, if all tokens are in order; false in every lane if one is not.
+template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(const MoerlObjective& p, const Geometry& g, const MoerlCoefficient& c, float segment_advantage, Chains<1>& chains) {
+    constexpr bool BY_RATIO = FAMILY == CLIPPED_RATIO;
+    constexpr uint32_t READS = (WITH_ARRAYS ? MOERL_READ_ADVANTAGES | MOERL_READ_WEIGHTS : 0) | (BY_RATIO ? MOERL_READ_LOGPROBS | MOERL_READ_OLD : 0);
+    // A and w of their own take the registers of two rows.
+    constexpr int ROWS = WITH_ARRAYS ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    const bool has_old = p.old_logprobs != nullptr, has_weights = WITH_ARRAYS && p.weights != nullptr, is_own = WITH_ARRAYS && p.advantage_per_token != 0;
+    Suspicion suspicion = NO_SUSPICION;
+    if (!is_own) suspect(suspicion, segment_advantage);
+    for (int first = 0; first < g.rows; first += ROWS) {
+        const Rows<ROWS> rows = load_rows<ROWS>(p, g, first, READS);
+        MOERL_UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            const Pack<false>& pack = rows.of[r];
+            suspicion.masks |= pack.mask;
+            Four gradients = {{0.0f, 0.0f, 0.0f, 0.0f}};
+            MOERL_UNROLL
+            for (int v = 0; v < 4; v++) {
+                if (byte_of(pack.mask, v) == 0) continue;
+                const float weight = has_weights ? pack.weights.x[v] : 1.0f, advantage = is_own ? pack.advantages.x[v] : segment_advantage;
+                if (has_weights) suspect(suspicion, weight);
+                if (is_own) suspect(suspicion, advantage);
+                const float scaled = -c.weight * weight * advantage;
+                if constexpr (BY_RATIO) {
+                    const float current = pack.logprobs.x[v], delta = has_old ? current - pack.old_logprobs.x[v] : 0.0f;
+                    suspect(suspicion, current, has_old ? pack.old_logprobs.x[v] : 0.0f);
+                    suspect(suspicion, has_old ? delta : current);
+                    const Window window = window_of(p, advantage);
+                    const float ratio = expf(saturate(p, delta)), bounded = fminf(fmaxf(ratio, window.least), window.most);
+                    // A weight of 0 is not a factor: what it would multiply may be infinite.
+                    const bool shows = weight != 0.0f;
+                    gradients.x[v] = shows && window.low <= delta && delta <= window.high ? scaled * ratio + 0.0f : 0.0f;
+                    chains.of[0][v] += shows ? -weight * advantage * bounded : 0.0f;
+                } else {
+                    gradients.x[v] = passes(c.flags, advantage) && weight != 0.0f ? scaled * c.ratio + 0.0f : 0.0f;
+                }
+            }
+            store_four(p.d_logprobs, pack.index, pack.bits, p.aligned != 0, gradients);
+        }
+    }
+    return is_above_suspicion(suspicion);
+}
+
 // A unit that is one piece of one segment. Returns its share of the loss.
 template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObjective& p, const MoerlUnit& unit, Going& going) {
-    constexpr int AT_ONCE = PIECE_ROWS<FAMILY>;
+    constexpr int AT_ONCE = PIECE_ROWS<FAMILY, TALLY>;
     const Geometry g = geometry(unit);
     if (g.tokens == 0) return 0.0;
     const MoerlCoefficient c = completed<IS_WIDE<FAMILY>>(p, coefficient_of(load16(p.coefficients + unit.segment)), unit.segment);
@@ -198,6 +273,19 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObj
     const uint32_t reads = (c.flags & MOERL_NONFINITE) != 0 ? READ_ALL : reads_of<FAMILY>(p);
     const float advantage = (reads & MOERL_READ_ADVANTAGES) != 0 && !p.advantage_per_token ? load(p.advantages + unit.segment) : 0.0f;
     Chains<1> chains = no_chains<1>();
+    const bool is_plain = (c.flags & (MOERL_NONFINITE | MOERL_DROPPED)) == 0 && c.weight == c.weight && p.ratio == nullptr && p.clipped == nullptr;
+    if constexpr (FAMILY == SHARED_GRADIENT) {
+        if (is_plain) {
+            apply_shared(p, g, c);
+            return 0.0;
+        }
+    } else if constexpr (FAMILY != ANY && !TALLY) {
+        const bool with_arrays = p.weights != nullptr || p.advantage_per_token != 0;
+        const bool is_sound = is_plain && c.ratio == c.ratio && (with_arrays ? apply_sound_piece<FAMILY, true>(p, g, c, advantage, chains) : apply_sound_piece<FAMILY, false>(p, g, c, advantage, chains));
+        if (is_sound) return piece_value<FAMILY>(c, chains, g);
+        chains = no_chains<1>();
+    }
+    MOERL_ROLLED
     for (int first = 0; first < g.rows; first += AT_ONCE) {
         Pack<IS_WIDE<FAMILY>> packs[AT_ONCE];
         MOERL_UNROLL
@@ -213,9 +301,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObj
             for (int v = 0; v < 4; v++) chains.of[0][v] += values.x[v];
         }
     }
-    if constexpr (!HAS_VALUES<FAMILY>) return 0.0;
-    const float value = fold(chains.of[0], g.head);
-    return value_scale<FAMILY>(c) * static_cast<double>(value);
+    return piece_value<FAMILY>(c, chains, g);
 }
 
 // Puts the unit's coefficients into shared memory and marks where its segments begin. True if one of them is to be read again.

@@ -67,17 +67,19 @@ template <class Load, class Add> MOERL_DEVICE double fold_ascending(double start
 }
 
 // True in every lane of the warp that arrives as the last of `members` at this ticket. What the others stored before is then visible.
+// One lane's fences speak for the warp, which has met before the one and meets after the other.
 MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members) {
-    fence_device();
     sync_warp();
     uint32_t before = 0;
     if (lane_index() == 0) {
+        fence_device();
         before = atomic_add(ticket, 1u);
-        if (before == members - 1) atomic_min(ticket, 0u);
+        if (before == members - 1) {
+            atomic_min(ticket, 0u);
+            fence_device();
+        }
     }
-    const bool last = shuffle(before, 0) == members - 1;
-    fence_device();
-    return last;
+    return shuffle(before, 0) == members - 1;
 }
 
 // Adds leaf `index` of `count`. True in the warp that reached the root, with the total in `mine`.

@@ -159,16 +159,87 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
     count_locally(p, 0, in_denominators<WIDE>(p, planes) > 0.0 || p.count_empty);
 }
 
+// Four bytes, each at most 63.
+MOERL_DEVICE uint32_t sum_of_bytes(uint32_t bytes) { return (bytes * 0x01010101u) >> 24; }
+
+// As sum_piece where nothing but n is asked for. False in every lane where the masks hold something else than 0 and 1.
+MOERL_DEVICE bool count_sound_piece(const MoerlObjective& p, const Geometry& g, SegmentSums& sums) {
+    Suspicion suspicion = NO_SUSPICION;
+    uint32_t counts = 0;
+    for (int first = 0; first < g.rows; first += MASKS_AT_ONCE) {
+        const Rows<MASKS_AT_ONCE> rows = load_rows<MASKS_AT_ONCE>(p, g, first, 0u);
+        MOERL_UNROLL
+        for (int r = 0; r < MASKS_AT_ONCE; r++) {
+            suspicion.masks |= rows.of[r].mask;
+            counts += rows.of[r].mask;
+        }
+    }
+    sums.count = reduce_add_u32(sum_of_bytes(counts));
+    return is_above_suspicion(suspicion);
+}
+
+// As sum_piece where every token is in order; false in every lane where one is not.
+template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective& p, const Geometry& g, float segment_advantage, SegmentSums& sums) {
+    // The arrays of the sums take the registers of two rows.
+    constexpr int ROWS = WITH_SUMS ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    const bool has_old = p.old_logprobs != nullptr, has_weights = p.weights != nullptr, is_own = p.advantage_per_token != 0;
+    constexpr uint32_t READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD | (WITH_SUMS ? MOERL_READ_WEIGHTS | MOERL_READ_ADVANTAGES : 0);
+    Suspicion suspicion = NO_SUSPICION;
+    if (!is_own) suspect(suspicion, segment_advantage);
+    Chains<3> chains = no_chains<3>();
+    uint32_t counts = 0;
+    for (int first = 0; first < g.rows; first += ROWS) {
+        const Rows<ROWS> rows = load_rows<ROWS>(p, g, first, READS);
+        MOERL_UNROLL
+        for (int r = 0; r < ROWS; r++) {
+            const Pack<false>& pack = rows.of[r];
+            suspicion.masks |= pack.mask;
+            counts += pack.mask;
+            MOERL_UNROLL
+            for (int v = 0; v < 4; v++) {
+                if (byte_of(pack.mask, v) == 0) continue;
+                const float current = pack.logprobs.x[v], old = has_old ? pack.old_logprobs.x[v] : current;
+                suspect(suspicion, current, old);
+                chains.of[0][v] += current - old;
+                if constexpr (WITH_SUMS) {
+                    const float weight = has_weights ? pack.weights.x[v] : 1.0f, advantage = is_own ? pack.advantages.x[v] : segment_advantage;
+                    if (has_weights) suspect(suspicion, weight);
+                    if (is_own) suspect(suspicion, advantage);
+                    chains.of[1][v] += positive_part(weight, advantage);
+                    chains.of[2][v] += negative_part(weight, advantage);
+                }
+            }
+        }
+    }
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) suspect(suspicion, chains.of[0][v]);
+    sums.count = reduce_add_u32(sum_of_bytes(counts));
+    sums.delta = fold(chains.of[0], g.head);
+    if constexpr (WITH_SUMS) {
+        sums.positive = fold(chains.of[1], g.head);
+        sums.negative = fold(chains.of[2], g.head);
+    }
+    return is_above_suspicion(suspicion);
+}
+
 // A unit that is one piece of one segment: summed in registers.
 template <bool WIDE, bool TALLY>
 MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& unit, TokenTally& tally, uint64_t& fault) {
-    constexpr int AT_ONCE = WIDE ? 1 : ROWS_AT_ONCE;
+    constexpr int AT_ONCE = TALLY && !WIDE ? 2 : 1;
     const Geometry g = geometry(unit);
     const uint32_t reads = partial_reads(p);
     const bool with_tokens = p.logprobs != nullptr, with_sums = has_advantage_sums(p);
     const float segment_advantage = with_tokens && !p.advantage_per_token && g.tokens != 0 ? load(p.advantages + unit.segment) : 0.0f;
-    Chains<WIDE ? 5 : 3> chains = no_chains<WIDE ? 5 : 3>();
     SegmentSums sums = NO_SUMS;
+    if constexpr (!WIDE && !TALLY) {
+        // Whether A and w are sound matters also where they are not summed.
+        const bool with_arrays = with_sums || p.weights != nullptr || p.advantage_per_token != 0;
+        const bool is_sound = !with_tokens ? count_sound_piece(p, g, sums) : with_arrays ? sum_sound_piece<true>(p, g, segment_advantage, sums) : sum_sound_piece<false>(p, g, segment_advantage, sums);
+        if (is_sound) return sums;
+        sums = NO_SUMS;
+    }
+    Chains<WIDE ? 5 : 3> chains = no_chains<WIDE ? 5 : 3>();
+    MOERL_ROLLED
     for (int first = 0; first < g.rows; first += AT_ONCE) {
         Pack<WIDE> packs[AT_ONCE];
         MOERL_UNROLL

@@ -11,7 +11,8 @@
 #include "../warp.cuh"
 
 constexpr int ROW = 4 * WARP;         // tokens of a row
-constexpr int ROWS_AT_ONCE = 2;         // rows whose loads are in flight together
+constexpr int ROWS_AT_ONCE = 4;         // rows whose loads are in flight together: 4 KB a warp
+constexpr int MASKS_AT_ONCE = 8;        // and where only masks are read
 constexpr int SLOTS = MOERL_TILE + 16;  // tokens of a unit, from the boundary before it
 
 struct Geometry {
@@ -32,13 +33,20 @@ MOERL_DEVICE Geometry geometry(const MoerlUnit& unit) {
     return {unit.token - static_cast<uint64_t>(head), head, tokens, tokens == 0 ? 0 : (head + tokens + ROW - 1) / ROW};
 }
 
+MOERL_DEVICE int between(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
+
 // Bit v: slot v of this lane's pack in `row` is a token of the unit.
 MOERL_DEVICE uint32_t slots_of(const Geometry& g, int row) {
     const int first = row * ROW + 4 * static_cast<int>(lane_index()) - g.head;
-    uint32_t bits = 0;
-    MOERL_UNROLL
-    for (int v = 0; v < 4; v++) bits |= static_cast<uint32_t>(first + v >= 0 && first + v < g.tokens) << v;
-    return bits;
+    return (1u << between(g.tokens - first, 0, 4)) - (1u << between(-first, 0, 4));
+}
+
+// The bytes of four slots.
+MOERL_DEVICE uint32_t spread_bits(uint32_t bits) { return (bits * 0x00204081u) & 0x01010101u; }
+
+// True in every lane where all slots of `count` rows from `first` on are tokens of the unit and may be loaded in one.
+MOERL_DEVICE bool are_whole(const MoerlObjective& p, const Geometry& g, int first, int count) {
+    return p.aligned != 0 && first * ROW >= g.head && (first + count) * ROW <= g.head + g.tokens;
 }
 
 struct Four {
@@ -136,6 +144,83 @@ template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, 
     return r;
 }
 
+// Rows of packs of which only the mask, l, o, w and A are read, and only where `reads` says so. The others hold anything.
+template <int ROWS> struct Rows {
+    Pack<false> of[ROWS];
+};
+
+// Where those arrays are; null: not read.
+struct Sources {
+    const uint8_t* mask;
+    const float *logprobs, *old_logprobs, *weights, *advantages;
+};
+
+MOERL_DEVICE Sources sources_of(const MoerlObjective& p, uint32_t reads) {
+    return {p.loss_mask, if_read(reads, MOERL_READ_LOGPROBS, p.logprobs), if_read(reads, MOERL_READ_OLD, p.old_logprobs), if_read(reads, MOERL_READ_WEIGHTS, p.weights),
+            p.advantage_per_token ? if_read(reads, MOERL_READ_ADVANTAGES, p.advantages) : nullptr};
+}
+
+// The packs that one load takes: all of them (WHOLE), or those that no end of the unit cuts.
+template <bool WHOLE, int ROWS> MOERL_DEVICE void load_field(Rows<ROWS>& rows, Four Pack<false>::*field, const float* array) {
+    if (array == nullptr) return;
+    MOERL_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        Pack<false>& pack = rows.of[r];
+        if (WHOLE || pack.bits == 15u) pack.*field = load_four(array, pack.index, 15u, true);
+    }
+}
+
+template <bool WHOLE, int ROWS> MOERL_DEVICE void load_fields(Rows<ROWS>& rows, const Sources& from) {
+    MOERL_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        Pack<false>& pack = rows.of[r];
+        if (from.mask != nullptr && (WHOLE || pack.bits == 15u)) pack.mask = load_mask(from.mask, pack.index, 15u, true);
+    }
+    load_field<WHOLE>(rows, &Pack<false>::logprobs, from.logprobs);
+    load_field<WHOLE>(rows, &Pack<false>::old_logprobs, from.old_logprobs);
+    load_field<WHOLE>(rows, &Pack<false>::weights, from.weights);
+    load_field<WHOLE>(rows, &Pack<false>::advantages, from.advantages);
+}
+
+MOERL_DEVICE void load_cut_fields(Pack<false>& pack, const Sources& from) {
+    pack.logprobs = load_four(from.logprobs, pack.index, pack.bits, false);
+    pack.old_logprobs = load_four(from.old_logprobs, pack.index, pack.bits, false);
+    pack.weights = load_four(from.weights, pack.index, pack.bits, false);
+    pack.advantages = load_four(from.advantages, pack.index, pack.bits, false);
+    if (from.mask != nullptr) pack.mask = load_mask(from.mask, pack.index, pack.bits, false);
+}
+
+// The rows from `first` on. All loads of four tokens are on their way before those of single ones, where an end of the unit cuts a pack.
+// A slot outside the unit has a mask of 0.
+template <int ROWS> MOERL_DEVICE Rows<ROWS> load_rows(const MoerlObjective& p, const Geometry& g, int first, uint32_t reads) {
+    Rows<ROWS> rows;
+    const Sources from = sources_of(p, reads);
+    const bool aligned = p.aligned != 0, whole = aligned && first * ROW >= g.head && (first + ROWS) * ROW <= g.head + g.tokens;
+    MOERL_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        Pack<false>& pack = rows.of[r];
+        pack.index = g.base + static_cast<uint64_t>((first + r) * ROW) + 4u * lane_index();
+        pack.bits = whole ? 15u : slots_of(g, first + r);
+        pack.mask = from.mask == nullptr ? spread_bits(pack.bits) : 0u;
+    }
+    if (whole) {
+        load_fields<true>(rows, from);
+        return rows;
+    }
+    MOERL_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        Pack<false>& pack = rows.of[r];
+        pack.logprobs = pack.old_logprobs = pack.weights = pack.advantages = {{0.0f, 0.0f, 0.0f, 0.0f}};
+    }
+    if (aligned) load_fields<false>(rows, from);
+    MOERL_UNROLL
+    for (int r = 0; r < ROWS; r++) {
+        Pack<false>& pack = rows.of[r];
+        if (pack.bits != 0u && !(aligned && pack.bits == 15u)) load_cut_fields(pack, from);
+    }
+    return rows;
+}
+
 MOERL_DEVICE uint32_t byte_of(uint32_t bytes, int v) { return bytes >> (8 * v) & 0xffu; }
 
 // One token, as the formulas see it. What was not read is 0, a weight 1.
@@ -179,6 +264,23 @@ template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, 
     r.is_sound = r.is_sound_alone && is_finite(r.advantage);
     return r;
 }
+
+// What tells that a token is out of order, whichever it is: seen by one test at the end of a unit. The order of tokens that are in order needs no
+// tests: their sums are finite if they are.
+struct Suspicion {
+    uint32_t masks;  // all masks, by OR
+    float largest;   // log-probability
+    float probe;     // NaN where a number was not finite
+};
+
+constexpr Suspicion NO_SUSPICION = {0u, -3.402823466e38f, 0.0f};
+
+// Of a token that counts.
+MOERL_DEVICE void suspect(Suspicion& s, float logprob, float old_logprob) { s.largest = fmaxf(s.largest, fmaxf(logprob, old_logprob)); }
+MOERL_DEVICE void suspect(Suspicion& s, float number) { s.probe = fmaf(number, 0.0f, s.probe); }
+
+// True in every lane where no lane has seen a mask's value but 0 and 1, nor a fault.
+MOERL_DEVICE bool is_above_suspicion(const Suspicion& s) { return all((s.masks & 0xfefefefeu) == 0u && s.largest <= 1e-3f && s.probe == 0.0f, FULL_WARP); }
 
 // What the policy's term of a token is multiplied with, beside c and W.
 template <bool WIDE> MOERL_DEVICE float policy_weight(const MoerlObjective& p, const Token<WIDE>& token) {

@@ -6,10 +6,14 @@
 
 mod buffer;
 mod context;
+#[cfg(feature = "linear")]
+mod cublaslt;
 mod driver;
 mod graph;
 mod lend;
 mod modules;
+#[cfg(feature = "linear")]
+mod product;
 mod stream;
 
 use std::ffi::c_void;
@@ -23,7 +27,7 @@ pub use graph::Graph;
 pub use lend::{Lent, LentMut, lend, lend_mut};
 pub use stream::{Event, Stream};
 
-use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
 use crate::error::{Error, Result};
 use crate::memory::{Device, View, ViewMut};
 use context::Context;
@@ -35,6 +39,8 @@ use modules::Modules;
 pub struct Cuda {
     context: Arc<Context>,
     modules: Arc<Modules>,
+    #[cfg(feature = "linear")]
+    products: Arc<product::Products>,
     multiprocessors: u32,
 }
 
@@ -123,7 +129,13 @@ impl Cuda {
             });
         }
         let multiprocessors = context.attribute(attribute::MULTIPROCESSORS)?;
-        Ok(Cuda { modules: Arc::new(Modules::new(context.clone())), context, multiprocessors })
+        Ok(Cuda {
+            modules: Arc::new(Modules::new(context.clone())),
+            #[cfg(feature = "linear")]
+            products: Arc::new(product::Products::new(context.clone())),
+            context,
+            multiprocessors,
+        })
     }
 
     /// What the device is.
@@ -255,6 +267,19 @@ impl Executor for Cuda {
 
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    #[cfg(feature = "linear")]
+    fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+        self.products.multiply(stream, product)
+    }
+
+    #[cfg(not(feature = "linear"))]
+    fn multiply(&self, _: &Stream, _: Product<'_, Device>) -> Result<()> {
+        Err(Error::Unavailable {
+            what: "this build of moerl has nothing that multiplies matrices on a GPU".into(),
+            fix: "rebuild with the crate feature `linear`, which uses cuBLASLt".into(),
+        })
     }
 
     unsafe fn launch<P: Parameters>(

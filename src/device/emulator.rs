@@ -7,6 +7,7 @@
 
 mod buffer;
 mod ffi;
+mod product;
 mod traffic;
 
 use std::ffi::CString;
@@ -14,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::Pod;
 
-use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
 use crate::error::{Error, Result};
 use crate::memory::{Host, View, ViewMut};
 pub use buffer::EmulatorBuffer;
@@ -184,6 +185,10 @@ impl Executor for Emulator {
 
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
+    }
+
+    fn multiply(&self, (): &(), product: Product<'_, Host>) -> Result<()> {
+        product::multiply(product)
     }
 
     unsafe fn launch<P: Parameters>(

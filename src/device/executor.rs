@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use bytemuck::Pod;
 
 use crate::backend::Buffer;
-use crate::error::Result;
+use crate::element::Element;
+use crate::error::{Checks, Kind, Result};
 use crate::memory::{Layout, Matrix, MatrixMut, Memory, View, ViewMut};
 
 /// A kernel: the file `kernels/<image>.cu` and the name it is declared with there.
@@ -65,6 +66,12 @@ pub trait Executor {
     /// How many blocks run side by side at full speed: the multiprocessors of the device. Never part of a result's bits.
     fn multiprocessors(&self) -> u32;
 
+    /// Queues a product of matrices.
+    ///
+    /// # Errors
+    /// [`Product::validate`]'s; [`Error::Unavailable`](crate::Error::Unavailable) where this build or machine has nothing that multiplies.
+    fn multiply(&self, stream: &Self::Stream, product: Product<'_, Self::Memory>) -> Result<()>;
+
     /// Queues one kernel. Allocates nothing and waits for nothing.
     ///
     /// # Safety
@@ -78,6 +85,66 @@ pub trait Executor {
         arguments: &Arguments,
         params: &P,
     ) -> Result<()>;
+}
+
+/// A product of matrices, summed in f32: `to = a · b`, or added to what is there.
+#[derive(Debug)]
+pub struct Product<'a, M> {
+    /// `[rows, k]`.
+    pub a: Factor<'a, M>,
+    /// `[k, columns]`, in the same type.
+    pub b: Factor<'a, M>,
+    /// `[rows, columns]`, in the factors' type or f32.
+    pub to: MatrixMut<'a, M>,
+    /// The product is added to what `to` holds.
+    pub is_added: bool,
+    /// What the product may use for itself, at a multiple of 256.
+    pub workspace: ViewMut<'a, u8, M>,
+}
+
+impl<M: Memory> Product<'_, M> {
+    /// # Errors
+    /// `Shape` where the factors do not fit each other or the product, `Dtype` where their types do not, `Alignment` of the workspace.
+    pub fn validate(&self) -> Result<()> {
+        let ((rows, k), (inner, columns)) = (self.a.shape(), self.b.shape());
+        let (a, b, to) = (self.a.matrix.element(), self.b.matrix.element(), self.to.element());
+        let mut checks = Checks::new();
+        checks
+            .shape("b", &[inner, columns], &[k, columns])
+            .shape("to", &[self.to.rows(), self.to.columns()], &[rows, columns])
+            .require(a == b && Element::FLOATS.contains(&a) && (to == a || to == Element::F32), Kind::Dtype, "to", || {
+                format!("holds {to}, the factors {a} and {b}: they must be one floating-point type, and it that type or f32")
+            })
+            .require(self.workspace.address().is_multiple_of(256), Kind::Alignment, "workspace", || {
+                format!("address {:#x} is not a multiple of 256", self.workspace.address())
+            });
+        checks.finish()
+    }
+}
+
+/// A factor of a [`Product`].
+#[derive(Clone, Copy, Debug)]
+pub struct Factor<'a, M> {
+    /// The factor, or its transpose.
+    pub matrix: Matrix<'a, M>,
+    /// The factor is the transpose of `matrix`.
+    pub is_transposed: bool,
+}
+
+impl<'a, M: Memory> Factor<'a, M> {
+    /// The matrix itself.
+    pub fn plain(matrix: Matrix<'a, M>) -> Self {
+        Factor { matrix, is_transposed: false }
+    }
+    /// Its transpose.
+    pub fn transposed(matrix: Matrix<'a, M>) -> Self {
+        Factor { matrix, is_transposed: true }
+    }
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        let (rows, columns) = (self.matrix.rows(), self.matrix.columns());
+        if self.is_transposed { (columns, rows) } else { (rows, columns) }
+    }
 }
 
 /// The buffers of one launch, by name: turns views into the pointers that a parameter structure holds. The emulator checks every

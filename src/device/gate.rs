@@ -16,16 +16,16 @@ unsafe impl Parameters for MoerlGateForward {}
 // SAFETY: likewise.
 unsafe impl Parameters for MoerlGateMaps {}
 
-/// A kernel for up to so many experts, and how many lanes share a row there.
+/// A kernel for up to so many experts (or slots), and how many lanes share a row there.
 struct Tier {
-    experts: usize,
+    most: usize,
     lanes: usize,
     names: [&'static str; 3],
 }
 
 macro_rules! tiers {
     ($direction:literal: $($experts:literal by $lanes:literal),*) => {
-        &[$(Tier { experts: $experts, lanes: $lanes, names: [
+        &[$(Tier { most: $experts, lanes: $lanes, names: [
             concat!("gate_", $direction, "_bf16_", $experts),
             concat!("gate_", $direction, "_f16_", $experts),
             concat!("gate_", $direction, "_f32_", $experts),
@@ -55,6 +55,20 @@ const MANY: &[(usize, [&str; 3])] = &[
 const MANY_BIASED: [&str; 3] =
     ["gate_forward_many_biased_bf16_8", "gate_forward_many_biased_f16_8", "gate_forward_many_biased_f32_8"];
 
+/// The kernels for rows with forced ids, by the most of them, and how many lanes share a row there.
+const REPLAY: &[Tier] = &[
+    Tier {
+        most: 8,
+        lanes: 2,
+        names: ["gate_forward_replay_bf16_8", "gate_forward_replay_f16_8", "gate_forward_replay_f32_8"],
+    },
+    Tier {
+        most: 16,
+        lanes: 4,
+        names: ["gate_forward_replay_bf16_16", "gate_forward_replay_f16_16", "gate_forward_replay_f32_16"],
+    },
+];
+
 /// How rows are dealt to blocks. Nothing here changes a bit of any result.
 struct Tuning {
     /// Threads of a block, where shared memory does not ask for fewer: small blocks end evenly, and eight of these fill a multiprocessor.
@@ -63,15 +77,15 @@ struct Tuning {
     threads_of_many: usize,
     /// Shared memory that any device grants without asking, less what the kernels declare for themselves.
     shared_bytes: usize,
-    /// With more rows for each multiprocessor than this, the kernels for many rows pay: each of its four schedulers then has a warp of
-    /// sixteen. With fewer, the time of a row is what counts, and more lanes a row make that shorter.
+    /// With more rows for each multiprocessor than this, the kernels for many rows pay. Measured on an H100: their warp of sixteen rows takes no
+    /// longer than a warp of the others takes for four; by sigmoid and bias, no longer than one takes for one.
     few_rows: usize,
 }
 
-const TUNING: Tuning = Tuning { threads: 256, threads_of_many: 128, shared_bytes: 46 * 1024, few_rows: 64 };
+const TUNING: Tuning = Tuning { threads: 256, threads_of_many: 128, shared_bytes: 46 * 1024, few_rows: 4 };
 
 fn tier(tiers: &'static [Tier], experts: usize) -> &'static Tier {
-    tiers.iter().find(|tier| experts <= tier.experts).unwrap_or(&tiers[tiers.len() - 1])
+    tiers.iter().find(|tier| experts <= tier.most).unwrap_or(&tiers[tiers.len() - 1])
 }
 
 fn name(names: &[&'static str; 3], element: Element) -> &'static str {
@@ -123,7 +137,7 @@ pub(super) fn router(config: &Config, shape: &Shape) -> MoerlGateRouter {
 
 /// True if nothing goes over a row more than once, and registers hold it.
 fn fits_registers(config: &Config, shape: &Shape, is_scored: bool) -> bool {
-    shape.experts <= FORWARD[FORWARD.len() - 1].experts && config.groups.is_none() && !is_scored && !config.needs_lse()
+    shape.experts <= FORWARD[FORWARD.len() - 1].most && config.groups.is_none() && !is_scored && !config.needs_lse()
 }
 
 /// Bytes of shared memory that a row takes there.
@@ -161,7 +175,7 @@ fn plan_for_many<E: Executor>(
     let logits = &call.router_logits;
     let (element, size) = (logits.element(), logits.element().size());
     let is_scored = params.scored != 0;
-    let many = tokens > TUNING.few_rows * executor.multiprocessors() as usize;
+    let many = is_scored || tokens > TUNING.few_rows * executor.multiprocessors() as usize;
     let regular = experts.is_multiple_of(32) && experts <= 512;
     // A softcap does not change what is chosen by logit, but it is more than the weights of these kernels take in.
     let plain = config.softcap.is_none() && !config.needs_lse() && call.cutoff.is_none() && call.forced().is_none();
@@ -188,7 +202,7 @@ fn plan_for_many<E: Executor>(
     let values = if is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
     let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
     let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + row_bytes(config, shape, element);
-    let warps = (TUNING.shared_bytes / unit_bytes).min(TUNING.threads_of_many / 32);
+    let warps = warps(executor, tokens.div_ceil(rows), unit_bytes, TUNING.threads_of_many);
     let grid = Grid {
         blocks: tokens.div_ceil(warps * rows) as u32,
         threads: 32 * warps as u32,
@@ -196,12 +210,52 @@ fn plan_for_many<E: Executor>(
     };
     // The slots that one store takes: as in gate_forward_many.
     let width = if packed && top_k <= 8 { 4 } else { 2 };
+    let wide_stores = has_wide_slots(call, top_k, width);
+    Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
+}
+
+/// Warps of a block: as many as it may have and shared memory holds, but no more than leave work for every multiprocessor.
+fn warps<E: Executor>(executor: &E, all: usize, unit_bytes: usize, threads: usize) -> usize {
+    let spread = all / executor.multiprocessors().max(1) as usize;
+    (TUNING.shared_bytes / unit_bytes.max(1)).min(threads / 32).min(spread).max(1)
+}
+
+/// Rows of 16 bytes at 16-byte boundaries, of the slots that a lane stores at once.
+fn has_wide_slots<M: Memory>(call: &Forward<'_, M>, top_k: usize, width: usize) -> bool {
     let weights = &call.topk_weights;
     let saved = call.selected_logits.as_ref().map_or(0, |array| array.address());
-    let wide_stores = weights.element() == Element::F32
+    weights.element() == Element::F32
         && [top_k, weights.row_stride()].iter().all(|slots| slots.is_multiple_of(width))
-        && [call.topk_ids.address(), weights.address(), saved].iter().all(|address| address.is_multiple_of(4 * width));
-    Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
+        && [call.topk_ids.address(), weights.address(), saved].iter().all(|address| address.is_multiple_of(4 * width))
+}
+
+/// The plan for rows with forced ids of which nothing but the slots is needed, where there is one. A row that selects for itself is staged by
+/// its warp, and its choice is left behind it.
+fn plan_for_replay<E: Executor>(
+    executor: &E,
+    config: &Config,
+    call: &Forward<'_, E::Memory>,
+    shape: &Shape,
+    params: &MoerlGateForward,
+) -> Option<Plan> {
+    // The sum over a row, and with it a softmax that selects, has the tree of the lanes that share it elsewhere.
+    let selects_by_sum = params.scored != 0 && config.score == Score::SoftmaxSelected;
+    let of_slots = !config.needs_lse() && call.lse.is_none() && call.cutoff.is_none() && !selects_by_sum;
+    let tier = REPLAY.iter().find(|tier| shape.top_k <= tier.most)?;
+    if call.forced().is_none() || !of_slots {
+        return None;
+    }
+    let element = call.router_logits.element();
+    let unit_bytes = row_bytes(config, shape, element) + 32 * size_of::<u32>();
+    let rows = 32 / tier.lanes;
+    let warps = warps(executor, shape.tokens.div_ceil(rows), unit_bytes, TUNING.threads);
+    let grid = Grid {
+        blocks: shape.tokens.div_ceil(warps * rows) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * unit_bytes) as u32,
+    };
+    let wide_stores = has_wide_slots(call, shape.top_k, if tier.lanes == 2 { 4 } else { 2 });
+    Some(Plan { kernel: Kernel { image: "gate", name: name(&tier.names, element) }, grid, unit_bytes, wide_stores })
 }
 
 /// The plan for any call.
@@ -212,7 +266,9 @@ fn plan<E: Executor>(
     shape: &Shape,
     params: &MoerlGateForward,
 ) -> Plan {
-    if let Some(plan) = plan_for_many(executor, config, call, shape, params) {
+    let of_few_lanes = plan_for_replay(executor, config, call, shape, params)
+        .or_else(|| plan_for_many(executor, config, call, shape, params));
+    if let Some(plan) = of_few_lanes {
         return plan;
     }
     let in_registers = fits_registers(config, shape, params.scored != 0);

@@ -123,16 +123,27 @@ pub(super) fn forward<E: Executor>(
     executor: &E,
     stream: &E::Stream,
     config: &Config,
-    mut call: Forward<'_, E::Memory>,
+    call: Forward<'_, E::Memory>,
 ) -> Result<()> {
     let sizes = call.validate(config)?;
+    forward_of(executor, stream, config, &sizes, call)
+}
+
+/// A validated call, or a piece of one.
+pub(super) fn forward_of<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    mut call: Forward<'_, E::Memory>,
+) -> Result<()> {
     if sizes.rows == 0 {
         return Ok(());
     }
     if call.asks_for_rows() {
-        rows(executor, stream, config, &sizes, &mut call, &mut Shard::whole())?;
+        rows(executor, stream, config, sizes, &mut call, &mut Shard::whole())?;
     }
-    if call.asks_for_kept() { keep::forward(executor, stream, config, &sizes, &mut call) } else { Ok(()) }
+    if call.asks_for_kept() { keep::forward(executor, stream, config, sizes, &mut call) } else { Ok(()) }
 }
 
 /// [`Backend::logprob_partial`](crate::Backend::logprob_partial).
@@ -143,6 +154,17 @@ pub(super) fn partial<E: Executor>(
     call: PartialCall<'_, E::Memory>,
 ) -> Result<()> {
     let sizes = call.validate(config)?;
+    partial_of(executor, stream, config, &sizes, call)
+}
+
+/// As [`forward_of`].
+pub(super) fn partial_of<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    call: PartialCall<'_, E::Memory>,
+) -> Result<()> {
     if sizes.rows == 0 {
         return Ok(());
     }
@@ -166,7 +188,7 @@ pub(super) fn partial<E: Executor>(
         workspace: call.workspace,
         ..Forward::new(call.logits)
     };
-    rows(executor, stream, config, &sizes, &mut forward, &mut shard)?;
+    rows(executor, stream, config, sizes, &mut forward, &mut shard)?;
     if forward.kept_saved.is_none() {
         return Ok(());
     }
@@ -174,7 +196,7 @@ pub(super) fn partial<E: Executor>(
     if call.panel_records {
         forward.saved = None;
     }
-    keep::forward(executor, stream, config, &sizes, &mut forward)
+    keep::forward(executor, stream, config, sizes, &mut forward)
 }
 
 /// What a shard's call has besides those of a whole vocabulary.
@@ -367,6 +389,7 @@ fn forward_params<M: Memory>(
         best: std::ptr::null_mut(),
         errors: arguments.write_optional("errors", &mut call.errors),
         rows: sizes.rows as u64,
+        first_row: sizes.first_row as u64,
         groups: groups as u64,
         logits_stride: call.logits.row_stride() as i64,
         tokens_stride,
@@ -391,9 +414,20 @@ pub(super) fn backward<E: Executor>(
     executor: &E,
     stream: &E::Stream,
     config: &Config,
-    mut call: Backward<'_, E::Memory>,
+    call: Backward<'_, E::Memory>,
 ) -> Result<()> {
     let sizes = call.validate(config)?;
+    backward_of(executor, stream, config, &sizes, call)
+}
+
+/// As [`forward_of`].
+pub(super) fn backward_of<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    config: &Config,
+    sizes: &Sizes,
+    mut call: Backward<'_, E::Memory>,
+) -> Result<()> {
     if sizes.rows == 0 {
         return Ok(());
     }
@@ -435,6 +469,8 @@ pub(super) fn backward<E: Executor>(
         d_kept_logprobs: arguments.read_optional("d_kept_logprobs", call.d_kept_logprobs),
         d_kept_entropy: arguments.read_optional("d_kept_entropy", call.d_kept_entropy),
         rows: sizes.rows as u64,
+        first_row: sizes.first_row as u64,
+        call_rows: sizes.call_rows as u64,
         groups: division.groups as u64,
         kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: logits_stride as i64,
@@ -507,13 +543,14 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 }
 
 fn backward_kernel(logits: Element, d_logits: Element, is_general: bool) -> Kernel {
-    let to_f32 = d_logits == Element::F32;
-    match (is_general, logits, to_f32) {
-        (false, Element::Bf16, true) => plain("logprob_backward_bf16_f32"),
-        (false, Element::F16, true) => plain("logprob_backward_f16_f32"),
+    match (is_general, logits, d_logits) {
+        (false, Element::Bf16, Element::F32) => plain("logprob_backward_bf16_f32"),
+        (false, Element::F16, Element::F32) => plain("logprob_backward_f16_f32"),
+        (false, Element::F32, Element::Bf16) => plain("logprob_backward_f32_bf16"),
         (false, ..) => plain(by_element!(logits, "logprob_backward")),
-        (true, Element::Bf16, true) => general("logprob_backward_general_bf16_f32"),
-        (true, Element::F16, true) => general("logprob_backward_general_f16_f32"),
+        (true, Element::Bf16, Element::F32) => general("logprob_backward_general_bf16_f32"),
+        (true, Element::F16, Element::F32) => general("logprob_backward_general_f16_f32"),
+        (true, Element::F32, Element::Bf16) => general("logprob_backward_general_f32_bf16"),
         (true, ..) => general(by_element!(logits, "logprob_backward_general")),
     }
 }

@@ -16,6 +16,7 @@ mod expert_ledger;
 mod gate;
 #[cfg(feature = "cuda")]
 pub(crate) mod images;
+mod linear_logprob;
 mod logprob;
 mod objective;
 mod route_change;
@@ -90,6 +91,33 @@ impl<E: Executor> Backend for E {
         call: crate::logprob::Combine<'_, E::Memory>,
     ) -> Result<()> {
         logprob::combine(self, stream, config, call)
+    }
+
+    // ---- linear_logprob ---------------------------------------------------------------------------------------------
+
+    fn linear_logprob_forward<'a>(
+        &self,
+        stream: &E::Stream,
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::Forward<'a, E::Memory, crate::linear_logprob::Projection<'a, E::Memory>>,
+    ) -> Result<()> {
+        linear_logprob::forward(self, stream, config, call)
+    }
+    fn linear_logprob_partial<'a>(
+        &self,
+        stream: &E::Stream,
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::PartialCall<'a, E::Memory, crate::linear_logprob::Projection<'a, E::Memory>>,
+    ) -> Result<()> {
+        linear_logprob::partial(self, stream, config, call)
+    }
+    fn linear_logprob_backward<'a>(
+        &self,
+        stream: &E::Stream,
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::Backward<'a, E::Memory, crate::linear_logprob::Gradients<'a, E::Memory>>,
+    ) -> Result<()> {
+        linear_logprob::backward(self, stream, config, call)
     }
 
     // ---- gate -------------------------------------------------------------------------------------------------------

@@ -494,7 +494,6 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
         }
-        self.clear_tickets(phase)?;
         let (arguments, params) = self.parameters(phase);
         // SAFETY: check() compared every length with the plan's sizes; the units and offsets are the plan's own; the parts of the workspace have
         // the room that ObjectiveWorkspace says, and check() that it is there.
@@ -516,8 +515,12 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
+    // Tickets that were zero before a launch are zero after it: only the call's first has to clear them.
     if !call.skips_partial() {
+        call.clear_tickets(Phase::Partial)?;
         call.launch(Phase::Partial)?;
+    } else {
+        call.clear_tickets(Phase::Finish)?;
     }
     call.launch(Phase::Finish)?;
     call.launch(Phase::Apply)
@@ -535,7 +538,9 @@ macro_rules! phase {
             phases: Phases<'_, E::Memory>,
             output: Output<'_, E::Memory>,
         ) -> Result<()> {
-            Launcher::new(executor, stream, config, plan, batch, Some(phases), output)?.launch(Phase::$phase)
+            let mut call = Launcher::new(executor, stream, config, plan, batch, Some(phases), output)?;
+            call.clear_tickets(Phase::$phase)?;
+            call.launch(Phase::$phase)
         }
     };
 }

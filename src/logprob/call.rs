@@ -1,5 +1,9 @@
 //! The calls on whole vocabularies: forward and backward.
 
+use std::ops::Range;
+
+use bytemuck::Pod;
+
 #[cfg(doc)]
 use super::workspace_bytes;
 use super::{Config, KeepSets, Partial, Sizes, check_error_word, check_row_array, check_rows};
@@ -8,10 +12,12 @@ use crate::error::{Checks, Extent, Kind, Result};
 use crate::memory::{Matrix, MatrixMut, Memory, View, ViewMut};
 
 /// One forward call: N rows, V counted of P columns. Ask for any outputs; asking for more does not change the bits of the others.
+///
+/// L is where the logits come from: a matrix of them, or what they are a product of ([`Projection`](crate::linear_logprob::Projection)).
 #[derive(Debug)]
-pub struct Forward<'a, M> {
+pub struct Forward<'a, M, L = Matrix<'a, M>> {
     /// `[N, P]` bf16, f16 or f32; any row stride, any address that is a multiple of the element's size. Never written.
-    pub logits: Matrix<'a, M>,
+    pub logits: L,
     /// `[N, K]` i32 or i64, any row stride: the chosen tokens, any number of them. Without them there are no `logprobs`, ranks or kept outputs.
     pub tokens: Option<Matrix<'a, M>>,
     /// `[N]`: a temperature per row, instead of the configuration's.
@@ -61,9 +67,9 @@ pub struct Forward<'a, M> {
     pub tag: u16,
 }
 
-impl<'a, M: Memory> Forward<'a, M> {
+impl<'a, M: Memory, L> Forward<'a, M, L> {
     /// A call on `logits` `[N, P]` that asks for nothing yet.
-    pub fn new(logits: Matrix<'a, M>) -> Self {
+    pub fn new(logits: L) -> Self {
         Forward {
             logits,
             tokens: None,
@@ -92,16 +98,43 @@ impl<'a, M: Memory> Forward<'a, M> {
         }
     }
 
-    /// Checks the whole call before anything is queued.
-    ///
-    /// # Errors
-    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `Workspace`, `Config`, `MissingInput`,
-    /// `KeepSetWithManyIds`.
-    pub fn validate(&self, config: &Config) -> Result<Sizes> {
-        let sizes = Sizes::of(config, &self.logits, &self.tokens);
+    /// The same call on other logits, for some of its rows.
+    pub(crate) fn over<'b, K>(&'b mut self, logits: K, rows: Range<usize>) -> Forward<'b, M, K> {
+        let ids = self.tokens.map_or(1, |tokens| tokens.columns());
+        Forward {
+            logits,
+            tokens: self.tokens.map(|tokens| tokens.row_range(rows.clone())),
+            temperature: self.temperature.map(|array| array.slice(rows.clone())),
+            loss_mask: self.loss_mask.map(|array| array.slice(rows.clone())),
+            keep: self.keep.map(|keep| keep.of_rows(&rows)),
+            logprobs: part(&mut self.logprobs, Some(&rows), ids),
+            entropy: part(&mut self.entropy, Some(&rows), 1),
+            max: part(&mut self.max, Some(&rows), 1),
+            log_sum: part(&mut self.log_sum, Some(&rows), 1),
+            lse: part(&mut self.lse, Some(&rows), 1),
+            sum_p2: part(&mut self.sum_p2, Some(&rows), 1),
+            rank: part(&mut self.rank, Some(&rows), ids),
+            argmax: part(&mut self.argmax, Some(&rows), 1),
+            saved: part(&mut self.saved, Some(&rows), 1),
+            sum_sq: part(&mut self.sum_sq, Some(&rows), 1),
+            other_labels: part(&mut self.other_labels, Some(&rows), ids.saturating_sub(1)),
+            kept_logprobs: part(&mut self.kept_logprobs, Some(&rows), 1),
+            kept_entropy: part(&mut self.kept_entropy, Some(&rows), 1),
+            kept_mass: part(&mut self.kept_mass, Some(&rows), 1),
+            kept_saved: part(&mut self.kept_saved, Some(&rows), 1),
+            label_added: part(&mut self.label_added, None, 1),
+            workspace: part(&mut self.workspace, None, 1),
+            errors: part(&mut self.errors, None, 1),
+            tag: self.tag,
+        }
+    }
+
+    /// Checks all of a call on these `logits` but what they overlap.
+    pub(crate) fn check(&self, config: &Config, logits: &Matrix<'_, M>) -> (Sizes, Checks) {
+        let sizes = Sizes::of(config, logits, &self.tokens);
         let Sizes { rows, ids, .. } = sizes;
         let mut checks = Checks::new();
-        sizes.check(&mut checks, &self.logits);
+        sizes.check(&mut checks, logits);
         checks.require(
             config.vocab_start == 0 && sizes.vocab_total == sizes.vocabulary,
             Kind::Config,
@@ -131,8 +164,7 @@ impl<'a, M: Memory> Forward<'a, M> {
                 format!("has {} bytes, needs {needed} for {rows} rows of {} columns", workspace.len(), sizes.vocabulary)
             });
         }
-        checks.disjoint(&self.extents());
-        checks.finish().map(|()| sizes)
+        (sizes, checks)
     }
 
     /// What needs tokens, keep-sets or `saved`.
@@ -156,9 +188,29 @@ impl<'a, M: Memory> Forward<'a, M> {
             });
     }
 
-    fn extents(&self) -> Vec<Option<Extent>> {
+    /// The arrays that hold zeros in absent rows: all but `rank` and `argmax`.
+    pub(crate) fn rows_of_zeros(&mut self) -> Vec<ViewMut<'_, u8, M>> {
+        let floats = [
+            &mut self.logprobs,
+            &mut self.entropy,
+            &mut self.max,
+            &mut self.log_sum,
+            &mut self.lse,
+            &mut self.sum_p2,
+            &mut self.sum_sq,
+            &mut self.other_labels,
+            &mut self.kept_logprobs,
+            &mut self.kept_entropy,
+            &mut self.kept_mass,
+        ];
+        let records = [&mut self.saved, &mut self.kept_saved];
+        let floats = floats.into_iter().flatten().map(|array| array.reborrow().into_bytes());
+        floats.chain(records.into_iter().flatten().map(|array| array.reborrow().into_bytes())).collect()
+    }
+
+    /// The bytes of every array but the logits.
+    pub(crate) fn extents(&self) -> Vec<Option<Extent>> {
         let mut extents = vec![
-            Some(self.logits.layout().extent("logits", false)),
             self.tokens.map(|tokens| tokens.layout().extent("tokens", false)),
             self.temperature.map(|array| array.extent("temperature")),
             self.loss_mask.map(|array| array.extent("loss_mask")),
@@ -213,6 +265,34 @@ impl<'a, M: Memory> Forward<'a, M> {
     }
 }
 
+impl<'a, M: Memory> Forward<'a, M> {
+    /// Checks the whole call before anything is queued.
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `Workspace`, `Config`, `MissingInput`,
+    /// `KeepSetWithManyIds`.
+    pub fn validate(&self, config: &Config) -> Result<Sizes> {
+        let (sizes, mut checks) = self.check(config, &self.logits);
+        let mut extents = vec![Some(self.logits.layout().extent("logits", false))];
+        extents.extend(self.extents());
+        checks.disjoint(&extents);
+        checks.finish().map(|()| sizes)
+    }
+}
+
+/// What `rows` have of an array of `width` elements a row; all of it without `rows`.
+pub(crate) fn part<'b, T: Pod, M: Memory>(
+    array: &'b mut Option<ViewMut<'_, T, M>>,
+    rows: Option<&Range<usize>>,
+    width: usize,
+) -> Option<ViewMut<'b, T, M>> {
+    let array = array.as_mut()?.reborrow();
+    Some(match rows {
+        Some(rows) => array.slice(rows.start * width..rows.end * width),
+        None => array,
+    })
+}
+
 /// Where backward reads logits and writes their gradient.
 #[derive(Debug)]
 pub enum Gradient<'a, M> {
@@ -222,7 +302,7 @@ pub enum Gradient<'a, M> {
     Into {
         /// `[N, P]` bf16, f16 or f32.
         logits: Matrix<'a, M>,
-        /// `[N, P]`, in the logits' type or f32. Columns from V on are written +0.0.
+        /// `[N, P]`, in the logits' type or f32, or in bf16 of f32 logits. Columns from V on are written +0.0.
         d_logits: MatrixMut<'a, M>,
     },
 }
@@ -251,10 +331,12 @@ impl<M: Memory> Gradient<'_, M> {
 }
 
 /// One backward call. Rows whose upstream gradients are all zero, and absent ones, are written +0.0 without being read.
+///
+/// G is where the logits and their gradient are: in memory, or never as a whole ([`Gradients`](crate::linear_logprob::Gradients)).
 #[derive(Debug)]
-pub struct Backward<'a, M> {
+pub struct Backward<'a, M, G = Gradient<'a, M>> {
     /// The logits of the forward call, and where their gradient goes.
-    pub gradient: Gradient<'a, M>,
+    pub gradient: G,
     /// `[N]`: what the forward call saved. May be used any number of times.
     pub saved: View<'a, Partial, M>,
     /// `[N, K]` i32 or i64: the tokens of the forward call. Needed with `d_logprobs` and `d_kept_logprobs`.
@@ -279,9 +361,9 @@ pub struct Backward<'a, M> {
     pub d_kept_entropy: Option<View<'a, f32, M>>,
 }
 
-impl<'a, M: Memory> Backward<'a, M> {
+impl<'a, M: Memory, G> Backward<'a, M, G> {
     /// A call without upstream gradients yet.
-    pub fn new(gradient: Gradient<'a, M>, saved: View<'a, Partial, M>) -> Self {
+    pub fn new(gradient: G, saved: View<'a, Partial, M>) -> Self {
         Backward {
             gradient,
             saved,
@@ -298,16 +380,34 @@ impl<'a, M: Memory> Backward<'a, M> {
         }
     }
 
-    /// Checks the whole call before anything is queued.
-    ///
-    /// # Errors
-    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `MissingInput`, `KeepSetWithManyIds`.
-    pub fn validate(&self, config: &Config) -> Result<Sizes> {
-        let logits = self.gradient.logits();
-        let sizes = Sizes::of(config, &logits, &self.tokens);
+    /// The same call on other logits, for some of its rows.
+    pub(crate) fn over<K>(&self, gradient: K, rows: Range<usize>) -> Backward<'a, M, K> {
+        let ids = self.tokens.map_or(1, |tokens| tokens.columns());
+        let upstream = |array: Option<View<'a, f32, M>>, width| {
+            array.map(|array| array.slice(rows.start * width..rows.end * width))
+        };
+        Backward {
+            gradient,
+            saved: self.saved.slice(rows.clone()),
+            tokens: self.tokens.map(|tokens| tokens.row_range(rows.clone())),
+            temperature: upstream(self.temperature, 1),
+            loss_mask: self.loss_mask.map(|array| array.slice(rows.clone())),
+            keep: self.keep.map(|keep| keep.of_rows(&rows)),
+            kept_saved: self.kept_saved.map(|array| array.slice(rows.clone())),
+            d_logprobs: upstream(self.d_logprobs, ids),
+            d_entropy: upstream(self.d_entropy, 1),
+            d_lse: upstream(self.d_lse, 1),
+            d_kept_logprobs: upstream(self.d_kept_logprobs, 1),
+            d_kept_entropy: upstream(self.d_kept_entropy, 1),
+        }
+    }
+
+    /// Checks all of a call on these `logits` but where their gradient goes, and what overlaps.
+    pub(crate) fn check(&self, config: &Config, logits: &Matrix<'_, M>) -> (Sizes, Checks) {
+        let sizes = Sizes::of(config, logits, &self.tokens);
         let Sizes { rows, ids, .. } = sizes;
         let mut checks = Checks::new();
-        sizes.check(&mut checks, &logits);
+        sizes.check(&mut checks, logits);
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
         for (name, array) in [("d_logprobs", self.d_logprobs), ("d_kept_logprobs", self.d_kept_logprobs)] {
             checks.require(array.is_none() || self.tokens.is_some(), Kind::Shape, name, || {
@@ -333,12 +433,11 @@ impl<'a, M: Memory> Backward<'a, M> {
                 "is needed for the gradients of the kept outputs".into()
             });
         }
-        self.check_target(&mut checks, &logits);
-        checks.disjoint(&self.extents(&logits));
-        checks.finish().map(|()| sizes)
+        (sizes, checks)
     }
 
-    fn extents(&self, logits: &Matrix<'_, M>) -> Vec<Option<Extent>> {
+    /// The bytes of every array but the logits and their gradient.
+    pub(crate) fn extents(&self) -> Vec<Option<Extent>> {
         let mut extents = vec![
             self.tokens.map(|tokens| tokens.layout().extent("tokens", false)),
             self.temperature.map(|array| array.extent("temperature")),
@@ -347,8 +446,6 @@ impl<'a, M: Memory> Backward<'a, M> {
             self.keep.map(|keep| keep.offsets.extent("kept_offsets")),
             Some(self.saved.extent("saved")),
             self.kept_saved.map(|array| array.extent("kept_saved")),
-            (!self.is_in_place()).then(|| logits.layout().extent("logits", false)),
-            Some(self.gradient.target().layout().extent("d_logits", true)),
         ];
         extents.extend(self.upstream().map(|(name, array)| array.map(|array| array.extent(name))));
         extents
@@ -368,14 +465,36 @@ impl<'a, M: Memory> Backward<'a, M> {
     pub(crate) fn has_kept_upstream(&self) -> bool {
         self.d_kept_logprobs.is_some() || self.d_kept_entropy.is_some()
     }
+}
+
+impl<M: Memory> Backward<'_, M> {
+    /// Checks the whole call before anything is queued.
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `MissingInput`, `KeepSetWithManyIds`.
+    pub fn validate(&self, config: &Config) -> Result<Sizes> {
+        let logits = self.gradient.logits();
+        let (sizes, mut checks) = self.check(config, &logits);
+        self.check_target(&mut checks, &logits);
+        let mut extents = self.extents();
+        extents.push((!self.is_in_place()).then(|| logits.layout().extent("logits", false)));
+        extents.push(Some(self.gradient.target().layout().extent("d_logits", true)));
+        checks.disjoint(&extents);
+        checks.finish().map(|()| sizes)
+    }
 
     fn check_target(&self, checks: &mut Checks, logits: &Matrix<'_, M>) {
         let target = self.gradient.target();
         checks.shape("d_logits", &[target.rows(), target.columns()], &[logits.rows(), logits.columns()]).require(
-            target.element() == logits.element() || target.element() == Element::F32,
+            target.element() == logits.element()
+                || target.element() == Element::F32
+                || (logits.element() == Element::F32 && target.element() == Element::Bf16),
             Kind::Dtype,
             "d_logits",
-            || format!("holds {}, needs {} (as the logits) or f32", target.element(), logits.element()),
+            || {
+                let other = if logits.element() == Element::F32 { "bf16" } else { "f32" };
+                format!("holds {}, needs {} (as the logits) or {other}", target.element(), logits.element())
+            },
         );
     }
 

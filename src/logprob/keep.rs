@@ -1,5 +1,7 @@
 //! The tokens that a sampler kept.
 
+use std::ops::Range;
+
 use crate::error::{Checks, Error, Kind, Result};
 use crate::memory::{Memory, View};
 
@@ -25,7 +27,12 @@ impl<M> std::fmt::Debug for KeepSets<'_, M> {
     }
 }
 
-impl<M: Memory> KeepSets<'_, M> {
+impl<'a, M: Memory> KeepSets<'a, M> {
+    /// Those of some rows, of the same ids.
+    pub(super) fn of_rows(&self, rows: &Range<usize>) -> KeepSets<'a, M> {
+        KeepSets { ids: self.ids, offsets: self.offsets.slice(rows.start..rows.end + 1) }
+    }
+
     /// Records what is wrong with them in a call of `rows` rows with `ids` tokens each.
     pub(super) fn check(&self, checks: &mut Checks, rows: usize, ids: usize) {
         super::check_row_array(checks, "kept_offsets", Some(self.offsets), rows + 1);

@@ -1,6 +1,10 @@
 //! The calls on shards of the vocabulary: sums of each, and outputs from all of them.
 
-use super::{Config, KeepSets, PANEL, Partial, Sizes, check_error_word, check_row_array, check_rows, workspace_bytes};
+use std::ops::Range;
+
+use super::{
+    Config, KeepSets, PANEL, Partial, Sizes, check_error_word, check_row_array, check_rows, part, workspace_bytes,
+};
 use crate::abi::MOERL_MAX_SHARDS;
 use crate::error::{Checks, Extent, Kind, Result};
 use crate::memory::{Matrix, Memory, View, ViewMut};
@@ -9,10 +13,12 @@ use crate::memory::{Matrix, Memory, View, ViewMut};
 ///
 /// `records`, `sum_sq`, `other_labels`, `best` and `kept_records` are what the shards then exchange, by any collective that gathers them in the
 /// order of the shards: `[shards, …]` of each is what [`Combine`] takes.
+///
+/// L is where the logits come from, as in [`Forward`](super::Forward).
 #[derive(Debug)]
-pub struct PartialCall<'a, M> {
+pub struct PartialCall<'a, M, L = Matrix<'a, M>> {
     /// `[N, P]` bf16, f16 or f32, this shard's columns: those of the tokens from [`Config::vocab_start`] on.
-    pub logits: Matrix<'a, M>,
+    pub logits: L,
     /// `[N, K]` i32 or i64: tokens of the whole vocabulary.
     pub tokens: Option<Matrix<'a, M>>,
     /// `[N]`: a temperature per row, instead of the configuration's.
@@ -45,9 +51,9 @@ pub struct PartialCall<'a, M> {
     pub workspace: Option<ViewMut<'a, u8, M>>,
 }
 
-impl<'a, M: Memory> PartialCall<'a, M> {
+impl<'a, M: Memory, L> PartialCall<'a, M, L> {
     /// A call on `logits` `[N, P]` that writes a record per row.
-    pub fn new(logits: Matrix<'a, M>, records: ViewMut<'a, Partial, M>) -> Self {
+    pub fn new(logits: L, records: ViewMut<'a, Partial, M>) -> Self {
         PartialCall {
             logits,
             tokens: None,
@@ -68,16 +74,37 @@ impl<'a, M: Memory> PartialCall<'a, M> {
         }
     }
 
-    /// Checks the whole call before anything is queued.
-    ///
-    /// # Errors
-    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `Workspace`, `MissingInput`,
-    /// `KeepSetWithManyIds`.
-    pub fn validate(&self, config: &Config) -> Result<Sizes> {
-        let sizes = Sizes::of(config, &self.logits, &self.tokens);
+    /// The same call on other logits, for some of its rows.
+    pub(crate) fn over<'b, K>(&'b mut self, logits: K, rows: Range<usize>) -> PartialCall<'b, M, K> {
+        let ids = self.tokens.map_or(1, |tokens| tokens.columns());
+        let per_row = self.records_per_row;
+        let of = |width: usize| rows.start * width..rows.end * width;
+        PartialCall {
+            logits,
+            tokens: self.tokens.map(|tokens| tokens.row_range(rows.clone())),
+            temperature: self.temperature.map(|array| array.slice(rows.clone())),
+            loss_mask: self.loss_mask.map(|array| array.slice(rows.clone())),
+            keep: self.keep.map(|keep| keep.of_rows(&rows)),
+            label_logits: self.label_logits.map(|array| array.slice(of(ids))),
+            panel_records: self.panel_records,
+            records_per_row: per_row,
+            records: self.records.reborrow().slice(of(per_row)),
+            sum_sq: part(&mut self.sum_sq, Some(&rows), per_row),
+            other_labels: part(&mut self.other_labels, Some(&rows), ids.saturating_sub(1)),
+            best: part(&mut self.best, Some(&rows), 1),
+            rank: part(&mut self.rank, Some(&rows), ids),
+            kept_records: part(&mut self.kept_records, Some(&rows), 1),
+            label_added: part(&mut self.label_added, None, 1),
+            workspace: part(&mut self.workspace, None, 1),
+        }
+    }
+
+    /// Checks all of a call on these `logits` but what they overlap.
+    pub(crate) fn check(&self, config: &Config, logits: &Matrix<'_, M>) -> (Sizes, Checks) {
+        let sizes = Sizes::of(config, logits, &self.tokens);
         let Sizes { rows, ids, .. } = sizes;
         let mut checks = Checks::new();
-        sizes.check(&mut checks, &self.logits);
+        sizes.check(&mut checks, logits);
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
         let (needed, is_enough) = if self.panel_records {
             let panels = sizes.vocabulary.div_ceil(PANEL);
@@ -119,13 +146,22 @@ impl<'a, M: Memory> PartialCall<'a, M> {
                 format!("has {} bytes, needs {needed} for {rows} rows of {} columns", workspace.len(), sizes.vocabulary)
             });
         }
-        checks.disjoint(&self.extents());
-        checks.finish().map(|()| sizes)
+        (sizes, checks)
     }
 
-    fn extents(&self) -> [Option<Extent>; 15] {
-        [
-            Some(self.logits.layout().extent("logits", false)),
+    /// The arrays that hold zeros in absent rows: all but `best`.
+    pub(crate) fn rows_of_zeros(&mut self) -> Vec<ViewMut<'_, u8, M>> {
+        let floats = [&mut self.sum_sq, &mut self.other_labels];
+        let floats = floats.into_iter().flatten().map(|array| array.reborrow().into_bytes());
+        let records = [Some(&mut self.records), self.kept_records.as_mut()];
+        let records = records.into_iter().flatten().map(|array| array.reborrow().into_bytes());
+        let ranks = self.rank.as_mut().map(|array| array.reborrow().into_bytes());
+        floats.chain(records).chain(ranks).collect()
+    }
+
+    /// The bytes of every array but the logits.
+    pub(crate) fn extents(&self) -> Vec<Option<Extent>> {
+        vec![
             self.tokens.map(|tokens| tokens.layout().extent("tokens", false)),
             self.temperature.map(|array| array.extent("temperature")),
             self.loss_mask.map(|array| array.extent("loss_mask")),
@@ -141,6 +177,21 @@ impl<'a, M: Memory> PartialCall<'a, M> {
             self.label_added.as_ref().map(|array| array.extent("label_added")),
             self.workspace.as_ref().map(|array| array.extent("workspace")),
         ]
+    }
+}
+
+impl<M: Memory> PartialCall<'_, M> {
+    /// Checks the whole call before anything is queued.
+    ///
+    /// # Errors
+    /// `Invalid` with every fault: `Temperature`, `Softcap`, `Shape`, `Dtype`, `Alignment`, `Overlap`, `Workspace`, `MissingInput`,
+    /// `KeepSetWithManyIds`.
+    pub fn validate(&self, config: &Config) -> Result<Sizes> {
+        let (sizes, mut checks) = self.check(config, &self.logits);
+        let mut extents = vec![Some(self.logits.layout().extent("logits", false))];
+        extents.extend(self.extents());
+        checks.disjoint(&extents);
+        checks.finish().map(|()| sizes)
     }
 }
 

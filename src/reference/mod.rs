@@ -6,6 +6,7 @@ mod covariance;
 mod ema;
 mod expert_ledger;
 mod gate;
+mod linear_logprob;
 mod logprob;
 mod objective;
 mod route_change;
@@ -96,6 +97,33 @@ impl Backend for Reference {
         call: crate::logprob::Combine<'_, Host>,
     ) -> Result<()> {
         logprob::combine(config, call)
+    }
+
+    // ---- linear_logprob ---------------------------------------------------------------------------------------------
+
+    fn linear_logprob_forward<'a>(
+        &self,
+        (): &(),
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::Forward<'a, Host, crate::linear_logprob::Projection<'a, Host>>,
+    ) -> Result<()> {
+        linear_logprob::forward(config, call)
+    }
+    fn linear_logprob_partial<'a>(
+        &self,
+        (): &(),
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::PartialCall<'a, Host, crate::linear_logprob::Projection<'a, Host>>,
+    ) -> Result<()> {
+        linear_logprob::partial(config, call)
+    }
+    fn linear_logprob_backward<'a>(
+        &self,
+        (): &(),
+        config: &crate::linear_logprob::Config,
+        call: crate::logprob::Backward<'a, Host, crate::linear_logprob::Gradients<'a, Host>>,
+    ) -> Result<()> {
+        linear_logprob::backward(config, call)
     }
 
     // ---- gate -------------------------------------------------------------------------------------------------------

@@ -1,26 +1,35 @@
 //! What every agreement suite uses: the backends, seeded inputs, comparison by tolerance, data files.
 #![allow(dead_code)] // each test binary uses its own part
 
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub mod large;
+pub mod report;
+
 use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Stamps a suite on every backend: `on_every_backend!(a_behaviour, another)` makes the tests `reference::a_behaviour`,
-/// `emulator::a_behaviour`, `cuda::a_behaviour`, … from functions `fn a_behaviour<B: Backend>(backend: &B)`.
+/// `emulator::a_behaviour`, `cuda::a_behaviour`, … from functions `fn a_behaviour<B: Backend>(backend: &B)`, with any attributes that stand
+/// before a name; and `every_suite`, which runs them all.
 #[macro_export]
 macro_rules! on_every_backend {
-    ($($suite:ident),* $(,)?) => {
+    ($($(#[$attribute:meta])* $suite:ident),* $(,)?) => {
         mod reference {
-            $(#[test] fn $suite() { super::$suite(&moerl::Reference); })*
+            $(#[test] $(#[$attribute])* fn $suite() { super::$suite(&moerl::Reference); })*
         }
         #[cfg(feature = "emulate")]
         mod emulator {
-            $(#[test] fn $suite() { super::$suite(&moerl::Emulator::new()); })*
+            $(#[test] $(#[$attribute])* fn $suite() { super::$suite(&moerl::Emulator::new()); })*
         }
         #[cfg(feature = "cuda")]
         mod cuda {
-            $(#[test] fn $suite() { if let Some(gpu) = $crate::common::cuda() { super::$suite(&gpu); } })*
+            $(#[test] $(#[$attribute])* fn $suite() { if let Some(gpu) = $crate::common::cuda() { super::$suite(&gpu); } })*
+        }
+        #[allow(dead_code)] // most binaries have no use for it
+        pub(crate) fn every_suite<B: moerl::Backend>(backend: &B) {
+            $($suite(backend);)*
         }
     };
 }

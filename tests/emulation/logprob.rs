@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 use moerl::device::emulator::{EmulatorBuffer, Schedule};
-use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
 use moerl::logprob::{Backward, Config, Forward, Gradient, Partial};
 use moerl::memory::{Host, Matrix, MatrixMut, View, ViewMut};
 use moerl::{Backend, Emulator, Error, Reference};
@@ -65,6 +65,9 @@ impl Executor for Broken {
     }
     fn multiprocessors(&self) -> u32 {
         self.0.multiprocessors()
+    }
+    fn multiply(&self, (): &(), product: Product<'_, Host>) -> Result<(), Error> {
+        self.0.multiply(&(), product)
     }
     unsafe fn launch<P: Parameters>(
         &self,

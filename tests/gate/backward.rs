@@ -1,12 +1,13 @@
 //! Where the gradient comes from and where it goes: saved or read again, dense or compact, added, scaled, with a surrogate.
 
 use moerl::element::{Element, Float, bf16, f16};
-use moerl::error::Kind;
+use moerl::error::{FaultCode, Kind};
 use moerl::gate::{Backward, Bad, Config, Filler, Missing, Nonfinite, Output, Score, Surrogate};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference, Result};
 
 use crate::common;
+use crate::common::report::{count, see, see_values};
 use crate::harness::*;
 
 crate::on_every_backend!(
@@ -16,7 +17,8 @@ crate::on_every_backend!(
     accumulating_adds_before_the_one_rounding,
     nothing_is_added_where_the_gradient_is_absent,
     an_expert_scale_multiplies_the_gradient,
-    an_expert_scale_of_infinity_is_a_weight_that_is_not_a_number,
+    scaled_weights_and_their_gradient_agree,
+    an_infinite_weight_is_a_row_without_weights_and_without_gradient,
     the_gradient_of_the_expert_scale_agrees_with_the_reference,
     the_surrogate_agrees_with_the_reference,
     a_surrogate_over_all_experts_teaches_nothing,
@@ -41,7 +43,6 @@ pub struct Case<'a, T> {
     pub upstream: &'a [f32],
     pub unsaved: bool,
     pub compact: bool,
-    pub expert_scale: Option<Vec<f32>>,
     pub surrogate: Option<Terms>,
     pub wants_expert_scale: bool,
 }
@@ -54,7 +55,6 @@ impl<'a, T: Float> Case<'a, T> {
             upstream,
             unsaved: false,
             compact: false,
-            expert_scale: None,
             surrogate: None,
             wants_expert_scale: false,
         }
@@ -74,7 +74,7 @@ impl<'a, T: Float> Case<'a, T> {
         let ids = backend.upload(&stream, &self.forwarded.ids)?;
         let selected = backend.upload(&stream, &self.forwarded.selected)?;
         let lse = backend.upload(&stream, &self.forwarded.lse)?;
-        let scale = self.expert_scale.as_ref().map(|scale| backend.upload(&stream, scale)).transpose()?;
+        let scale = self.problem.expert_scale.as_ref().map(|scale| backend.upload(&stream, scale)).transpose()?;
         let mask = self.problem.token_mask.as_ref().map(|mask| backend.upload(&stream, mask)).transpose()?;
         let count = self.problem.row_count.map(|count| backend.upload(&stream, &[count])).transpose()?;
         let terms = self.surrogate.as_ref();
@@ -149,6 +149,7 @@ fn what_was_not_saved_is_found_again_to_the_bit<B: Backend>(backend: &B) {
                 let saved = Case::new(&problem, &forwarded, &upstream);
                 let unsaved = Case { unsaved: true, ..saved.clone() };
                 assert_eq!(common::bits(&unsaved.run(backend)), common::bits(&saved.run(backend)), "{name}");
+                count(10, problem.tokens);
             }
         }
     }
@@ -249,7 +250,7 @@ fn scales(experts: usize) -> Vec<f32> {
 /// Tolerances as in the agreement suite: a few roundings, and what cancels.
 fn close(name: &str, found: &[f32], expected: &[f32], absolute: f64) {
     let wide: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
-    let worst = common::worst(found, &wide, absolute, 1e-5);
+    let worst = see_values(3, "scaled weights, gradients, surrogates", name, found, &wide, absolute, 1e-5);
     assert!(worst <= 1.0, "{name}: {worst} tolerances off");
 }
 
@@ -259,7 +260,8 @@ fn an_expert_scale_multiplies_the_gradient<B: Backend>(backend: &B) {
         let forwarded = forward(backend, &problem);
         let upstream = problem.random_upstream(10);
         let scale = scales(64);
-        let case = Case { expert_scale: Some(scale.clone()), ..Case::new(&problem, &forwarded, &upstream) };
+        let with_scale = Problem { expert_scale: Some(scale.clone()), ..problem.clone() };
+        let case = Case::new(&with_scale, &forwarded, &upstream);
         // A scale of the weights is one of their gradients, and these scales times those gradients are not rounded again.
         let scaled: Vec<f32> = upstream.iter().zip(&forwarded.ids).map(|(d, &e)| d * scale[e as usize]).collect();
         let found = case.run(backend);
@@ -268,19 +270,79 @@ fn an_expert_scale_multiplies_the_gradient<B: Backend>(backend: &B) {
     }
 }
 
-fn an_expert_scale_of_infinity_is_a_weight_that_is_not_a_number<B: Backend>(backend: &B) {
-    for nonfinite in [Nonfinite::Zero, Nonfinite::Propagate] {
-        let config = Config { nonfinite, ..Config::sigmoid(2) };
-        let problem = Problem::<f32>::new(config, 4, 2, vec![1.0, 2.0, 0.0, -1.0, 0.0, 1.0, 5.0, 4.0]);
-        let forwarded = forward(backend, &problem);
-        let scale = Some(vec![f32::INFINITY, 1.0, 1.0, 1.0]);
-        let case = Case { expert_scale: scale, wants_expert_scale: true, ..Case::new(&problem, &forwarded, &[1.0; 4]) };
-        let (found, d_scale) = case.run_into::<B, f32>(backend, None).unwrap();
-        let zero = nonfinite == Nonfinite::Zero;
-        assert!(found[..2].iter().all(|d| if zero { d.to_bits() == 0 } else { d.is_nan() }), "{found:?}");
-        assert_eq!(common::bits(&found[2..6]), [0; 4]);
-        assert!(d_scale[..2].iter().all(|d| if zero { *d == 0.0 } else { d.is_nan() }), "{d_scale:?}");
-        assert!(d_scale[2..].iter().all(|d| *d > 0.0));
+/// Weights and gradients of one call after the other, both with the scale: each against the reference, and both against each other.
+fn scaled_weights_and_their_gradient_agree<B: Backend>(backend: &B) {
+    for (i, (name, config)) in every_rule(6).into_iter().enumerate() {
+        let native = Problem::<bf16>::random(config, 9, [64, 200, 300][i % 3], 6, 17);
+        let native = Problem { expert_scale: Some(scales(native.experts)), ..native };
+        for problem in [native.forced(Element::U16, &native.random_ids(18)), native] {
+            let (found, expected) = (forward(backend, &problem), forward(&Reference, &problem));
+            assert_eq!((&found.ids, found.fault), (&expected.ids, expected.fault), "{name}");
+            close(name, &found.weights, &expected.weights, 1e-6);
+            let upstream = problem.random_upstream(19);
+            let case = Case { wants_expert_scale: true, ..Case::new(&problem, &found, &upstream) };
+            let (gradient, d_scale) = case.run_into::<B, f32>(backend, None).unwrap();
+            let oracle = Case { forwarded: &expected, ..case };
+            close(name, &gradient, &oracle.run(&Reference), 1e-5);
+            // The loss Σ dw·w is linear in the scales: it is what they and their gradient come to.
+            let loss = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let scale = problem.expert_scale.as_ref().unwrap();
+            let (by_weights, by_scales) = (loss(&upstream, &found.weights), loss(scale, &d_scale));
+            let size: f64 = upstream.iter().zip(&found.weights).map(|(d, w)| f64::from((d * w).abs())).sum();
+            // A few roundings of 6e-8 in each of the terms.
+            let share = see(3, "scales times their gradients", name, (by_weights - by_scales).abs() / size, 1e-6);
+            assert!(share <= 1.0, "{name}: {by_weights} and {by_scales}");
+        }
+    }
+}
+
+/// By an infinite scale, and by a scale that f32 does not hold the product of.
+fn an_infinite_weight_is_a_row_without_weights_and_without_gradient<B: Backend>(backend: &B) {
+    for (factor, scale) in [(1.0, f32::INFINITY), (8.0, f32::MAX), (8.0, -f32::MAX)] {
+        for nonfinite in [Nonfinite::Zero, Nonfinite::Propagate] {
+            let config = Config { nonfinite, scaling_factor: Some(factor), ..Config::sigmoid(2) };
+            // Expert 0 is chosen by the first and the last row, with more than half of the weight.
+            let logits = vec![2.0, 1.0, 0.0, -1.0, 0.0, 1.0, 5.0, 4.0, 9.0, 0.0, 0.0, 0.5];
+            let clean = Problem { expert_scale: Some(vec![1.0; 4]), ..Problem::<f32>::new(config, 4, 2, logits) };
+            let problem = Problem { expert_scale: Some(vec![scale, 1.0, 1.0, 1.0]), ..clean.clone() };
+            for forced in [false, true] {
+                let routed = |problem: &Problem<f32>| {
+                    if forced { problem.forced(Element::I32, &[0, 1, 2, 3, 3, 0]) } else { problem.clone() }
+                };
+                let (clean, problem) = (routed(&clean), routed(&problem));
+                let (expected, found) = (forward(backend, &clean), forward(backend, &problem));
+                assert_eq!(found.ids, expected.ids);
+                assert_eq!(found.fault.map(|fault| (fault.row, fault.code)), Some((0, FaultCode::NonfiniteWeight)));
+                let upstream = [1.0, -2.0, 0.5, 3.0, 1.5, -1.0];
+                let gradient_of = |problem, forwarded| {
+                    let case = Case { wants_expert_scale: true, ..Case::new(problem, forwarded, &upstream) };
+                    case.run_into::<B, f32>(backend, None).unwrap()
+                };
+                let (clean_gradient, _) = gradient_of(&clean, &expected);
+                let (gradient, d_scale) = gradient_of(&problem, &found);
+                let zero = nonfinite == Nonfinite::Zero;
+                for t in [0, 2] {
+                    let (weights, d) = (&found.weights[t * 2..][..2], &gradient[t * 4..][..4]);
+                    if zero {
+                        assert_eq!((common::bits(weights), common::bits(d)), (vec![0; 2], vec![0; 4]), "row {t}");
+                    } else {
+                        assert!(weights.iter().all(|w| w.is_nan()), "row {t}: {weights:?}");
+                        for (e, d) in d.iter().enumerate() {
+                            let chosen = found.ids[t * 2..][..2].contains(&(e as i32));
+                            assert!(if chosen { d.is_nan() } else { d.to_bits() == 0 }, "row {t}, expert {e}: {d}");
+                        }
+                    }
+                }
+                assert_eq!(
+                    common::bits(&found.weights[2..4]),
+                    common::bits(&expected.weights[2..4]),
+                    "the row between"
+                );
+                assert_eq!(common::bits(&gradient[4..8]), common::bits(&clean_gradient[4..8]), "the row between");
+                assert!(if zero { d_scale[0] == 0.0 } else { d_scale[0].is_nan() }, "{d_scale:?}");
+                assert!(d_scale[2].is_finite() && d_scale[2] != 0.0, "{d_scale:?}");
+            }
+        }
     }
 }
 
@@ -367,11 +429,13 @@ fn a_surrogate_over_all_experts_teaches_nothing<B: Backend>(backend: &B) {
     let none = vec![0.0; 7 * 24];
     let case = Case { surrogate: Some(terms(7)), ..Case::new(&problem, &forwarded, &none) };
     let found = case.run(backend);
-    assert!(found.iter().all(|d| d.abs() < 1e-6), "{found:?}");
+    let largest = found.iter().fold(0.0, |most: f32, d| most.max(d.abs()));
+    assert!(see(13, "a gradient that is empty", "surrogate", largest.into(), 1e-6) < 1.0, "{found:?}");
     // Weights that sum to 1 whatever the logits are: the gradient of A Σ p is exactly what is left of A − A.
     let ones = vec![2.0; 7 * 24];
     let constant = Case::new(&problem, &forwarded, &ones).run(backend);
-    assert!(constant.iter().all(|d| d.abs() < 1e-6), "{constant:?}");
+    let largest = constant.iter().fold(0.0, |most: f32, d| most.max(d.abs()));
+    assert!(see(13, "a gradient that is empty", "A times the sum of p", largest.into(), 1e-6) < 1.0, "{constant:?}");
 }
 
 fn drifted_ids_keep_their_gradient<B: Backend>(backend: &B) {
@@ -407,11 +471,8 @@ fn calls_that_contradict_themselves_are_refused<B: Backend>(backend: &B) {
         Kind::MissingInput,
         "lse: is needed by d_expert_scale",
     );
-    refused(
-        &Case { expert_scale: Some(vec![1.0; 7]), ..case.clone() },
-        Kind::Shape,
-        "expert_scale: has shape [7], needs [8]",
-    );
+    let scaled = Problem { expert_scale: Some(vec![1.0; 7]), ..softmax.clone() };
+    refused(&Case { problem: &scaled, ..case.clone() }, Kind::Shape, "expert_scale: has shape [7], needs [8]");
     let raw = Problem { config: Config::new(Score::Raw, 2), ..softmax.clone() };
     let with_surrogate = Case { surrogate: Some(terms(3)), ..Case::new(&raw, &forwarded, &upstream) };
     refused(&with_surrogate, Kind::Config, "surrogate: divides weights by their sum");

@@ -3,11 +3,12 @@
 use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
 use moerl::element::bf16;
-use moerl::gate::Config;
+use moerl::gate::{Config, Preset};
 
 use crate::backward::{Case, terms};
 use crate::common;
 use crate::harness::*;
+use crate::recompute;
 
 const T: usize = 130;
 const E: usize = 256;
@@ -97,27 +98,42 @@ fn a_surrogate_adds_one_read_of_the_row() {
     }
 }
 
+/// Twenty seeds over every kind of schedule, blocks alone and together, small and large grids.
+fn twenty_emulators() -> impl Iterator<Item = Emulator> {
+    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
+    (0..20).map(move |seed| {
+        Emulator::new()
+            .with_seed(seed)
+            .with_schedule(schedules[seed as usize % 4])
+            .with_blocks_in_flight(1 + seed as u32 % 3)
+            .with_multiprocessors(1 + seed as u32 % 5)
+    })
+}
+
+#[test]
+fn no_schedule_changes_a_recomputed_micro_batch() {
+    for (config, experts) in [(Config::softmax_selected(K), 128), (Config::preset(Preset::DeepseekV3), 256)] {
+        let problem = recompute::problem(config, experts, K);
+        // Under a sanitizer one of each kind of schedule.
+        let most = if option_env!("MOERL_EMULATION_SANITIZE").is_some() { 4 } else { 20 };
+        for (seed, emulator) in twenty_emulators().take(most).enumerate() {
+            recompute::shuffled_micro_batches_are_the_batch(&emulator, &problem, seed as u64);
+        }
+    }
+}
+
 #[test]
 fn no_schedule_changes_a_bit_of_a_gradient() {
     let (problem, forwarded, upstream) = problem(Config::softmax(K));
-    let case = Case {
-        surrogate: Some(terms(T)),
-        expert_scale: Some((0..E).map(|e| 1.0 + e as f32 / 64.0).collect()),
-        wants_expert_scale: true,
-        ..Case::new(&problem, &forwarded, &upstream)
-    };
+    let problem = Problem { expert_scale: Some((0..E).map(|e| 1.0 + e as f32 / 64.0).collect()), ..problem };
+    let case =
+        Case { surrogate: Some(terms(T)), wants_expert_scale: true, ..Case::new(&problem, &forwarded, &upstream) };
     let run = |emulator: &Emulator| {
         let (gradient, d_expert_scale) = case.run_into::<_, f32>(emulator, None).unwrap();
         (common::bits(&gradient), common::bits(&d_expert_scale))
     };
     let expected = run(&Emulator::new());
-    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
-    for seed in 0..20 {
-        let emulator = Emulator::new()
-            .with_seed(seed)
-            .with_schedule(schedules[seed as usize % 4])
-            .with_blocks_in_flight(1 + seed as u32 % 3)
-            .with_multiprocessors(1 + seed as u32 % 5);
+    for emulator in twenty_emulators() {
         assert_eq!(run(&emulator), expected, "{emulator:?}");
     }
 }

@@ -54,6 +54,7 @@ pub struct Problem<T> {
     pub first: usize,
     pub stride: usize,
     pub bias: Option<Vec<f32>>,
+    pub expert_scale: Option<Vec<f32>>,
     pub token_mask: Option<Vec<u8>>,
     pub row_count: Option<i32>,
     pub tape: Option<Tape>,
@@ -89,6 +90,7 @@ impl<T: Float> Problem<T> {
             first: 0,
             stride: experts,
             bias: None,
+            expert_scale: None,
             token_mask: None,
             row_count: None,
             tape: None,
@@ -108,7 +110,11 @@ impl<T: Float> Problem<T> {
     /// Only these rows, in this order. Native problems alone.
     pub fn rows(&self, rows: &[usize]) -> Problem<T> {
         let logits = rows.iter().flat_map(|&t| self.logits_of(t).to_vec()).collect();
-        Problem { bias: self.bias.clone(), ..Problem::new(self.config.clone(), self.experts, self.k, logits) }
+        Problem {
+            bias: self.bias.clone(),
+            expert_scale: self.expert_scale.clone(),
+            ..Problem::new(self.config.clone(), self.experts, self.k, logits)
+        }
     }
 
     pub fn logits_of(&self, t: usize) -> &[T] {
@@ -207,6 +213,7 @@ pub fn forward_watched<B: Backend, T: Float, W: Float>(
     let stream = backend.stream().unwrap();
     let logits = backend.upload(&stream, &problem.logits).unwrap();
     let bias = problem.bias.as_ref().map(|bias| backend.upload(&stream, bias).unwrap());
+    let scale = problem.expert_scale.as_ref().map(|scale| backend.upload(&stream, scale).unwrap());
     let mask = problem.token_mask.as_ref().map(|mask| backend.upload(&stream, mask).unwrap());
     let count = problem.row_count.map(|count| backend.upload(&stream, &[count]).unwrap());
     let tape = problem.tape.as_ref();
@@ -227,6 +234,7 @@ pub fn forward_watched<B: Backend, T: Float, W: Float>(
         MatrixMut::new(weights.view_mut(), tokens, k).unwrap(),
     );
     call.selection_bias = bias.as_ref().map(Buffer::view);
+    call.expert_scale = scale.as_ref().map(Buffer::view);
     call.token_mask = mask.as_ref().map(Buffer::view);
     call.row_count = count.as_ref().map(Buffer::view);
     call.selected_logits = Some(selected.view_mut());
@@ -274,6 +282,7 @@ pub fn backward_into<B: Backend, T: Float, U: Float, G: Float>(
     let ids = backend.upload(&stream, &forwarded.ids).unwrap();
     let selected = backend.upload(&stream, &forwarded.selected).unwrap();
     let lse = backend.upload(&stream, &forwarded.lse).unwrap();
+    let scale = problem.expert_scale.as_ref().map(|scale| backend.upload(&stream, scale).unwrap());
     let mut gradient = backend.upload(&stream, &vec![G::from_f32(-77.0); tokens * experts]).unwrap();
     let mut call = Backward::new(
         Matrix::new(upstream.view(), tokens, k).unwrap(),
@@ -281,6 +290,7 @@ pub fn backward_into<B: Backend, T: Float, U: Float, G: Float>(
         selected.view(),
         MatrixMut::new(gradient.view_mut(), tokens, experts).unwrap(),
     );
+    call.expert_scale = scale.as_ref().map(Buffer::view);
     if problem.config.needs_lse() {
         let view = logits.view().slice(problem.first..problem.logits.len());
         call.lse = Some(lse.view());

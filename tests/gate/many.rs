@@ -1,47 +1,48 @@
-//! Many rows: the kernels that look at values before ids, and their slow path. By their number of rows these calls are many for the
-//! emulator's four multiprocessors; a device has to be given more.
+//! Many rows: the kernels that look at values before ids, and their slow path.
 
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Groups, Preset};
 use moerl::{Backend, Reference};
 
+use crate::common::report::count;
 use crate::harness::*;
+use crate::margin::assert_ids;
 
 crate::on_every_backend!(
     many_rows_are_chosen_as_few_are,
     rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same,
     near_scores_choose_as_exact_ones_do,
     any_number_of_rows_is_chosen_alike,
+    a_million_thin_rows_are_gated_as_few_are,
     rows_may_lie_anywhere,
     padding_among_many_rows_is_padding,
 );
 
-/// More than 64 for each of the emulator's multiprocessors.
-const MANY: usize = 260;
+/// More than four for each multiprocessor of any device, and of the emulator.
+const MANY: usize = 620;
 
-/// What each row comes to by itself.
-fn row_by_row<B: Backend, T: Float>(backend: &B, problem: &Problem<T>) -> Forwarded {
-    let mut all = Forwarded { ids: vec![], weights: vec![], selected: vec![], lse: vec![], fault: None };
-    for first in (0..problem.tokens).step_by(40) {
-        let rows: Vec<usize> = (first..(first + 40).min(problem.tokens)).collect();
-        let few = forward(backend, &problem.rows(&rows));
-        all.ids.extend(few.ids);
-        all.weights.extend(few.weights);
-        all.selected.extend(few.selected);
+/// What the kernels that look at ids at once make of the rows: they take those that begin at no 16-byte boundary.
+fn by_rounds<B: Backend, T: Float>(backend: &B, problem: &Problem<T>) -> Forwarded {
+    let stride = problem.experts + 1;
+    let mut logits = vec![T::from_f32(f32::NAN); problem.tokens * stride];
+    for t in 0..problem.tokens {
+        logits[t * stride..][..problem.experts].copy_from_slice(problem.logits_of(t));
     }
-    all
+    forward(backend, &Problem { logits, first: 0, stride, ..problem.clone() })
 }
 
 fn agrees<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem<T>) {
     let many = forward(backend, problem);
-    assert_eq!(many.bits(), row_by_row(backend, problem).bits(), "{name}");
+    assert_eq!(many.bits(), by_rounds(backend, problem).bits(), "{name}");
     let expected = forward(&Reference, problem);
     if problem.bias.is_none() {
-        assert_eq!(many.ids, expected.ids, "{name}"); // with one, f32 sums may tie what f64 sums do not
+        assert_eq!(many.ids, expected.ids, "{name}"); // with one, f32 sums may tie what f64 sums do not: see `assert_ids`
     }
     assert_eq!(many.fault, expected.fault, "{name}");
     let replayed = forward(backend, &problem.forced(Element::U16, &many.ids));
     assert_eq!(replayed.bits(), many.bits(), "{name}, replayed");
+    count(2, problem.tokens);
+    count(10, problem.tokens);
 }
 
 fn many_rows_are_chosen_as_few_are<B: Backend>(backend: &B) {
@@ -53,10 +54,14 @@ fn many_rows_are_chosen_as_few_are<B: Backend>(backend: &B) {
         for (experts, k) in [(128, 8), (256, 8), (160, 8), (384, 8), (64, 6)] {
             let name = format!("{k} of {experts}, biased, {}", T::ELEMENT);
             let config = Config { needs_selection_bias: true, ..Config::sigmoid(k) };
-            agrees(backend, &name, &Problem::<T>::random(config, MANY, experts, k, 1));
+            let problem = Problem::<T>::random(config, MANY, experts, k, 1);
+            agrees(backend, &name, &problem);
+            assert_ids(&name, &problem, &forward(backend, &problem).ids, &forward(&Reference, &problem).ids);
         }
         let grouped = Config::preset(Preset::DeepseekV3);
-        agrees(backend, "deepseek_v3", &Problem::<T>::random(grouped.clone(), MANY, 256, 8, 1));
+        let problem = Problem::<T>::random(grouped.clone(), MANY, 256, 8, 1);
+        agrees(backend, "deepseek_v3", &problem);
+        assert_ids("deepseek_v3", &problem, &forward(backend, &problem).ids, &forward(&Reference, &problem).ids);
         let groups = Some(Groups { count: 8, admitted: 4, top: Some(1) });
         agrees(backend, "one of a group", &Problem::<T>::random(Config { groups, ..grouped }, MANY, 128, 8, 1));
     }
@@ -161,6 +166,35 @@ fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {
     }
 }
 
+fn a_million_thin_rows_are_gated_as_few_are<B: Backend>(backend: &B) {
+    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    // A million rows take the emulator twenty seconds, and 65,537 show all that it can see.
+    let numbers: &[usize] = match backend.name() {
+        "emulator" if sanitized => &[2049],
+        "emulator" => &[65_537],
+        _ => &[65_537, 1_000_000],
+    };
+    for &tokens in numbers {
+        let problem = Problem::<bf16>::random(Config::sigmoid(1), tokens, 2, 1, tokens as u64);
+        let found = forward(backend, &problem);
+        let upstream = problem.random_upstream(6);
+        let gradient = backward(backend, &problem, &found, &upstream);
+        let expected = forward(&Reference, &problem);
+        assert_eq!((&found.ids, &found.selected), (&expected.ids, &expected.selected), "{tokens} rows");
+        let rows =
+            [0, 1, tokens / 2, 65_534.min(tokens - 3), 65_535.min(tokens - 2), 65_536.min(tokens - 1), tokens - 1];
+        let few = problem.rows(&rows);
+        let alone = forward(backend, &few);
+        let few_upstream: Vec<f32> = rows.iter().map(|&t| upstream[t]).collect();
+        let alone_gradient = backward(backend, &few, &alone, &few_upstream);
+        for (i, &t) in rows.iter().enumerate() {
+            assert_eq!(found.weights[t].to_bits(), alone.weights[i].to_bits(), "row {t} of {tokens}");
+            assert_eq!(gradient[2 * t..][..2], alone_gradient[2 * i..][..2], "row {t} of {tokens}");
+        }
+        count(9, tokens);
+    }
+}
+
 fn rows_may_lie_anywhere<B: Backend>(backend: &B) {
     fn check<B: Backend, T: Float>(backend: &B) {
         let problem = Problem::<T>::random(Config::softmax_selected(6), MANY, 96, 6, 4);
@@ -173,6 +207,7 @@ fn rows_may_lie_anywhere<B: Backend>(backend: &B) {
             }
             let found = forward(backend, &Problem { logits, first, stride, ..problem.clone() });
             assert_eq!(found.bits(), expected.bits(), "{first} {stride}");
+            count(9, MANY);
         }
     }
     crate::for_every_float!(check(backend));

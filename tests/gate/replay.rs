@@ -5,6 +5,7 @@ use moerl::element::{Element, Float, bf16};
 use moerl::gate::{Config, Preset};
 
 use crate::common;
+use crate::common::report::count;
 use crate::harness::*;
 
 crate::on_every_backend!(
@@ -31,6 +32,7 @@ fn is_identical<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem
         let again = backward_into::<B, T, f32, T>(backend, &replay, &replayed, &upstream);
         let bits = |x: &[T]| x.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&again), bits(&gradient), "{name}, {element}");
+        count(1, problem.tokens);
     }
 }
 
@@ -98,6 +100,7 @@ fn every_layout_of_a_tape_serves_every_layer<B: Backend>(backend: &B) {
                     let tape = Tape { first: odd + first, stride, rows: 13, ..Tape::new(element, array, k) };
                     let found = forward(backend, &Problem { tape: Some(tape), ..problem.clone() });
                     assert_eq!(found.bits(), expected.bits(), "{element}, layer {layer}, by token: {by_token}");
+                    count(9, problem.tokens);
                 }
             }
         }

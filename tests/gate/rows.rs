@@ -6,6 +6,7 @@ use moerl::gate::{Bad, Config, Filler, Missing};
 use moerl::{Backend, Reference};
 
 use crate::common;
+use crate::common::report::count;
 use crate::harness::*;
 
 crate::on_every_backend!(
@@ -72,6 +73,7 @@ fn check_row<B: Backend>(
         assert_eq!(weights, common::bits(&expected.weights), "row {t} as {kind:?}");
         assert_eq!(gradient, common::bits(&backward(backend, &alone, &expected, &[1.0, -2.0, 0.5, 3.0])), "row {t}");
     }
+    count(8, 1);
 }
 
 fn every_kind_of_row_in_one_batch<B: Backend>(backend: &B) {

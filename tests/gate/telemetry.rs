@@ -10,6 +10,7 @@ use moerl::{Backend, Buffer, Reference};
 use rand::RngExt;
 
 use crate::common;
+use crate::common::report::{count, see_values};
 use crate::harness::*;
 use crate::watch::*;
 
@@ -101,7 +102,7 @@ fn agrees<B: Backend, T: Float>(backend: &B, name: &str, problem: &Problem<T>, g
     for ((measure, found), (_, expected)) in found.floats().into_iter().zip(expected.floats()) {
         let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
         // Differences and logarithms of f32: a few roundings of their terms, which are below 32 here.
-        let worst = common::worst(found, &expected, 4e-6, 1e-5);
+        let worst = see_values(11, measure, name, found, &expected, 4e-6, 1e-5);
         assert!(worst <= 1.0, "{name}: {measure} is {worst} tolerances off: {found:?} {expected:?}");
     }
 }
@@ -138,6 +139,7 @@ fn telemetry_changes_no_bit_of_any_result<B: Backend>(backend: &B) {
                         let found = watch(backend, &problem, asked, &given);
                         assert_eq!(found.results().bits(), plain.bits(), "{name}, {experts} experts, {asked:?}");
                         assert_eq!(found.results().fault, plain.fault, "{name}, {experts} experts, {asked:?}");
+                        count(11, problem.tokens);
                     }
                 }
             }

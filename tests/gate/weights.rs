@@ -5,6 +5,7 @@ use moerl::error::FaultCode;
 use moerl::gate::{Config, Nonfinite, Renormalize, Score};
 
 use crate::common;
+use crate::common::report::{count, see_values};
 use crate::harness::*;
 
 crate::on_every_backend!(
@@ -21,7 +22,7 @@ crate::on_every_backend!(
 );
 
 fn close(found: &[f32], expected: &[f64], relative: f64) {
-    let worst = common::worst(found, expected, 0.0, relative);
+    let worst = see_values(4, "weights and gradients", &format!("of {}", expected[0]), found, expected, 0.0, relative);
     assert!(worst <= 1.0, "{found:?} is {worst} tolerances from {expected:?}");
 }
 
@@ -179,6 +180,7 @@ fn faults_leave_other_rows_alone<B: Backend>(backend: &B) {
             assert_eq!(common::bits(&found.weights[t * 2..][..2]), common::bits(&expected.weights[t * 2..][..2]));
             let [a, b] = gradients.each_ref().map(|gradient| common::bits(&gradient[t * 4..][..4]));
             assert_eq!(a, b);
+            count(7, 1);
         }
     }
 }

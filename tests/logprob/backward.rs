@@ -28,7 +28,7 @@ on_every_backend!(
 /// good to 2⁻²⁴ of the exponent. Where p is below e^-20 of the largest that is more than 2e-6 of p itself, so that share is granted
 /// by what it is: 3·2⁻²⁴ of |z|. Granted too: half a unit in the last place of the type it is stored in, and the few smallest f32
 /// numbers (1e-43) that a product of subnormal factors loses.
-fn worst_gradient<T: Float, G: Float>(inputs: &Inputs<T>, up: &Upstream, found: &[Vec<f32>]) -> (f64, f64) {
+pub(crate) fn worst_gradient<T: Float, G: Float>(inputs: &Inputs<T>, up: &Upstream, found: &[Vec<f32>]) -> (f64, f64) {
     let (mut worst, mut strict) = (0.0_f64, 0.0_f64);
     for (r, found) in found.iter().enumerate() {
         let logits = inputs.row(r);
@@ -81,6 +81,7 @@ fn gradients_agree_with_f64<B: Backend>(backend: &B) {
         let what = format!("{columns} columns");
         let (inputs, up) = case::<f32>(1, 20, columns);
         check::<B, f32, f32>(backend, &what, &inputs, &up);
+        check::<B, f32, bf16>(backend, &what, &inputs, &up);
         let (inputs, up) = case::<bf16>(2, 20, columns);
         check::<B, bf16, bf16>(backend, &what, &inputs, &up);
         check::<B, bf16, f32>(backend, &what, &inputs, &up);
@@ -292,6 +293,7 @@ fn any_alignment_of_logits_and_gradient_gives_the_same_bits<B: Backend>(backend:
     run::<B, bf16, bf16>(backend);
     run::<B, bf16, f32>(backend);
     run::<B, f32, f32>(backend);
+    run::<B, f32, bf16>(backend);
 }
 
 fn saved_state_may_be_used_again<B: Backend>(backend: &B) {

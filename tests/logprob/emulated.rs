@@ -87,7 +87,7 @@ fn few_rows_are_shared_by_blocks_only_with_a_workspace() {
 
 #[test]
 fn more_rows_than_a_grid_dimension_holds() {
-    let rows = 65_601;
+    let rows = 70_001;
     let inputs = Inputs::<bf16>::random(&mut seeded(6), rows, 8, 3.0);
     let emulator = Emulator::new().with_multiprocessors(132);
     let found = forward(&emulator, &inputs, EVERYTHING);

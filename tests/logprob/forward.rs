@@ -13,10 +13,12 @@ use crate::support::*;
 on_every_backend!(
     agrees_with_f64_at_every_width,
     agrees_with_f64_at_every_width_in_half_precision,
+    five_tokens_agree_with_f64_at_every_width,
     offsets_and_two_level_rows_keep_their_digits,
     equal_logits_give_the_logarithm_of_the_width,
     one_hot_rows_have_no_entropy,
     logprob_is_never_positive_and_entropy_never_negative,
+    no_sign_is_wrong_in_very_many_rows,
     minus_infinity_masks_columns,
     a_row_of_minus_infinity_is_a_fault,
     infinity_and_nan_are_faults_of_their_row,
@@ -28,6 +30,7 @@ on_every_backend!(
     padding_is_not_counted,
     signed_zeros_at_the_maximum,
     any_number_of_rows,
+    rows_beyond_a_dimension_of_a_grid,
     the_first_fault_is_reported_with_its_tag,
 );
 
@@ -65,6 +68,41 @@ fn agrees_with_f64_at_every_width_in_half_precision<B: Backend>(backend: &B) {
         worst_of(backend, &random_rows::<bf16>(2, columns)).assert_within_goals(&format!("bf16, {columns} columns"));
         if columns < 100_000 {
             worst_of(backend, &random_rows::<f16>(3, columns)).assert_within_goals(&format!("f16, {columns} columns"));
+        }
+    }
+}
+
+/// As [`worst_of`], with five tokens a row, some of them the same.
+fn worst_of_five<B: Backend, T: Float>(backend: &B, seed: u64, columns: usize) -> Worst {
+    let mut rng = seeded(seed + 100);
+    let one = random_rows::<T>(seed, columns);
+    let tokens = (0..one.rows * 5).map(|_| rng.random_range(0..columns as i64)).collect();
+    let inputs = one.with_tokens(5, tokens);
+    let found = forward(backend, &inputs, EVERYTHING);
+    let first = found.first_ids();
+    let mut worst = Worst::default();
+    for r in 0..inputs.rows {
+        let (row, temperature) = (inputs.row(r), inputs.temperature_of(r));
+        let expected = exact(&row, temperature, inputs.token(r));
+        worst.see(&first, r, &expected);
+        for (k, &token) in inputs.tokens_of(r).iter().enumerate() {
+            let logprob = row[token as usize] / temperature - expected.max - expected.log_sum;
+            let found = found.logprobs[r * 5 + k];
+            worst.logprob = worst.logprob.max(of_goal(found, logprob, 1e-6 + 2.0 * ulp(logprob)));
+            assert!(found <= 0.0, "row {r}, token {token}: {found}");
+        }
+    }
+    assert_eq!(found.fault, None);
+    worst
+}
+
+fn five_tokens_agree_with_f64_at_every_width<B: Backend>(backend: &B) {
+    for &columns in WIDTHS {
+        let what = |element| format!("{element}, {columns} columns, five tokens");
+        worst_of_five::<B, f32>(backend, 1, columns).assert_within_goals(&what("f32"));
+        worst_of_five::<B, bf16>(backend, 2, columns).assert_within_goals(&what("bf16"));
+        if columns < 100_000 {
+            worst_of_five::<B, f16>(backend, 3, columns).assert_within_goals(&what("f16"));
         }
     }
 }
@@ -130,6 +168,64 @@ fn logprob_is_never_positive_and_entropy_never_negative<B: Backend>(backend: &B)
         inputs.config = Config::at_temperature(temperature);
         worst_of(backend, &inputs).assert_within_goals(&format!("the likeliest token at temperature {temperature}"));
     }
+}
+
+/// Ten million rows on a device; a hundred thousand by the reference and five thousand emulated, thread by thread.
+fn no_sign_is_wrong_in_very_many_rows<B: Backend>(backend: &B) {
+    let columns = 19;
+    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    let rows = match backend.name() {
+        "cuda" => 1_000_000,
+        "emulator" if sanitized => 100,
+        "emulator" => 500,
+        _ => 10_000,
+    };
+    let mut seen = 0;
+    for (batch, &(spread, offset, temperature)) in [
+        (1.0, 0.0, 1.0),
+        (0.0, 90.0, 0.7),
+        (1e-7, 0.0, 1e-3),
+        (1e-3, -90.0, 1.0),
+        (30.0, 90.0, 0.01),
+        (300.0, 0.0, 3.0),
+        (3.0, 1e4, 0.3),
+        // Of two levels: most of the mass in one column, or in all others.
+        (f32::NAN, 0.0, 1.0),
+        (f32::NAN, 100.0, 0.7),
+        (f32::NAN, -3.0, 4.0),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let mut rng = seeded(20 + batch as u64);
+        let mut number = || {
+            let level = if rng.random_ratio(1, 8) { 16.37 } else { 0.0 };
+            let noise = if spread.is_nan() { level } else { spread * normal(&mut rng) };
+            bf16::from_f32(noise + offset)
+        };
+        // Rows begin anywhere in these, so that all are different.
+        let numbers: Vec<bf16> = (0..1 << 20).map(|_| number()).collect();
+        let mut inputs = Inputs::new(rows, columns, numbers.iter().cycle().take(rows * columns).copied().collect());
+        inputs.config = Config::at_temperature(temperature);
+        // The likeliest token, where rounding would be the first to cross 0.
+        let order = Asked { order: true, ..NOTHING };
+        let argmax = forward(backend, &Inputs { tokens: None, ..inputs.clone() }, order).argmax;
+        inputs.tokens = Some(argmax.into_iter().map(i64::from).collect());
+        let found = forward(backend, &inputs, Asked { logprobs: true, entropy: true, rest: true, ..NOTHING });
+        assert_eq!(found.fault, None);
+        for r in 0..rows {
+            let (logprob, entropy, log_sum) = (found.logprobs[r], found.entropy[r], found.log_sum[r]);
+            assert!(
+                logprob <= 0.0 && entropy >= 0.0 && log_sum >= 0.0,
+                "batch {batch}, row {r}: {:?}",
+                found.floats(r)
+            );
+            // And no larger than of as many equal columns.
+            assert!(entropy <= 2.9445 && logprob >= -2.9445, "batch {batch}, row {r}: {:?}", found.floats(r));
+        }
+        seen += rows;
+    }
+    println!("{}: {seen} rows of {columns} columns", backend.name());
 }
 
 /// Which columns are masked.
@@ -323,6 +419,32 @@ fn any_number_of_rows<B: Backend>(backend: &B) {
         assert_eq!(forward(backend, &whole.rows_of(&first), EVERYTHING).bits(), all.bits()[..rows], "{rows} rows");
     }
     worst_of(backend, &whole).assert_within_goals("many short rows");
+}
+
+/// The emulator sees 70,001 rows in a test of its own: these take it half a minute.
+fn rows_beyond_a_dimension_of_a_grid<B: Backend>(backend: &B) {
+    if backend.name() == "emulator" {
+        return;
+    }
+    for rows in [65_535, 65_536, 70_001, 1 << 20] {
+        let inputs = Inputs::<bf16>::random(&mut seeded(11), rows, 8, 3.0);
+        let found = forward(backend, &inputs, EVERYTHING);
+        assert_eq!(found.fault, None);
+        let up = Upstream { logprobs: Some(vec![1.0; rows]), ..Upstream::default() };
+        let gradient: Vec<bf16> = backward(backend, &inputs, &found.saved, &up, Target::Apart);
+        for r in [0, 1, 65_533, 65_534, 65_535, 65_536, 70_000, rows / 2, rows - 1].into_iter().filter(|&r| r < rows) {
+            let one = inputs.rows_of(&[r]);
+            let alone = forward(backend, &one, EVERYTHING);
+            assert_eq!(alone.row_bits(0), found.row_bits(r), "row {r} of {rows}");
+            let alone: Vec<bf16> = backward(backend, &one, &alone.saved, &up.rows_of(&[r]), Target::Apart);
+            assert_eq!(alone, gradient[8 * r..8 * (r + 1)], "row {r} of {rows}");
+        }
+        // Every row sums to 0: p of all columns but one, and p − 1.
+        for (r, row) in gradient.chunks_exact(8).enumerate() {
+            let sum: f32 = row.iter().map(|g| g.to_f32()).sum();
+            assert!(sum.abs() < 0.02, "row {r} of {rows}: {row:?}");
+        }
+    }
 }
 
 fn the_first_fault_is_reported_with_its_tag<B: Backend>(backend: &B) {

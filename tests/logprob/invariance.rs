@@ -17,6 +17,7 @@ on_every_backend!(
     arguments_that_say_the_same_give_the_same_bits,
     equal_logits_give_a_ratio_of_exactly_one,
     sharing_a_row_changes_nothing,
+    a_hundred_runs_give_the_same_bits,
 );
 
 fn mixed<T: Float>(seed: u64, rows: usize, columns: usize) -> Inputs<T> {
@@ -151,6 +152,21 @@ fn equal_logits_give_a_ratio_of_exactly_one<B: Backend>(backend: &B) {
     assert!(finite.len() > 5);
     for r in finite {
         assert_eq!((new.logprobs[10 + r] - old.logprobs[r]).exp(), 1.0);
+    }
+}
+
+fn a_hundred_runs_give_the_same_bits<B: Backend>(backend: &B) {
+    for (rows, columns, workspace) in [(9, 300, false), (2, 4100, true)] {
+        let inputs = Inputs { workspace, ..mixed::<bf16>(9, rows, columns) };
+        let up = Upstream::random(&mut seeded(10), rows);
+        let run = || {
+            let found = forward(backend, &inputs, WITH_ORDER);
+            let gradient: Vec<bf16> = backward(backend, &inputs, &found.saved, &up, Target::InPlace);
+            let bits = gradient.iter().map(|g| g.to_bits()).collect::<Vec<_>>();
+            ((0..rows).map(|r| found.long_row_bits(r)).collect::<Vec<_>>(), found.fault, bits)
+        };
+        let first = run();
+        assert!((1..100).all(|_| run() == first));
     }
 }
 

@@ -71,7 +71,7 @@ fn support_of<T: Float>(inputs: &Inputs<T>, r: usize) -> Vec<usize> {
     columns
 }
 
-fn assert_kept<T: Float>(inputs: &Inputs<T>, found: &Outputs, what: &str) {
+pub(crate) fn assert_kept<T: Float>(inputs: &Inputs<T>, found: &Outputs, what: &str) {
     for r in 0..inputs.rows {
         let (row, temperature) = (inputs.capped_row(r), inputs.temperature_of(r));
         let columns = support_of(inputs, r);

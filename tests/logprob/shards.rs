@@ -6,6 +6,7 @@ use moerl::logprob::{Backward, Combine, Config, Gradient, KeepSets, PANEL, Parti
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
+use rand::seq::SliceRandom;
 
 use crate::common::seeded;
 use crate::on_every_backend;
@@ -14,6 +15,7 @@ use crate::support::*;
 on_every_backend!(
     shards_agree_with_f64_and_with_one_shard,
     panel_records_give_the_bits_of_one_shard,
+    shards_may_arrive_in_any_order,
     shards_of_one_column_and_of_masked_columns_are_neutral,
     negative_rows_survive,
     faults_are_those_of_one_shard,
@@ -131,6 +133,49 @@ fn over_shards<B: Backend, T: Float>(backend: &B, inputs: &Inputs<T>, widths: &[
     combine(backend, inputs, &panels, per_row, &left)
 }
 
+/// Shards that are done in another order, each in its place when all are there.
+fn shards_may_arrive_in_any_order<B: Backend>(backend: &B) {
+    for (widths, ids) in [(vec![2500, 2500], 1), (vec![1, 2048, 900], 3), (vec![700, 5, 1300, 1, 2049, 64, 900, 33], 2)]
+    {
+        let columns = widths.iter().sum();
+        let inputs = case::<bf16>(14, 5, columns, ids);
+        let labels = label_logits(&inputs);
+        for by_panels in [false, true] {
+            let panels: Vec<usize> = widths.iter().map(|w| if by_panels { w.div_ceil(PANEL) } else { 1 }).collect();
+            let per_row = panels.iter().copied().max().unwrap();
+            let starts: Vec<usize> = widths
+                .iter()
+                .scan(0, |start, width| {
+                    *start += width;
+                    Some(*start - width)
+                })
+                .collect();
+            let expected = over_shards(backend, &inputs, &widths, by_panels);
+            let mut rng = seeded(15);
+            for _ in 0..4 {
+                let mut order: Vec<usize> = (0..widths.len()).collect();
+                order.shuffle(&mut rng);
+                let mut arrived: Vec<(usize, Left)> = order
+                    .iter()
+                    .map(|&i| {
+                        let shard = shard_of(&inputs, starts[i], widths[i]);
+                        (i, partial(backend, &shard, &labels, by_panels.then_some(per_row)))
+                    })
+                    .collect();
+                arrived.sort_by_key(|(i, _)| *i);
+                let left: Vec<Left> = arrived.into_iter().map(|(_, left)| left).collect();
+                let found = combine(backend, &inputs, &panels, per_row, &left);
+                assert_eq!(found.bits(), expected.bits(), "{widths:?} in the order {order:?}");
+                assert_eq!(
+                    canonical(&found.logprobs).collect::<Vec<_>>(),
+                    canonical(&expected.logprobs).collect::<Vec<_>>()
+                );
+                assert_eq!((found.rank, found.argmax), (expected.rank.clone(), expected.argmax.clone()), "{order:?}");
+            }
+        }
+    }
+}
+
 fn combine<B: Backend, T: Float>(
     backend: &B,
     inputs: &Inputs<T>,
@@ -243,17 +288,12 @@ fn assert_as_one_shard<T: Float>(inputs: &Inputs<T>, found: &Outputs, one: &Outp
         assert_eq!(found.saved[r].max_logit, one.saved[r].max_logit, "{what}");
         assert_eq!(found.saved[r].label.to_bits(), one.saved[r].label.to_bits(), "{what}");
         assert_eq!(found.max[r], one.max[r], "{what}");
-        worst.see(&first_ids(found), r, &exact(&inputs.capped_row(r), inputs.temperature_of(r), inputs.token(r)));
+        worst.see(&found.first_ids(), r, &exact(&inputs.capped_row(r), inputs.temperature_of(r), inputs.token(r)));
     }
     assert_eq!((&found.rank, &found.argmax), (&one.rank, &one.argmax), "{what}");
     let near = |x: f32, y: f32| (x - y).abs() as f64 <= 1e-6 + 2.0 * ulp(f64::from(y));
     assert!(found.logprobs.iter().zip(&one.logprobs).all(|(&x, &y)| x == y || near(x, y)), "{what}");
     worst.assert_within_goals(what);
-}
-
-/// As if each row had its first token alone.
-fn first_ids(found: &Outputs) -> Outputs {
-    Outputs { logprobs: found.logprobs.chunks(found.ids()).map(|row| row[0]).collect(), ..found.clone() }
 }
 
 fn shards_agree_with_f64_and_with_one_shard<B: Backend>(backend: &B) {

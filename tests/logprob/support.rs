@@ -225,6 +225,11 @@ impl Outputs {
         self.logprobs.len() / self.entropy.len()
     }
 
+    /// As if each row had its first token alone.
+    pub fn first_ids(&self) -> Outputs {
+        Outputs { logprobs: self.logprobs.chunks(self.ids()).map(|row| row[0]).collect(), ..self.clone() }
+    }
+
     /// As [`row_bits`](Self::row_bits), with all tokens, ranks and the argmax.
     pub fn long_row_bits(&self, r: usize) -> Vec<u32> {
         let ids = self.ids();

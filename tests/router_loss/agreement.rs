@@ -7,6 +7,7 @@ use moerl::{Backend, Reference};
 
 use crate::case::{Case, Finished, Sums, every_loss};
 use crate::common;
+use crate::common::report::{count, see_values};
 
 crate::on_every_backend!(
     every_score_agrees_with_the_reference,
@@ -25,11 +26,12 @@ fn sums_agree(name: &str, found: &Sums, expected: &Sums) {
         (&expected.counts, &expected.rows, &expected.nonfinite),
         "{name}"
     );
-    let probabilities = common::worst(&narrow(&found.probabilities), &expected.probabilities, 1e-7, 1e-5);
+    let (sums, expected_sums) = (narrow(&found.probabilities), &expected.probabilities);
+    let probabilities = see_values(12, "sums of probabilities", name, &sums, expected_sums, 1e-7, 1e-5);
     assert!(probabilities <= 1.0, "{name}: probabilities are {probabilities} tolerances off");
     // A divergence is a difference of terms that are larger than it.
-    let totals =
-        common::worst(&narrow(&found.totals), &expected.totals, 1e-5 * found.rows.iter().sum::<u64>() as f64, 1e-5);
+    let absolute = 1e-5 * found.rows.iter().sum::<u64>() as f64;
+    let totals = see_values(12, "totals", name, &narrow(&found.totals), &expected.totals, absolute, 1e-5);
     assert!(totals <= 1.0, "{name}: totals are {totals} tolerances off: {:?} {:?}", found.totals, expected.totals);
 }
 
@@ -42,7 +44,7 @@ fn finished_agree(name: &str, found: &Finished, expected: &Finished) {
         (&found.q, &wide(&expected.q)),
         (&found.coefficients, &wide(&expected.coefficients)),
     ] {
-        let worst = common::worst(found, expected, 0.0, 1e-6);
+        let worst = see_values(12, "values and coefficients", name, found, expected, 0.0, 1e-6);
         assert!(worst <= 1.0, "{name}: {found:?} is not {expected:?}");
     }
 }
@@ -57,7 +59,7 @@ fn agrees<B: Backend, T: Float>(backend: &B, name: &str, case: &Case<T>) {
     let wide: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
     // q − Σ q P, log p + H and p − p_ref cancel: what is left may be as wrong as the terms were.
     let largest = wide.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-    let worst = common::worst(&gradient, &wide, 2e-6 * largest, 1e-5);
+    let worst = see_values(12, "gradients", name, &gradient, &wide, 2e-6 * largest, 1e-5);
     assert!(worst <= 1.0, "{name}: gradients are {worst} tolerances off");
 }
 
@@ -151,6 +153,7 @@ fn rows_that_are_not_numbers_are_left_out_and_counted<B: Backend>(backend: &B) {
             masked.backward::<B, f32>(backend, &finished).unwrap(),
         );
         assert_eq!(common::bits(&found), common::bits(&expected));
+        count(12, case.tokens());
         assert!(bad.iter().all(|t| found[t * 10..][..10].iter().all(|d| d.to_bits() == 0)));
     }
 }
@@ -166,7 +169,8 @@ fn the_gradient_is_added_in_the_write_of_the_gate<B: Backend>(backend: &B) {
         let alone = case.backward::<B, f32>(backend, &finished).unwrap();
         let sum: Vec<f64> = gate.iter().zip(&alone).map(|(a, b)| f64::from(*a) + f64::from(*b)).collect();
         // One more rounding.
-        let worst = common::worst(&both, &sum, 1e-9, 1e-6);
+        let name = format!("{:?}", case.gate.score);
+        let worst = see_values(12, "gradients in one write", &name, &both, &sum, 1e-9, 1e-6);
         assert!(worst <= 1.0, "{:?}: {worst} tolerances off", case.gate.score);
         assert_eq!(common::bits(&both[3 * 40..4 * 40]), vec![0; 40]);
     }

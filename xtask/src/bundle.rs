@@ -13,8 +13,10 @@ use crate::workspace::{Workspace, output, run};
 /// The archive must stay smaller than this.
 const LIMIT: u64 = 60 << 20;
 
-/// Suites about the source tree and the emulator, which the other machine does not have.
+/// Suites of the library about the source tree and the emulator, which the other machine does not have.
 const LEFT_OUT: [&str; 4] = ["bindings", "build_script", "emulation", "kernels"];
+/// The one suite of the command that is carried.
+const GOLDEN: &str = "golden";
 
 /// Packs the folder `moerl` of its first argument into its second: the lzma module is there where xz may not be.
 const PACK: &str = "\
@@ -63,33 +65,31 @@ pub fn bundle(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests of the library and the command, in release form; names and paths.
+/// Builds the tests of the library and the command, in release form; names and paths. All at once: what is built apart has other features, and
+/// compiles the kernels again.
 fn binaries(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
-    let build = |what: &[&str]| -> Result<Vec<Value>> {
-        let mut command = workspace.cargo();
-        command.args(what).args(["--release", "--message-format=json-render-diagnostics"]);
-        // Every binary carries the images: machine code for two generations, and PTX from which the driver makes the rest.
-        if std::env::var_os("CUDA_COMPUTE_CAPS").is_none() {
-            command.env("CUDA_COMPUTE_CAPS", "80,90");
-        }
-        let said = output_shown(&mut command)?;
-        said.lines().map(|line| serde_json::from_str(line).context("cargo's messages")).collect()
-    };
-    let mut found = Vec::new();
-    let golden = build(&["test", "--no-run", "--package", "moerl-cli", "--test", "golden"])?;
-    for message in build(&["test", "--no-run", "--package", "moerl", "--lib", "--tests"])?.into_iter().chain(golden) {
-        if let Some(path) = message["executable"].as_str() {
-            let name = message["target"]["name"].as_str().context("a target has a name")?;
-            let name = if name == "moerl" { "library" } else { name };
-            if !LEFT_OUT.contains(&name) && message["profile"]["test"] == true {
-                found.push((name.to_owned(), PathBuf::from(path)));
-            }
-        }
+    let mut command = workspace.cargo();
+    command.args(["test", "--no-run", "--package", "moerl", "--package", "moerl-cli", "--lib", "--bins", "--tests"]);
+    command.args(["--features", "moerl-cli/linear", "--release", "--message-format=json-render-diagnostics"]);
+    // Every binary carries the images: machine code for two generations, and PTX from which the driver makes the rest.
+    if std::env::var_os("CUDA_COMPUTE_CAPS").is_none() {
+        command.env("CUDA_COMPUTE_CAPS", "80,90");
     }
-    for message in build(&["build", "--package", "moerl-cli", "--bins"])? {
-        if let Some(path) = message["executable"].as_str() {
-            found.push(("moerl-command".to_owned(), PathBuf::from(path)));
-        }
+    let mut found = Vec::new();
+    for line in output_shown(&mut command)?.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo's messages")?;
+        let Some(path) = message["executable"].as_str() else { continue };
+        let name = message["target"]["name"].as_str().context("a target has a name")?;
+        let is_test = message["profile"]["test"] == true;
+        let is_library = message["manifest_path"] == workspace.root.join("Cargo.toml").to_string_lossy().as_ref();
+        let name = match (name, is_test, is_library) {
+            ("moerl", false, false) => "moerl-command",
+            ("moerl", true, true) => "library",
+            (GOLDEN, true, false) => GOLDEN,
+            (name, true, true) if !LEFT_OUT.contains(&name) => name,
+            _ => continue,
+        };
+        found.push((name.to_owned(), PathBuf::from(path)));
     }
     Ok(found)
 }

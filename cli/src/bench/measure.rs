@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
+use moerl::device::executor::Product;
 use moerl::{Backend, Reference};
 
 use super::case::Call;
@@ -57,6 +58,20 @@ pub trait Measure: Backend + Sized {
         times: usize,
     ) -> moerl::Result<Self::Buffer<T>> {
         self.upload(stream, &row.repeat(times))
+    }
+
+    /// True if products of matrices are worth measuring alone, by [`multiply`](Measure::multiply).
+    const TIMES_PRODUCTS: bool = false;
+
+    /// Queues a product of matrices.
+    ///
+    /// # Errors
+    /// [`moerl::Error::Unavailable`] where nothing multiplies.
+    fn multiply(&self, _: &Self::Stream, _: Product<'_, Self::Memory>) -> moerl::Result<()> {
+        Err(moerl::Error::Unavailable {
+            what: format!("products are not measured on {}", self.name()),
+            fix: "measure them on a device".into(),
+        })
     }
 
     /// Measures one call.
@@ -116,7 +131,7 @@ mod device {
     use bytemuck::Pod;
     use moerl::device::bandwidth;
     use moerl::device::cuda::{DeviceBuffer, Stream};
-    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
+    use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters, Product};
     use moerl::memory::{Device, View, ViewMut};
     use moerl::{Buffer, Cuda, Result};
 
@@ -136,7 +151,8 @@ mod device {
         gpu: Cuda,
         grids: RefCell<Vec<Grid>>,
         recording: Cell<bool>,
-        flush: RefCell<DeviceBuffer<u8>>,
+        flush: DeviceBuffer<u8>,
+        flushed: RefCell<DeviceBuffer<u32>>,
     }
 
     impl Timed {
@@ -144,8 +160,9 @@ mod device {
         /// The device's.
         pub fn new(gpu: Cuda) -> Result<Timed> {
             let stream = gpu.new_stream()?;
-            let flush = RefCell::new(gpu.zeros(&stream, FLUSHED)?);
-            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush })
+            let flush = gpu.zeros(&stream, FLUSHED)?;
+            let flushed = RefCell::new(gpu.zeros(&stream, bandwidth::read_sums(FLUSHED))?);
+            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush, flushed })
         }
 
         /// Device time of what `work` queues.
@@ -158,11 +175,12 @@ mod device {
             Ok(Duration::from_secs_f64(f64::from(end.milliseconds_since(&start)?) * 1e-3))
         }
 
-        /// The median of several runs, each with the caches full of something else.
+        /// The median of several runs, each with the caches full of something else: of what was read, for what was written would first have to be
+        /// put back, at the expense of whoever needs its place.
         fn cold(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
             let mut times = Vec::with_capacity(COLD_RUNS);
-            for run in 0..COLD_RUNS {
-                bandwidth::fill(&self.gpu, stream, self.flush.borrow_mut().view_mut(), run as u32)?;
+            for _ in 0..COLD_RUNS {
+                bandwidth::read(&self.gpu, stream, self.flush.view(), self.flushed.borrow_mut().view_mut())?;
                 times.push(self.time(stream, work)?);
             }
             times.sort();
@@ -179,10 +197,16 @@ mod device {
     }
 
     impl Measure for Timed {
+        const TIMES_PRODUCTS: bool = cfg!(feature = "linear");
+
+        fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+            self.gpu.multiply(stream, product)
+        }
+
         fn repeated<T: Pod + Send + Sync>(&self, stream: &Stream, row: &[T], times: usize) -> Result<DeviceBuffer<T>> {
             // A few megabytes come over the bus, of rows that end at a 16-byte boundary again; the device copies them.
-            let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times);
-            if size_of_val(row) * times % 16 != 0 || size_of_val(row) * rows % 16 != 0 {
+            let rows = (16 * (1 + (1 << 18) / size_of_val(row).max(1))).min(times.max(1));
+            if [times, rows].iter().any(|rows| !(size_of_val(row) * rows).is_multiple_of(16)) {
                 return self.gpu.send(stream, &row.repeat(times));
             }
             let block = self.gpu.send(stream, bytemuck::cast_slice::<T, u8>(&row.repeat(rows)))?;
@@ -257,6 +281,9 @@ mod device {
         }
         fn multiprocessors(&self) -> u32 {
             self.gpu.multiprocessors()
+        }
+        fn multiply(&self, stream: &Stream, product: Product<'_, Device>) -> Result<()> {
+            self.gpu.multiply(stream, product)
         }
 
         unsafe fn launch<P: Parameters>(

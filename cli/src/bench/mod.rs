@@ -6,6 +6,7 @@
 
 pub mod case;
 pub mod gate;
+pub mod linear;
 pub mod logprob;
 pub mod measure;
 pub mod objective;
@@ -43,7 +44,7 @@ struct Measured {
 /// # Errors
 /// [`Failure`]: no such backend, a file that cannot be written, a kernel at fault.
 pub fn run(options: &Options) -> Result<String> {
-    let (heading, bandwidth, measured) = match options.backend {
+    let Outcome { heading, bandwidth, measured, notes } = match options.backend {
         BackendName::Emulator => emulated(options)?,
         BackendName::Reference => on("reference: plain f64 loops on this CPU", &Reference, options, Scale::Small)?,
         BackendName::Cuda | BackendName::Auto => match Chosen::open(options.backend)? {
@@ -59,11 +60,16 @@ pub fn run(options: &Options) -> Result<String> {
         let text = serde_json::to_string_pretty(&document(&heading, bandwidth, &measured)).expect("plain numbers");
         fs::write(path, text + "\n").map_err(|error| Failure::run(format!("{}: {error}", path.display())))?;
     }
-    Ok(report(&heading, bandwidth, &measured))
+    Ok(report(&heading, bandwidth, &measured) + &notes.iter().map(|note| format!("\n{note}\n")).collect::<String>())
 }
 
-/// What ran, what memory gives, and the figures.
-type Outcome = (String, Option<Bandwidth>, Vec<Measured>);
+/// What ran, what memory gives, and the figures; what could not be measured here, and what memory calls take.
+struct Outcome {
+    heading: String,
+    bandwidth: Option<Bandwidth>,
+    measured: Vec<Measured>,
+    notes: Vec<String>,
+}
 
 #[cfg(feature = "emulate")]
 fn emulated(options: &Options) -> Result<Outcome> {
@@ -79,20 +85,32 @@ fn emulated(options: &Options) -> Result<Outcome> {
 fn on<B: Measure + 'static>(heading: &str, backend: &B, options: &Options, scale: Scale) -> Result<Outcome> {
     let stream = backend.stream()?;
     let bandwidth = backend.bandwidth(&stream)?;
-    let cases = cases::<B>(options.shapes.unwrap_or(scale), options);
+    let scale = options.shapes.unwrap_or(scale);
+    let cases = cases::<B>(scale, options);
     if cases.is_empty() {
         return Err(Failure::input("no case has this name: leave out --only to see them all"));
     }
     let progress = Progress::new(cases.len() as u64, "kernels measured");
-    let mut measured = Vec::with_capacity(cases.len());
+    let (mut measured, mut notes) = (Vec::with_capacity(cases.len()), Vec::new());
+    if cases.iter().any(|case| case.noun == "linear") {
+        notes.push(linear::memory(scale));
+    }
     for case in cases {
-        let mut call = (case.prepare)(backend, &stream)?;
-        let figure = backend.measure(&stream, &mut call)?;
+        let figure = (case.prepare)(backend, &stream).and_then(|mut call| backend.measure(&stream, &mut call));
+        let figure = match figure {
+            // Where everything is asked for, what this machine lacks is no failure.
+            Err(reason @ moerl::Error::Unavailable { .. }) if options.nouns.is_empty() => {
+                notes.push(format!("not measured: {} {} ({reason})", case.noun, case.operation));
+                progress.advance(1);
+                continue;
+            }
+            figure => figure?,
+        };
         let Case { noun, operation, shape, element, floor, .. } = case;
         measured.push(Measured { noun, operation, shape, element: element.to_string(), floor, figure });
         progress.advance(1);
     }
-    Ok((heading.to_owned(), bandwidth, measured))
+    Ok(Outcome { heading: heading.to_owned(), bandwidth, measured, notes })
 }
 
 fn cases<B: Measure + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> {
@@ -101,6 +119,7 @@ fn cases<B: Measure + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> 
         cases.extend(match noun {
             Noun::Gate => gate::cases(scale),
             Noun::Logprob => logprob::cases(scale),
+            Noun::Linear => linear::cases(scale),
             Noun::Objective => objective::cases(scale),
             Noun::Update => update::cases(scale),
         });

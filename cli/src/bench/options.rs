@@ -34,6 +34,8 @@ pub enum Noun {
     Gate,
     /// Log-probabilities of chosen tokens.
     Logprob,
+    /// Log-probabilities straight from hidden states.
+    Linear,
     /// Losses and their gradients.
     Objective,
     /// A whole update at the size of a real model, stage by stage.

@@ -2,14 +2,12 @@
 //!
 //! Tensors: `BATCH/cu_seqlens`, `loss_mask`, `group`, `reward`, and `logp_old`, `sum_pi_squared_old`, weights for the baselines of tokens; expected `ID/advantage`, one value per token.
 
-use moerl::advantage::{
-    self, BaselineCall, BaselinePlan, Config, ReinforcePp, Single, TokenBaseline, TokenCall, TokenEstimator,
-};
+use moerl::advantage::{self, BaselineCall, BaselinePlan, Config, Single, TokenBaseline, TokenCall, TokenEstimator};
 use moerl::objective::{Groups, Plan, Segments};
 use moerl::{Backend, Buffer};
 
 use super::{Case, Compared, Stop, Tolerance, unsupported};
-use crate::advantage::{Estimator, Rewards, run};
+use crate::advantage::{Estimator, Rewards, returns, run};
 use crate::clock::Clock;
 
 /// A group's mean and deviation are formed in f64 and the quotient rounded once; the producer's was cast to f32 as well. The absolute
@@ -109,21 +107,8 @@ fn reinforce_pp<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared, St
     };
     let data = Data::new(case)?;
     let stream = backend.stream()?;
-    let plan = Plan::new(backend, &stream, &data.segments)?;
-    let rewards = backend.upload(&stream, &data.rewards)?;
-    let mask = backend.upload(&stream, &data.mask)?;
-    let mut advantages = backend.allocate::<f32>(&stream, data.mask.len())?;
-    let mut moments = backend.allocate::<f64>(&stream, advantage::MOMENTS)?;
-    let bytes = advantage::token_workspace_bytes(&plan).max(advantage::moments_workspace_bytes(data.mask.len()));
-    let mut workspace = backend.allocate::<u8>(&stream, bytes)?;
-    let call = TokenCall {
-        segment_rewards: Some(rewards.view()),
-        loss_mask: Some(mask.view()),
-        advantages: Some(advantages.view_mut()),
-        ..TokenCall::new(workspace.view_mut())
-    };
-    advantage::reinforce_pp(backend, &stream, gamma, &plan, ReinforcePp { call, moments: moments.view_mut() })?;
-    compare(case, &backend.download(&stream, advantages.view())?, |_| true)
+    let found = returns(backend, &stream, gamma, &data.segments, &data.rewards, &data.mask, &mut Clock::default())?;
+    compare(case, &found, |_| true)
 }
 
 /// `tir_optimal_token_baseline` counts a token's index as we do. The plain one takes the padded column, and a member without a token for a member.

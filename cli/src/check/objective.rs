@@ -119,16 +119,12 @@ fn loss<B: Backend>(
     let weights = case.text("weights").map(|name| case.values::<f32>(&format!("{batch}/{name}"), n)).transpose()?;
     let reference = objective.kl.map(|_| case.values::<f32>(&format!("{batch}/logp_ref"), n)).transpose()?;
     let inputs = Inputs {
-        segments: &data.segments,
-        logprobs: &data.logprobs,
-        anchor: Some(&data.old),
-        advantages,
-        mask: &data.mask,
+        old: Some(&data.old),
         weights: weights.as_deref(),
         keep: keep.as_deref(),
         reference: reference.as_deref(),
-        segment_scale: None,
         counts,
+        ..Inputs::new(&data.segments, &data.logprobs, advantages, &data.mask)
     };
     let (found, fault) = run(backend, &backend.stream()?, &objective, &inputs, &mut Clock::default())?;
     if let Some(fault) = fault {

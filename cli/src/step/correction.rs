@@ -1,11 +1,10 @@
 //! The correction stage, and how `--correction` is written.
 
 use moerl::correction::{Config, Divergence, Level, Metropolis, Over, Rejection, Weight};
-use moerl::objective::{Groups, Segments};
+use moerl::objective::{Anchor, Groups, Segments};
 use moerl::{Backend, Reference};
 
 use super::{Context, Stage, largest_difference};
-use crate::arguments::AnchorName;
 use crate::clock::Clock;
 use crate::correction::{Inputs, run};
 use crate::failure::{Failure, Result};
@@ -95,19 +94,36 @@ fn rejection(name: &str, value: &str) -> std::result::Result<Rejection, String> 
     Ok(Rejection::Divergence { estimate, over })
 }
 
-/// The weight of every token, 0 where it is rejected, and the line of the table. `logprobs` are the current policy's.
+/// What a correction came to.
+#[derive(Clone, Debug)]
+pub struct Corrected {
+    /// `[N]`: the weight of every token, if the correction has one.
+    pub weights: Option<Vec<f32>>,
+    /// `[N]`: 0 where a token is rejected, if the correction rejects.
+    pub keep: Option<Vec<u8>>,
+}
+
+impl Corrected {
+    /// What a token's loss is multiplied by, all in all.
+    pub fn at(&self, token: usize) -> f32 {
+        let weight = self.weights.as_ref().map_or(1.0, |weights| weights[token]);
+        if self.keep.as_ref().is_some_and(|keep| keep[token] == 0) { 0.0 } else { weight }
+    }
+}
+
+/// Weights and rejections, and the line of the table. `logprobs` are the current policy's.
 ///
 /// # Errors
 /// Inputs that the correction needs, one correction too many, a finding at a counted token, or what the backend met.
 pub fn correct<B: Backend>(
     context: &Context<'_, B>,
     config: &Config,
-    anchor: AnchorName,
+    anchor: Anchor,
     logprobs: &[f32],
     advantages: HostAdvantages<'_>,
-) -> Result<(Vec<f32>, Stage)> {
+) -> Result<(Corrected, Stage)> {
     let file = context.file;
-    if anchor == AnchorName::Rollout && config.weight != Weight::One {
+    if anchor == Anchor::Rollout && config.weight != Weight::One {
         return Err(Failure::input(
             "--correction: a weight on ratios against the rollout (--anchor rollout) corrects twice",
         ));
@@ -137,8 +153,9 @@ pub fn correct<B: Backend>(
         stage.differs("weights", largest_difference(&found.weights, &exact.weights));
         stage.rows_differ("keep", found.keep.iter().zip(&exact.keep).filter(|(a, b)| a != b).count());
     }
-    let kept = |(&weight, &keep): (&f32, &u8)| if keep == 0 { 0.0 } else { weight };
-    Ok((found.weights.iter().zip(&found.keep).map(kept).collect(), stage))
+    let weights = (config.weight != Weight::One).then_some(found.weights);
+    let keep = (!config.rejections.is_empty()).then_some(found.keep);
+    Ok((Corrected { weights, keep }, stage))
 }
 
 #[cfg(test)]

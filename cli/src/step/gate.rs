@@ -19,7 +19,7 @@ use crate::findings::Settle;
 use crate::gate::{Choice, ForcedIds, Rows, backward, forward};
 use crate::progress::Progress;
 use crate::random;
-use crate::stepfile::{Recorded, StepFile, Tensor};
+use crate::stepfile::{MISSING, Recorded, StepFile, Tensor};
 use crate::upload::AnyBuffer;
 
 /// The bytes of router logits that are handed to a backend at once.
@@ -44,8 +44,47 @@ impl Plan {
     /// # Errors
     /// [`Failure::Input`] for an unknown gate, a k that nothing says, or routes that the file does not have.
     pub fn new(options: &arguments::Step, file: &StepFile) -> Result<Plan> {
+        let Router { config, top_k, mut words } = Router::new(&options.router, file)?;
+        let has = |which: Recorded| file.routes(which).is_some();
+        let replay = match options.replay {
+            Some(ReplayName::None) => None,
+            Some(ReplayName::Rollout) => Some(Recorded::Rollout),
+            Some(ReplayName::Old) => Some(Recorded::Old),
+            None => [Recorded::Rollout, Recorded::Old].into_iter().find(|&which| has(which)),
+        };
+        if let Some(which) = replay.filter(|&which| !has(which)) {
+            return Err(Failure::input(format!("{}: missing, needed by --replay {}", which.tensor(), which.name())));
+        }
+        if let (Some(which), Some(chosen)) = (replay, file.chosen.filter(|&chosen| chosen != top_k)) {
+            return Err(Failure::input(format!(
+                "{}: names {chosen} experts a token, the gate chooses {top_k} (--replay none leaves them out)",
+                which.tensor()
+            )));
+        }
+        words += &replay.map_or(", nothing replayed".into(), |which| format!(", {} replayed", which.tensor()));
+        Ok(Plan { config, top_k, replay, words })
+    }
+}
+
+/// The router of a file: what its options say, else what the file's tensors tell.
+#[derive(Clone, Debug)]
+pub struct Router {
+    /// The gate.
+    pub config: Config,
+    /// k.
+    pub top_k: usize,
+    /// In words.
+    pub words: String,
+}
+
+impl Router {
+    /// What the options and the file come to.
+    ///
+    /// # Errors
+    /// [`Failure::Input`] for an unknown gate, or a k that nothing says.
+    pub fn new(options: &arguments::Router, file: &StepFile) -> Result<Router> {
         let biased = file.router_bias(0).is_some();
-        let (mut config, mut words) = match options.gate.as_deref() {
+        let (mut config, words) = match options.gate.as_deref() {
             Some(name) => (named(name)?, name.to_owned()),
             None if biased => (Config::sigmoid(1), "sigmoid with the file's router_bias for selection".into()),
             None => (Config::softmax_selected(1), "softmax over the chosen experts".into()),
@@ -66,24 +105,7 @@ impl Plan {
         let Some(top_k) = config.resolve_top_k(file.chosen) else {
             return Err(Failure::input("top_k: the file has no routes to tell it from; give --top-k"));
         };
-        let has = |which: Recorded| file.routes(which).is_some();
-        let replay = match options.replay {
-            Some(ReplayName::None) => None,
-            Some(ReplayName::Rollout) => Some(Recorded::Rollout),
-            Some(ReplayName::Old) => Some(Recorded::Old),
-            None => [Recorded::Rollout, Recorded::Old].into_iter().find(|&which| has(which)),
-        };
-        if let Some(which) = replay.filter(|&which| !has(which)) {
-            return Err(Failure::input(format!("{}: missing, needed by --replay {}", which.tensor(), which.name())));
-        }
-        if let (Some(which), Some(chosen)) = (replay, file.chosen.filter(|&chosen| chosen != top_k)) {
-            return Err(Failure::input(format!(
-                "{}: names {chosen} experts a token, the gate chooses {top_k} (--replay none leaves them out)",
-                which.tensor()
-            )));
-        }
-        words += &replay.map_or(", nothing replayed".into(), |which| format!(", {} replayed", which.tensor()));
-        Ok(Plan { config, top_k, replay, words })
+        Ok(Router { config, top_k, words })
     }
 }
 
@@ -130,6 +152,8 @@ pub struct Gated {
     pub stages: Vec<Stage>,
     /// Native against recorded choice.
     pub changed: Option<Changed>,
+    /// By layer and expert, the tokens that it got: replayed where routes are, else native.
+    pub load: Vec<Vec<u64>>,
     /// Euclidean norms of the router logits' gradient, natively and with replay.
     pub norms: Vec<(&'static str, f64)>,
 }
@@ -166,13 +190,14 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
         .or_else(|| [Recorded::Rollout, Recorded::Old].into_iter().find(|&w| context.file.routes(w).is_some()));
     let mut drift =
         recorded.map(|which| Drift::new(which, layers, n)).filter(|_| context.file.chosen == Some(plan.top_k));
+    let mut load = vec![vec![0_u64; experts]; layers];
     let row_bytes = experts * logits.element.map_or(4, Element::size);
     let step = (CHUNK_BYTES / row_bytes.max(1)).max(1);
     let progress = Progress::new((n * layers) as u64, "gate");
     for first in (0..n).step_by(step) {
         let range = first..(first + step).min(n);
         let mut chunk = Chunk::new(context, plan, logits, (layers, experts), range.clone())?;
-        for layer in 0..layers {
+        for (layer, load) in load.iter_mut().enumerate() {
             let d_weights = upstream(context.file, plan.top_k, layer, range.clone());
             let mut native_ids = Vec::new();
             for direction in &mut directions {
@@ -185,6 +210,10 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
                 };
                 output.write(ids, at, &choice.ids)?;
                 output.write(weights, at, &choice.weights)?;
+                if direction.forced == plan.replay.is_some() {
+                    let experts = choice.ids.iter().filter_map(|&id| usize::try_from(id).ok());
+                    experts.for_each(|expert| load[expert] += 1);
+                }
                 if !direction.forced {
                     native_ids = choice.ids;
                 }
@@ -202,7 +231,7 @@ pub fn run<B: Backend>(context: &Context<'_, B>, plan: &Plan, output: &mut Outpu
     let (forwards, backwards): (Vec<Stage>, Vec<Stage>) =
         directions.into_iter().map(|d| (d.forward, d.backward)).unzip();
     let stages = forwards.into_iter().chain(backwards).collect();
-    Ok(Some(Gated { stages, changed: drift.map(Drift::finish), norms }))
+    Ok(Some(Gated { stages, changed: drift.map(Drift::finish), load, norms }))
 }
 
 /// The gradient of the weights: the file's, else seeded normals.
@@ -337,18 +366,17 @@ impl<'a, B: Backend> Chunk<'a, B> {
     fn bad_ids(&self, layer: usize, row: usize) -> Option<String> {
         let which = self.plan.replay?;
         let ids = recorded_ids(self.context.file, which, layer, row, self.plan.top_k);
-        if ids.iter().all(Option::is_none) {
+        if ids.iter().all(|&id| id == MISSING) {
             return None;
         }
         let words = |fault: String| Some(format!("{}: row {row}, layer {layer}: {fault}", which.tensor()));
-        for (slot, id) in ids.iter().enumerate() {
-            match id {
-                None => return words("some but not all experts are the sentinel".into()),
-                Some(id) if !(0..self.experts as i64).contains(id) => {
-                    return words(format!("names expert {id}, the router has {}", self.experts));
-                }
-                Some(id) if ids[..slot].contains(&Some(*id)) => return words(format!("names expert {id} twice")),
-                Some(_) => {}
+        for (slot, &id) in ids.iter().enumerate() {
+            if id == MISSING {
+                return words("some but not all experts are the sentinel".into());
+            } else if !(0..self.experts as i64).contains(&id) {
+                return words(format!("names expert {id}, the router has {}", self.experts));
+            } else if ids[..slot].contains(&id) {
+                return words(format!("names expert {id} twice"));
             }
         }
         None
@@ -359,19 +387,11 @@ fn is_about_ids(code: FaultCode) -> bool {
     matches!(code, FaultCode::Duplicate | FaultCode::Range | FaultCode::Partial | FaultCode::Missing)
 }
 
-/// The recorded experts of a row; `None` for the sentinel (all bits one).
-fn recorded_ids(file: &StepFile, which: Recorded, layer: usize, row: usize, top_k: usize) -> Vec<Option<i64>> {
-    let (Some(routes), Some((layers, experts))) = (file.routes(which), file.router) else { return Vec::new() };
+/// The recorded experts of a row; [`MISSING`] for the sentinel.
+fn recorded_ids(file: &StepFile, which: Recorded, layer: usize, row: usize, top_k: usize) -> Vec<i64> {
+    let layers = file.router.map_or(0, |(layers, _)| layers);
     let first = (row * layers + layer) * top_k;
-    let range = first..first + top_k;
-    let known = |id: i64, sentinel: i64| (id != sentinel).then_some(id);
-    match routes.element {
-        Some(Element::U8) if experts == 256 => routes.elements::<u8>(range).iter().map(|&id| Some(id.into())).collect(),
-        Some(Element::U8) => routes.elements::<u8>(range).iter().map(|&id| known(id.into(), 0xff)).collect(),
-        Some(Element::U16) => routes.elements::<u16>(range).iter().map(|&id| known(id.into(), 0xffff)).collect(),
-        Some(Element::I16) => routes.elements::<i16>(range).iter().map(|&id| known(id.into(), -1)).collect(),
-        _ => routes.elements::<i32>(range).iter().map(|&id| known(id.into(), -1)).collect(),
-    }
+    file.recorded_ids(which, first..first + top_k)
 }
 
 /// Counts the rows whose native set differs from the recorded one. Rows without a record are left out.
@@ -390,11 +410,11 @@ impl Drift {
     fn count(&mut self, file: &StepFile, layer: usize, rows: Range<usize>, native: &[i32], top_k: usize) {
         for (row, native) in rows.zip(native.chunks(top_k)) {
             let recorded = recorded_ids(file, self.which, layer, row, top_k);
-            if recorded.iter().any(Option::is_none) {
+            if recorded.contains(&MISSING) {
                 continue;
             }
             self.recorded[layer] += 1;
-            if native.iter().any(|&id| !recorded.contains(&Some(id.into()))) {
+            if native.iter().any(|&id| !recorded.contains(&id.into())) {
                 self.changed[layer] += 1;
                 self.any[row] = true;
             }

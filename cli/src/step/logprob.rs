@@ -13,8 +13,9 @@ use super::{Context, Stage, largest_difference};
 use crate::clock::Clock;
 use crate::failure::Result;
 use crate::findings::{Settle, taken};
+use crate::objective::Outcome;
 use crate::progress::Progress;
-use crate::stepfile::Tensor;
+use crate::stepfile::{StepFile, Tensor};
 use crate::upload::AnyBuffer;
 
 /// The bytes of logits that are handed to a backend at once.
@@ -95,6 +96,30 @@ pub fn forward<B: Backend>(
     Ok((all, stage))
 }
 
+/// The log-probabilities of a file's tokens, whatever its data: NaN where there is none.
+///
+/// # Errors
+/// What the backend met.
+pub fn logprobs_of<B: Backend>(
+    backend: &B,
+    stream: &B::Stream,
+    config: &Config,
+    file: &StepFile,
+    logits: Tensor<'_>,
+) -> Result<Vec<f32>> {
+    let vocabulary = logits.shape[1];
+    let mut all = Vec::with_capacity(logits.shape[0]);
+    let progress = Progress::new(logits.shape[0] as u64, "logprob");
+    for range in chunks(&logits, vocabulary) {
+        let tokens = file.token_ids(range.clone());
+        let rows = Rows { logits, vocabulary, range: range.clone(), tokens: &tokens };
+        let (found, _) = forward_rows(backend, stream, config, &rows, None, &mut Clock::default())?;
+        all.extend_from_slice(&found.logprobs);
+        progress.advance(range.len() as u64);
+    }
+    Ok(all)
+}
+
 fn unknown_token(token: i32, vocabulary: usize) -> Option<String> {
     let known = usize::try_from(token).is_ok_and(|token| token < vocabulary);
     (!known).then(|| format!("names token {token}, the vocabulary has {vocabulary}"))
@@ -144,7 +169,7 @@ pub fn backward<B: Backend>(
     config: &Config,
     logits: Tensor<'_>,
     forwarded: &Forwarded<'_>,
-    d_logprobs: &[f32],
+    gradients: &Outcome,
     mut keep: impl FnMut(usize, &[f32]) -> Result<()>,
 ) -> Result<(f64, Stage)> {
     let vocabulary = logits.shape[1];
@@ -154,7 +179,9 @@ pub fn backward<B: Backend>(
     for range in chunks(&logits, vocabulary) {
         let tokens = context.file.token_ids(range.clone());
         let rows = Rows { logits, vocabulary, range: range.clone(), tokens: &tokens };
-        let (saved, upstream) = (&forwarded.saved[range.clone()], &d_logprobs[range.clone()]);
+        let saved = &forwarded.saved[range.clone()];
+        let d_entropy = (!gradients.d_entropy.is_empty()).then(|| &gradients.d_entropy[range.clone()]);
+        let upstream = Upstream { d_logprobs: &gradients.d_logprobs[range.clone()], d_entropy };
         let found = backward_rows(context.backend, &context.stream, config, &rows, saved, upstream, &mut stage.clock)?;
         if context.compare {
             let exact = backward_rows(&Reference, &(), config, &rows, saved, upstream, &mut Clock::default())?;
@@ -167,26 +194,35 @@ pub fn backward<B: Backend>(
     Ok((squares.sqrt(), stage))
 }
 
+/// The gradients of some rows' results.
+#[derive(Clone, Copy)]
+struct Upstream<'a> {
+    d_logprobs: &'a [f32],
+    d_entropy: Option<&'a [f32]>,
+}
+
 fn backward_rows<B: Backend>(
     backend: &B,
     stream: &B::Stream,
     config: &Config,
     rows: &Rows<'_>,
     saved: &[Partial],
-    d_logprobs: &[f32],
+    upstream: Upstream<'_>,
     clock: &mut Clock,
 ) -> moerl::Result<Vec<f32>> {
     let (n, v) = (rows.range.len(), rows.vocabulary);
     let logits = AnyBuffer::upload(backend, stream, &rows.logits, rows.range.start * v..rows.range.end * v)?;
     let tokens = backend.upload(stream, rows.tokens)?;
     let saved = backend.upload(stream, saved)?;
-    let d_logprobs = backend.upload(stream, d_logprobs)?;
+    let d_logprobs = backend.upload(stream, upstream.d_logprobs)?;
+    let d_entropy = upstream.d_entropy.map(|gradient| backend.upload(stream, gradient)).transpose()?;
     let mut d_logits = backend.allocate::<f32>(stream, n * v)?;
     let gradient =
         Gradient::Into { logits: logits.matrix(0, n, v, v)?, d_logits: MatrixMut::new(d_logits.view_mut(), n, v)? };
     let call = Backward {
         tokens: Some(Matrix::new(tokens.view(), n, 1)?),
         d_logprobs: Some(d_logprobs.view()),
+        d_entropy: d_entropy.as_ref().map(Buffer::view),
         ..Backward::new(gradient, saved.view())
     };
     clock.time(backend, stream, || backend.logprob_backward(stream, config, call))?;

@@ -11,6 +11,7 @@ mod gate;
 mod logprob;
 mod objective;
 mod output;
+mod plan;
 mod report;
 mod statistics;
 
@@ -19,9 +20,9 @@ use std::borrow::Cow;
 use moerl::Backend;
 
 pub use correction::parse as parse_correction;
-pub use gate::parse_renormalize;
-pub use logprob::{Forwarded, forward as logprob_forward};
-pub use report::{Changed, Report};
+pub use gate::{Router, parse_renormalize};
+pub use logprob::{Forwarded, forward as logprob_forward, logprobs_of};
+pub use report::{Changed, Report, shapes};
 pub use statistics::{Divergence, Inputs, SampleSize, Statistics};
 
 use crate::arguments::Step;
@@ -103,7 +104,11 @@ pub fn run(options: &Step) -> Result<String> {
     let file = StepFile::open(&path)?;
     let backend = Chosen::open(options.backend)?;
     let update = Update { options, file: &file, backend: backend.describe(), compare: !backend.is_reference() };
-    backend.run(update).map(|report| report.render()).map_err(|failure| failure.during(path.display()))
+    let report = backend.run(update).map_err(|failure| failure.during(path.display()))?;
+    if let Some(folder) = &options.report {
+        report.page(&path.display().to_string()).write(folder, "step.html")?;
+    }
+    Ok(report.render())
 }
 
 /// A policy update, as work for a backend.
@@ -129,10 +134,10 @@ impl Task for Update<'_> {
             file: self.file,
             mask: self.file.loss_mask(),
             compare: self.compare,
-            nonfinite: self.options.nonfinite.is_some(),
+            nonfinite: self.options.objective.nonfinite.is_some(),
         };
         let router = self.file.router_logits().map(|_| gate::Plan::new(self.options, self.file)).transpose()?;
-        let plan = objective::Plan::new(self.options)?;
+        let plan = plan::Plan::new(&self.options.objective)?;
         let wanted = Wanted {
             d_logits: self.options.with_d_logits.then_some(self.file.vocabulary).flatten(),
             native: router.as_ref().map(|router| router.top_k),
@@ -156,7 +161,7 @@ impl Update<'_> {
     fn policy<B: Backend>(
         &self,
         context: &Context<'_, B>,
-        plan: &objective::Plan,
+        plan: &plan::Plan,
         output: &mut Output,
         report: &mut Report,
     ) -> Result<()> {
@@ -174,20 +179,26 @@ impl Update<'_> {
         output.write(Name::Entropy, 0, &forwarded.entropy)?;
         let (advantages, stage) = objective::advantages(context, plan)?;
         report.stages.extend(stage);
-        let weights = match &self.options.correction {
+        let corrected = match &self.options.objective.correction {
             Some(config) => {
-                let (weights, stage) =
-                    correction::correct(context, config, plan.anchor, &forwarded.logprobs, advantages.get())?;
+                let (corrected, stage) =
+                    correction::correct(context, config, plan.config.anchor, &forwarded.logprobs, advantages.get())?;
                 report.stages.push(stage);
-                Some(weights)
+                Some(corrected)
             }
             None => None,
         };
-        let computed = objective::objective(context, plan, &forwarded.logprobs, advantages.get(), weights.as_deref())?;
-        self.write(context, &computed, advantages.get(), weights.as_deref(), output)?;
+        let made = objective::Made {
+            logprobs: &forwarded.logprobs,
+            entropy: &forwarded.entropy,
+            advantages: advantages.get(),
+            corrected: corrected.as_ref(),
+        };
+        let computed = objective::objective(context, plan, made)?;
+        self.write(context, &computed, advantages.get(), corrected.as_ref(), output)?;
         if let Some(logits) = logits {
             let (norm, stage) =
-                logprob::backward(context, &config, logits, &forwarded, &computed.found.d_logprobs, |first, rows| {
+                logprob::backward(context, &config, logits, &forwarded, &computed.found, |first, rows| {
                     output.write(Name::DLogits, first * logits.shape[1], rows)
                 })?;
             report.norms.push(("logits' gradient", norm));
@@ -204,6 +215,9 @@ impl Update<'_> {
             reference: reference.as_deref(),
         };
         report.statistics = Statistics::of(&inputs);
+        if self.options.report.is_some() {
+            report.draw(&inputs, plan);
+        }
         report.computed(computed, plan);
         Ok(())
     }
@@ -214,7 +228,7 @@ impl Update<'_> {
         context: &Context<'_, B>,
         computed: &objective::Computed,
         advantages: HostAdvantages<'_>,
-        correction: Option<&[f32]>,
+        corrected: Option<&correction::Corrected>,
         output: &mut Output,
     ) -> Result<()> {
         let found = &computed.found;
@@ -227,7 +241,7 @@ impl Update<'_> {
             let counted = |u: usize| context.mask[u] != 0;
             let values: Vec<f32> =
                 range.clone().map(|u| if counted(u) { advantages.at(segment, u) } else { 0.0 }).collect();
-            let weight = |u: usize| correction.map_or(1.0, |weights| weights[u]);
+            let weight = |u: usize| corrected.map_or(1.0, |corrected| corrected.at(u));
             let weights: Vec<f32> = range.clone().map(|u| if counted(u) { weight(u) } else { 0.0 }).collect();
             output.write(Name::Advantages, range.start, &values)?;
             output.write(Name::CorrectionWeights, range.start, &weights)?;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use moerl::diagnostics::{ClipFraction, Diagnostics, Spread};
-use moerl::objective::Segments;
+use moerl::objective::{Anchor, Segments};
 use serde_json::{Map, Value, json};
 
-use super::{Stage, Statistics, Update, gate, objective};
-use crate::arguments::AnchorName;
+use super::{Inputs, Stage, Statistics, Update, gate, objective, plan};
+use crate::page::{Charts, Page, Routing};
 use crate::stepfile::{AdvantageSource, PolicySource, StepFile};
 use crate::table::{Table, bar, count, difference, duration, number, percent};
 
@@ -32,6 +32,10 @@ pub struct Report {
     pub norms: Vec<(&'static str, f64)>,
     /// Native against recorded experts.
     pub changed: Option<Changed>,
+    /// By layer and expert, tokens.
+    pub load: Vec<Vec<u64>>,
+    /// For the page, if there is to be one.
+    pub charts: Option<Charts>,
     /// Remarks at the end.
     pub notes: Vec<String>,
 }
@@ -56,16 +60,16 @@ impl Changed {
 
 impl Report {
     /// A report without results yet.
-    pub(super) fn new(update: &Update<'_>, plan: &objective::Plan, router: Option<&gate::Plan>) -> Report {
+    pub(super) fn new(update: &Update<'_>, plan: &plan::Plan, router: Option<&gate::Plan>) -> Report {
         let mut report = Report::default();
         report.facts.push(("backend", update.backend.clone()));
         report.facts.push(("input", shapes(update.file)));
         report.facts.push(("objective", plan.words.clone()));
         let source = match update.file.advantage() {
+            _ if plan.from_rewards => plan.advantage.words(),
             Some(AdvantageSource::PerToken(_)) => "per token, from the file".to_owned(),
             Some(AdvantageSource::PerSegment(_)) => "per sequence, from the file".to_owned(),
-            _ if plan.advantage.std => "rewards less their group's mean, over its standard deviation".to_owned(),
-            _ => "rewards less their group's mean".to_owned(),
+            _ => plan.advantage.words(),
         };
         report.facts.push(("advantage", source));
         match (update.file.router, router) {
@@ -75,7 +79,7 @@ impl Report {
             }
             _ => report.notes.push("no router_logits in the file: no gate, no replay".into()),
         }
-        report.notes.extend(plan.config.lint().iter().map(|warning| format!("unusual: {warning}")));
+        report.notes.extend(plan.warnings.iter().map(|warning| format!("unusual: {warning}")));
         if update.options.verbose {
             report.notes.extend(update.file.ignored().into_iter().map(|tensor| format!("ignored: {tensor}")));
         }
@@ -86,11 +90,12 @@ impl Report {
     pub(super) fn gated(&mut self, gated: gate::Gated) {
         self.stages.extend(gated.stages);
         self.changed = gated.changed;
+        self.load = gated.load;
         self.norms.extend(gated.norms);
     }
 
     /// Takes in what the objective came to.
-    pub(super) fn computed(&mut self, computed: objective::Computed, plan: &objective::Plan) {
+    pub(super) fn computed(&mut self, computed: objective::Computed, plan: &plan::Plan) {
         self.stages.push(computed.stage);
         self.stages.extend(self.backward.take());
         self.loss = computed.found.loss;
@@ -98,7 +103,7 @@ impl Report {
         self.exact = computed.exact;
         if !computed.has_anchor {
             self.notes.push("no old_logprobs in the file: the first on-policy step, every ratio is 1".into());
-        } else if plan.anchor == AnchorName::Rollout {
+        } else if plan.config.anchor == Anchor::Rollout {
             self.notes.push("ratios are taken against the rollout engine's log-probabilities".into());
         }
         let allowed: usize = self.stages.iter().map(|stage| stage.findings).sum();
@@ -106,6 +111,52 @@ impl Report {
             self.notes
                 .push("numbers at counted tokens that are not finite were found, and allowed by --nonfinite".into());
         }
+    }
+
+    /// The charts that the page shows.
+    pub(super) fn draw(&mut self, inputs: &Inputs<'_>, plan: &plan::Plan) {
+        let recording = |changed: &Changed| (format!("routes_{}", changed.recorded), changed.by_layer.clone());
+        let changed: Vec<(String, Vec<f64>)> = self.changed.iter().map(recording).collect();
+        let changed: Vec<(&str, Vec<f64>)> =
+            changed.iter().map(|(name, shares)| (name.as_str(), shares.clone())).collect();
+        let loaded = "as the gate sent them";
+        self.charts = Some(Charts::of(inputs, plan.window(), &Routing { changed: &changed, load: &self.load, loaded }));
+    }
+
+    /// The table and the charts as a page about a file.
+    pub fn page(&self, file: &str) -> Page {
+        let mut page = Page::new("moerl step");
+        page.line(&crate::failure::one_line(file));
+        let mut tiles = vec![("loss", number(self.loss, 5))];
+        if let Some(found) = &self.objective {
+            let clipped = [
+                ("tokens clipped", found.clip_fraction.map(|clipped| percent(clipped.any))),
+                ("sequences clipped", found.sequence_clip_fraction.map(|clipped| percent(clipped.any))),
+                ("KL old to current, nats a token", found.policy_kl_k3.map(|kl| number(kl, 3))),
+            ];
+            tiles.extend(clipped.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        }
+        if let Some(size) = self.statistics.sample_size {
+            tiles.push(("effective sample size of tokens", percent(size.tokens)));
+        }
+        if let Some(changed) = &self.changed {
+            tiles.push(("expert sets changed", percent(changed.share())));
+        }
+        page.tiles(&tiles);
+        if let Some(charts) = &self.charts {
+            page.charts(charts);
+        }
+        let mut facts = Table::new(&["", ""]);
+        self.facts.iter().for_each(|(name, text)| {
+            facts.row([*name, text.as_str()]);
+        });
+        page.section("Settings").table(&facts);
+        page.section("Results").table(&self.result_table());
+        page.section("Stages").table(&self.stage_table());
+        self.notes.iter().for_each(|note| {
+            page.line(note);
+        });
+        page
     }
 
     /// The text.
@@ -221,7 +272,7 @@ impl Report {
 }
 
 /// Tokens, segments and what the policy comes from.
-fn shapes(file: &StepFile) -> String {
+pub fn shapes(file: &StepFile) -> String {
     let counted = file.loss_mask().iter().filter(|&&m| m != 0).count();
     let longest = Segments::from_offsets(&file.offsets).map_or(0, |segments| segments.longest());
     let policy = match file.policy() {

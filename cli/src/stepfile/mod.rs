@@ -21,6 +21,9 @@ use crate::failure::{Failure, Result};
 /// The most layers: faults name the layer in 16 bits.
 pub const MAX_LAYERS: usize = 1 << 16;
 
+/// What stands for an expert that was not recorded.
+pub const MISSING: i64 = -1;
+
 /// Other names under which a tensor is accepted.
 const ALIASES: &[(&str, &str)] =
     &[("old_logprobs", "logp_old"), ("rollout_logprobs", "logp_rollout"), ("ref_logprobs", "logp_ref")];
@@ -192,6 +195,20 @@ impl StepFile {
         per_token.or_else(per_segment).or_else(|| self.present("reward").map(AdvantageSource::Reward))
     }
 
+    /// The rewards `[S]`, also where the file has advantages.
+    ///
+    /// # Errors
+    /// [`Failure::Input`] where they are missing or of another type or shape.
+    pub fn reward(&self) -> Result<Cow<'_, [f32]>> {
+        let tensor =
+            self.container.tensor("reward").ok_or_else(|| Failure::input("reward: missing, needed by --advantage"))?;
+        if tensor.element != Some(Element::F32) || tensor.shape != [self.segments] {
+            let found = tensor.describe();
+            return Err(Failure::input(format!("reward: is {found}, needs f32 [S = {}]", self.segments)));
+        }
+        Ok(tensor.all())
+    }
+
     /// What the current log-probabilities come from; the check of the file made sure of one.
     pub fn policy(&self) -> Option<PolicySource<'_>> {
         let logits = self.present("logits").or_else(|| self.present("logits_bf16")).map(PolicySource::Logits);
@@ -213,6 +230,24 @@ impl StepFile {
     /// Recorded experts `[N, L, k]`.
     pub fn routes(&self, which: Recorded) -> Option<Tensor<'_>> {
         self.present(which.tensor())
+    }
+
+    /// Elements of the recorded experts `[N, L, k]`, in order; [`MISSING`] where all bits are one, which stands for "not recorded". Empty
+    /// without routes.
+    pub fn recorded_ids(&self, which: Recorded, elements: Range<usize>) -> Vec<i64> {
+        let Some(routes) = self.routes(which) else { return Vec::new() };
+        // A byte names 256 experts only if none of its values means "not recorded".
+        let has_sentinel = self.router.is_none_or(|(_, experts)| experts != 256);
+        let known = |id: i64, sentinel: i64| if id == sentinel { MISSING } else { id };
+        match routes.element {
+            Some(Element::U8) => {
+                let sentinel = if has_sentinel { 0xff } else { MISSING };
+                routes.elements::<u8>(elements).iter().map(|&id| known(id.into(), sentinel)).collect()
+            }
+            Some(Element::U16) => routes.elements::<u16>(elements).iter().map(|&id| known(id.into(), 0xffff)).collect(),
+            Some(Element::I16) => routes.elements::<i16>(elements).iter().map(|&id| id.into()).collect(),
+            _ => routes.elements::<i32>(elements).iter().map(|&id| id.into()).collect(),
+        }
     }
 
     /// The selection bias of one layer, `[E]`.

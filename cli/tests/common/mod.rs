@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use moerl::element::Scalar;
+use moerl_cli::arguments::{Arguments, Command as Subcommand, Step};
+use moerl_cli::backend::Chosen;
 use moerl_cli::failure::Failure;
+use moerl_cli::step::{Report, Update};
+use moerl_cli::stepfile::StepFile;
 use moerl_cli::{Outcome, call};
 use serde_json::{Map, Value, json};
 
@@ -45,6 +49,33 @@ pub fn small() -> Draft {
 }
 
 impl Draft {
+    /// A file that is there, to damage.
+    pub fn of(path: &Path) -> Draft {
+        let file = moerl_cli::stepfile::Container::open(path).expect("a safetensors file");
+        let piece = |name: String| {
+            let tensor = file.tensor(&name).expect("a tensor of that name");
+            let element = tensor.element.expect("a type that the command reads");
+            Piece {
+                dtype: moerl_cli::stepfile::safetensors_name(element),
+                shape: tensor.shape.to_vec(),
+                bytes: tensor.bytes().to_vec(),
+                name,
+            }
+        };
+        Draft { tensors: file.names().into_iter().map(piece).collect() }
+    }
+
+    /// The elements of a tensor.
+    pub fn values<T: Scalar>(&mut self, name: &str) -> Vec<T> {
+        self.piece(name).bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()
+    }
+
+    /// Replaces the elements of a tensor by others of the same type.
+    pub fn overwrite<T: Scalar>(&mut self, name: &str, values: &[T]) -> &mut Draft {
+        self.piece(name).bytes = bytemuck::cast_slice(values).to_vec();
+        self
+    }
+
     /// Adds or replaces a tensor.
     pub fn set<T: Scalar>(&mut self, name: &str, shape: &[usize], values: &[T]) -> &mut Draft {
         self.remove(name);
@@ -165,4 +196,34 @@ pub fn assert_refused<T: std::fmt::Debug>(what: &str, result: Result<T, Failure>
     for needle in needles {
         assert!(line.contains(needle), "{what}: `{line}` does not say `{needle}`");
     }
+}
+
+/// The report of a step, as numbers.
+pub fn report(arguments: &[&str]) -> Report {
+    use clap::Parser;
+    let arguments = Arguments::try_parse_from([&["moerl", "step"], arguments].concat()).unwrap();
+    let Subcommand::Step(options) = arguments.command else { panic!("step was asked for") };
+    let options: &Step = &options;
+    let file = StepFile::open(options.input.as_ref().unwrap()).unwrap();
+    let backend = Chosen::open(options.backend).unwrap();
+    let compare = !backend.is_reference();
+    backend.run(Update { options, file: &file, backend: backend.describe(), compare }).unwrap()
+}
+
+/// That of the shipped file.
+pub fn shipped(arguments: &[&str]) -> Report {
+    let path = data("step.safetensors");
+    report(&[&[path.to_str().unwrap()], arguments].concat())
+}
+
+/// What `moerl step` says of a draft, on the reference.
+pub fn step(draft: &Draft, arguments: &[&str]) -> Result<Outcome, Failure> {
+    let folder = Folder::new();
+    let path = folder.write("x.safetensors", &draft.bytes());
+    moerl(&[&["step", "--backend", "reference", path.to_str().unwrap()], arguments].concat())
+}
+
+/// Asserts a relative difference of at most `relative`.
+pub fn close(what: &str, found: f64, expected: f64, relative: f64) {
+    assert!((found - expected).abs() <= relative * expected.abs(), "{what}: {found}, expected {expected}");
 }

@@ -1,18 +1,34 @@
 //! Launches `kernels/gate_backward.cu`.
 
-use super::{BACKWARD, BACKWARD_ROW, element_code, grid, name, router, tier};
+use super::{BACKWARD, BACKWARD_ROW, Tier, element_code, grid, name, router, tier, warps};
 use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::Result;
 use crate::gate::{Backward, Config, Output, Shape, aligned_workspace};
-use crate::memory::Memory;
+use crate::memory::{MatrixMut, Memory};
 use crate::router_loss::{self, Gradient};
 
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlGateBackward {}
 
-/// Lanes of a row, and threads of a block, where only slots are worked on.
-const COMPACT_LANES: usize = 8;
+/// Where only slots are worked on, by the most of them.
+const COMPACT: [(usize, usize, &str); 3] =
+    [(8, 2, "gate_backward_compact_8"), (16, 4, "gate_backward_compact_16"), (32, 8, "gate_backward_compact_32")];
+/// Where whole rows are stored, a few at a time, likewise.
+const TILES: [Tier; 2] = [
+    Tier {
+        most: 8,
+        lanes: 2,
+        names: ["gate_backward_tiles_bf16_8", "gate_backward_tiles_f16_8", "gate_backward_tiles_f32_8"],
+    },
+    Tier {
+        most: 16,
+        lanes: 4,
+        names: ["gate_backward_tiles_bf16_16", "gate_backward_tiles_f16_16", "gate_backward_tiles_f32_16"],
+    },
+];
+/// Bytes of rows that a warp stores at a time, where a row is not longer: shared memory then holds no fewer warps than registers do.
+const TILE_BYTES: usize = 4096;
 /// Threads of a block that sums a panel, or finishes so many experts; `BACKWARD_THREADS` in the kernels.
 const PANEL_THREADS: usize = 256;
 
@@ -35,19 +51,29 @@ pub(in crate::device) fn backward<E: Executor>(
         return Ok(());
     }
     let reads_rows = call.reads_rows(config);
+    let is_dense = matches!(call.output, Output::Dense(_));
     let mut arguments = Arguments::new::<E>();
     let mut params = inputs(&mut arguments, config, &call, &shape);
     let (kernel, grid) = match &mut call.output {
         Output::Compact { d_selected_logits, .. } => {
             params.d_selected_logits = arguments.write("d_selected_logits", d_selected_logits);
-            (named("gate_backward_compact"), grid(shape.tokens, COMPACT_LANES, 0))
+            let fits = |&&(most, ..): &&(usize, usize, &str)| shape.top_k <= most;
+            let &(_, lanes, kernel) = COMPACT.iter().find(fits).unwrap_or(&COMPACT[COMPACT.len() - 1]);
+            let warps = warps(executor, shape.tokens.div_ceil(32 / lanes), 0, PANEL_THREADS);
+            let blocks = shape.tokens.div_ceil(warps * (32 / lanes)) as u32;
+            (named(kernel), Grid { blocks, threads: 32 * warps as u32, shared_bytes: 0 })
         }
         Output::Dense(target) | Output::Accumulate(target) => {
             params.d_router_logits = arguments.write_matrix("d_router_logits", target);
             params.d_router_logits_stride = target.row_stride() as i64;
+            let tiles = tiles(executor, target, &shape).filter(|_| is_dense && !reads_rows);
+            params.tile_rows = tiles.as_ref().map_or(0, |(_, _, rows)| *rows);
             let tier = tier(if reads_rows { BACKWARD_ROW } else { BACKWARD }, shape.experts);
             let kernel = named(name(&tier.names, target.element()));
-            (kernel, grid(shape.tokens, tier.lanes, params.stage_bytes as usize))
+            tiles.map_or_else(
+                || (kernel, grid(shape.tokens, tier.lanes, params.stage_bytes as usize)),
+                |(kernel, grid, _)| (kernel, grid),
+            )
         }
     };
     params.accumulate = u8::from(matches!(call.output, Output::Accumulate(_)));
@@ -55,6 +81,30 @@ pub(in crate::device) fn backward<E: Executor>(
     // is there; `stage_bytes` is what a row takes in shared memory.
     unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }?;
     if call.d_expert_scale.is_some() { expert_scale(executor, stream, config, &mut call, &shape) } else { Ok(()) }
+}
+
+/// The kernel for whole rows of zeros and slots, its grid, and the rows that a warp stores at a time; where 16 bytes divide a row.
+fn tiles<E: Executor>(executor: &E, target: &MatrixMut<'_, E::Memory>, shape: &Shape) -> Option<(Kernel, Grid, u32)> {
+    let tier = TILES.iter().find(|tier| shape.top_k <= tier.most)?;
+    let size = target.element().size();
+    let row_bytes = shape.experts * size;
+    let aligned =
+        [target.address(), target.row_stride() * size, row_bytes].iter().all(|bytes| bytes.is_multiple_of(16));
+    if !aligned {
+        return None;
+    }
+    let rows = 32 / tier.lanes;
+    let mut tile_rows = rows;
+    while tile_rows > 1 && tile_rows * row_bytes > TILE_BYTES {
+        tile_rows /= 2;
+    }
+    let warps = warps(executor, shape.tokens.div_ceil(rows), tile_rows * row_bytes, PANEL_THREADS);
+    let grid = Grid {
+        blocks: shape.tokens.div_ceil(warps * rows) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * tile_rows * row_bytes) as u32,
+    };
+    Some((named(name(&tier.names, target.element())), grid, tile_rows as u32))
 }
 
 /// What the gradient is made of; where it goes is null.

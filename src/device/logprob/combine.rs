@@ -90,6 +90,7 @@ fn output_params<M: Memory>(
         best: std::ptr::null_mut(),
         errors: arguments.write_optional("errors", &mut call.errors),
         rows: call.rows() as u64,
+        first_row: 0,
         groups: groups as u64,
         logits_stride: 0,
         tokens_stride,

@@ -41,6 +41,8 @@ pub(super) fn forward<E: Executor>(
         label_added: arguments.write_optional("label_added", &mut call.label_added),
         errors: arguments.write_optional("errors", &mut call.errors),
         rows: sizes.rows as u64,
+        first_row: sizes.first_row as u64,
+        call_rows: sizes.call_rows as u64,
         groups: groups as u64,
         kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: call.logits.row_stride() as i64,

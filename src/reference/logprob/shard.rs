@@ -104,7 +104,16 @@ fn merged(records: &[Sums], temperature: f64) -> Sums {
 pub(in crate::reference) fn combine(config: &Config, mut call: Combine<'_, Host>) -> Result<()> {
     let vocab_total = call.validate(config)?;
     let (rows, ids, shards) = (call.rows(), call.ids(), call.counts.len());
-    let sizes = Sizes { rows, vocabulary: vocab_total, columns: vocab_total, ids, vocab_start: 0, vocab_total };
+    let sizes = Sizes {
+        rows,
+        vocabulary: vocab_total,
+        columns: vocab_total,
+        ids,
+        vocab_start: 0,
+        vocab_total,
+        first_row: 0,
+        call_rows: rows,
+    };
     for r in 0..rows {
         let row = Row::read(r, config, &sizes, call.tokens, call.temperature, call.loss_mask);
         let mut records = Vec::new();

@@ -109,16 +109,9 @@ pub(super) fn kl_penalty<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Com
     let kl = Kl { beta: 1.0, form, straight_through: name.ends_with('+'), input_clamp, output_clamp };
     let objective = Objective::new(Variant::Gpg).with_aggregation(Aggregation::TokenSum).with_kl(kl);
     let inputs = Inputs {
-        segments: &data.segments,
-        logprobs: &data.logprobs,
-        anchor: None,
-        advantages: HostAdvantages::PerToken(&advantages),
-        mask: &mask,
-        weights: None,
-        keep: None,
         reference: Some(&reference),
-        segment_scale: None,
         counts: data.counts(),
+        ..Inputs::new(&data.segments, &data.logprobs, HostAdvantages::PerToken(&advantages), &mask)
     };
     let (found, fault) = run(backend, &backend.stream()?, &objective, &inputs, &mut Clock::default())?;
     if let Some(fault) = fault {

@@ -1,8 +1,15 @@
 //! The command line.
 
+mod objective;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+pub use objective::{
+    AdvantageName, AggregationName, AnchorName, KlName, LevelName, NonfiniteName, Objective, ObjectiveName, PresetName,
+    Switch, text_of,
+};
 
 /// CUDA kernels for reinforcement learning of mixture-of-experts models, run and checked on your own data.
 #[derive(Debug, Parser)]
@@ -18,6 +25,8 @@ pub struct Arguments {
 pub enum Command {
     /// Run one policy update from a step file and print what came of it.
     Step(Box<Step>),
+    /// Look for the mismatch between rollout and trainer in step files, and for recorded data that is not what it should be.
+    Audit(Audit),
     /// Run golden vectors through a backend and say where it differs.
     Check(Check),
     /// Say which devices, drivers and kernel images there are, and what to do about what is missing.
@@ -65,12 +74,70 @@ pub struct Generate {
     /// Seed: the same one gives the same file.
     #[arg(long, value_name = "S")]
     pub seed: u64,
+    /// Lengths of responses: uniform:LO,HI, fixed:N, or lognormal:MEAN,SIGMA of the logarithm (at most 16,384 tokens).
+    #[arg(long, value_name = "DISTRIBUTION", default_value = "lognormal:6,0.8")]
+    pub lengths: Lengths,
+    /// How far the current policy has drifted from the old one, in updates.
+    #[arg(long, value_name = "UPDATES", default_value_t = 1.0, help_heading = "Policies")]
+    pub staleness: f64,
+    /// How noisy the rollout engine's kernels are, in multiples of a sound engine's.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Policies")]
+    pub rollout_noise: f64,
+    /// The precision of the rollout engine's logits.
+    #[arg(long, value_name = "TYPE", default_value = "bf16", help_heading = "Policies")]
+    pub rollout_precision: Precision,
+    /// Round the rollout's log-probabilities to bf16, as an engine does that forgets to widen them.
+    #[arg(long, help_heading = "Policies")]
+    pub bf16_logprobs: bool,
+    /// The share of a rollout's expert sets in which one expert is another, beside what noise changes.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, help_heading = "Policies")]
+    pub changed_routes: f64,
     /// Write the tokens' log-probabilities instead of logits.
     #[arg(long)]
     pub no_logits: bool,
     /// The file to write.
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
+}
+
+/// How long responses are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Lengths {
+    /// Every length between the two, as likely as any other.
+    Uniform(usize, usize),
+    /// This one.
+    Fixed(usize),
+    /// Mean and deviation of the logarithm.
+    LogNormal(f64, f64),
+}
+
+impl std::str::FromStr for Lengths {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Lengths, String> {
+        let pair = |text: &str| text.split_once(',').map(|(a, b)| (a.trim().to_owned(), b.trim().to_owned()));
+        let found = match text.split_once(':') {
+            Some(("uniform", bounds)) => pair(bounds)
+                .and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)))
+                .filter(|&(low, high)| 1 <= low && low <= high)
+                .map(|(low, high)| Lengths::Uniform(low, high)),
+            Some(("fixed", length)) => length.trim().parse().ok().filter(|&n: &usize| n > 0).map(Lengths::Fixed),
+            Some(("lognormal", numbers)) => pair(numbers)
+                .and_then(|(mean, sigma)| Some((mean.parse::<f64>().ok()?, sigma.parse::<f64>().ok()?)))
+                .filter(|(mean, sigma)| mean.is_finite() && sigma.is_finite() && *sigma >= 0.0)
+                .map(|(mean, sigma)| Lengths::LogNormal(mean, sigma)),
+            _ => None,
+        };
+        found.ok_or_else(|| "needs uniform:LO,HI (1 ≤ LO ≤ HI), fixed:N or lognormal:MEAN,SIGMA".into())
+    }
+}
+
+/// The precision of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Numbers are rounded to 8 significant bits.
+    Bf16,
+    /// They are not.
+    F32,
 }
 
 /// `moerl routes`
@@ -237,48 +304,37 @@ pub struct Step {
     #[arg(long, default_value = "auto")]
     pub backend: BackendName,
 
-    /// The objective and its usual settings, which the options below change one by one.
-    #[arg(long, default_value = "gspo", help_heading = "Objective")]
-    pub objective: ObjectiveName,
-    /// Whose conventions: clamps, caps, what a mean counts, a group's deviation.
-    #[arg(long, default_value = "moerl", value_name = "SYSTEM", help_heading = "Objective")]
-    pub preset: PresetName,
-    /// How far below 1 a ratio may go: the window begins at 1 - this.
-    #[arg(long, value_name = "E", help_heading = "Objective")]
-    pub clip_low: Option<f64>,
-    /// How far above 1 a ratio may go.
-    #[arg(long, value_name = "E", help_heading = "Objective")]
-    pub clip_high: Option<f64>,
-    /// For negative advantages, the ratio above which the loss stays constant (above 1).
-    #[arg(long, value_name = "C", help_heading = "Objective")]
-    pub dual_clip: Option<f64>,
-    /// A second bound of the ratio, for both signs of the advantage (INTELLECT-2; TRL's delta).
-    #[arg(long, value_name = "D", conflicts_with = "dual_clip", help_heading = "Objective")]
-    pub delta: Option<f64>,
-    /// How token losses become one number.
-    #[arg(long, value_name = "MODE", help_heading = "Objective")]
-    pub aggregation: Option<AggregationName>,
-    /// The length that seq-mean-token-sum-norm divides by, instead of the longest segment's.
-    #[arg(long, value_name = "TOKENS", help_heading = "Objective")]
-    pub max_len: Option<u64>,
-    /// Whether rewards are divided by their group's standard deviation.
-    #[arg(long, value_name = "SWITCH", help_heading = "Objective")]
-    pub std: Option<Switch>,
-    /// The policy that ratios are taken against.
-    #[arg(long, default_value = "old", value_name = "POLICY", help_heading = "Objective")]
-    pub anchor: AnchorName,
-    /// Weights and rejections against the rollout: terms with commas between them. Weights: tis=C, clamp=LO_HI, icepop=LO_HI (each also
-    /// -sequence, -geometric: tis-sequence=2), seq-mask-tis=LO_HI, snis, metropolis=SEED, metropolis-mask=SEED; normalise. Rejections:
-    /// band-LEVEL=LO_HI, k1-OVER=LO_HI, k2-OVER=T, k3-OVER=T (OVER: token, sum, mean, max), veto=LO or LO_HI, opsm=T.
-    #[arg(long, value_name = "TERMS", value_parser = crate::step::parse_correction, help_heading = "Objective")]
-    pub correction: Option<moerl::correction::Config>,
-    /// What to do about numbers at counted tokens that are not finite; without this option they are an error.
-    #[arg(long, value_name = "RULE", help_heading = "Objective")]
-    pub nonfinite: Option<NonfiniteName>,
+    /// The objective.
+    #[command(flatten)]
+    pub objective: Objective,
 
     /// Whose experts are replayed: rollout where the file has them, else old, else none.
     #[arg(long, value_name = "WHOSE", help_heading = "Gate")]
     pub replay: Option<ReplayName>,
+    /// The router.
+    #[command(flatten)]
+    pub router: Router,
+
+    /// The temperature that divides the logits.
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f32,
+    /// Write the results to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write a page with charts, step.html, to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Write the logits' gradient too.
+    #[arg(long, requires = "out")]
+    pub with_d_logits: bool,
+    /// List the file's tensors that a step takes no notice of.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// What a router does with its logits.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Router {
     /// A model's gate (qwen3, deepseek_v3, …) or a score function (softmax, softmax_selected, sigmoid).
     #[arg(long, value_name = "NAME", help_heading = "Gate")]
     pub gate: Option<String>,
@@ -300,114 +356,32 @@ pub struct Step {
     /// The factor on every weight.
     #[arg(long, value_name = "FACTOR", help_heading = "Gate")]
     pub scale: Option<f32>,
+}
 
+/// `moerl audit`
+#[derive(Clone, Debug, clap::Args)]
+pub struct Audit {
+    /// Step files.
+    #[arg(value_name = "IN", required = true)]
+    pub inputs: Vec<PathBuf>,
+    /// Who executes the operations.
+    #[arg(long, default_value = "auto")]
+    pub backend: BackendName,
     /// The temperature that divides the logits.
     #[arg(long, default_value_t = 1.0, value_name = "T")]
     pub temperature: f32,
-    /// Write the results to this safetensors file.
-    #[arg(long, value_name = "FILE")]
-    pub out: Option<PathBuf>,
-    /// Write the logits' gradient too.
-    #[arg(long, requires = "out")]
-    pub with_d_logits: bool,
-    /// List the file's tensors that a step takes no notice of.
-    #[arg(short, long)]
-    pub verbose: bool,
-}
-
-/// Objectives, with their usual settings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ObjectiveName {
-    /// One clipped ratio per sequence, 3e-4 / 4e-4 (arXiv 2507.18071).
-    Gspo,
-    /// The same ratio, with the gradient taken token by token (eq. 13 there).
-    GspoToken,
-    /// A clipped ratio per token, 0.2 / 0.2, mean over tokens, then over sequences.
-    Grpo,
-    /// As grpo, with 0.2 / 0.28 and the mean over all tokens.
-    Dapo,
-    /// As grpo, with rewards not divided by their deviation and sums divided by the longest segment.
-    DrGrpo,
-}
-
-/// Whose conventions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum PresetName {
-    /// This project's.
-    Moerl,
-    /// TRL's.
-    Trl,
-    /// Liger's, which follow TRL's.
-    Liger,
-    /// verl's: dual clip, the mean over tokens, gspo with a gradient per token.
-    Verl,
-}
-
-impl PresetName {
-    /// The objective's part of the conventions.
-    pub fn objective(self) -> moerl::objective::Preset {
-        match self {
-            PresetName::Moerl => moerl::objective::Preset::Moerl,
-            PresetName::Trl => moerl::objective::Preset::Trl,
-            PresetName::Liger => moerl::objective::Preset::Liger,
-            PresetName::Verl => moerl::objective::Preset::Verl,
-        }
-    }
-
-    /// The advantage's part.
-    pub fn advantage(self, std: bool) -> moerl::advantage::Config {
-        match self {
-            PresetName::Moerl => moerl::advantage::Config { std, ..moerl::advantage::Config::default() },
-            PresetName::Trl | PresetName::Liger => moerl::advantage::Config::trl(std),
-            PresetName::Verl => moerl::advantage::Config::verl(std),
-        }
-    }
-}
-
-/// How token losses become one number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AggregationName {
-    /// Sum over tokens / tokens.
-    TokenMean,
-    /// Sum over tokens.
-    TokenSum,
-    /// Mean over segments of their mean.
-    SeqMeanTokenMean,
-    /// Mean over segments of their sum.
-    SeqMeanTokenSum,
-    /// The same, divided by the longest segment.
-    SeqMeanTokenSumNorm,
-    /// Mean over prompts of the mean over a prompt's tokens.
-    PromptMean,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// Yes.
-    On,
-    /// No.
-    Off,
-}
-
-/// The policy that ratios are taken against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AnchorName {
-    /// The trainer's policy when the step began.
-    Old,
-    /// The rollout engine's.
-    Rollout,
-}
-
-/// What to do about numbers that are not finite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NonfiniteName {
-    /// NaN in the segment and in the loss.
-    Propagate,
-    /// The token has weight 0.
-    ZeroWeight,
-    /// The segment is left out.
-    DropSegment,
+    /// The router.
+    #[command(flatten)]
+    pub router: Router,
+    /// Print every number and every danger as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with charts, audit.html, to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Exit code 1 if there is a danger.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Whose experts are replayed.

@@ -1225,7 +1225,7 @@ struct MoerlLogprobBackward {
     uint64_t rows;
     uint64_t first_row;          // of a call that is made piece by piece: where its keep-sets begin
     uint64_t call_rows;          // and how many rows that call has
-    uint64_t groups;             // as in the forward
+    uint64_t groups;             // as in the forward; of the general kernels alone
     uint64_t kept;               // ids in all
     int64_t logits_stride;
     int64_t d_logits_stride;
@@ -1238,14 +1238,14 @@ struct MoerlLogprobBackward {
     uint32_t vocabulary;
     uint32_t ids;
     uint32_t columns;
-    uint32_t panels;             // that cover the columns
+    uint32_t panels;             // that cover the columns of a row wherever it begins in a line
     uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
     float uniform_temperature;
     float softcap;
     float cap_scale;
     float logit_scale;           // of the softcap
     uint32_t strict_keep;
-    uint32_t reserved;
+    uint32_t step;               // warps among which the other kernels deal panels
 };
 
 struct MoerlLogprobKeep {

@@ -711,7 +711,7 @@ static_assert(offsetof(MoerlLogprobBackward, softcap) == 236, "MoerlLogprobBackw
 static_assert(offsetof(MoerlLogprobBackward, cap_scale) == 240, "MoerlLogprobBackward.cap_scale");
 static_assert(offsetof(MoerlLogprobBackward, logit_scale) == 244, "MoerlLogprobBackward.logit_scale");
 static_assert(offsetof(MoerlLogprobBackward, strict_keep) == 248, "MoerlLogprobBackward.strict_keep");
-static_assert(offsetof(MoerlLogprobBackward, reserved) == 252, "MoerlLogprobBackward.reserved");
+static_assert(offsetof(MoerlLogprobBackward, step) == 252, "MoerlLogprobBackward.step");
 static_assert(sizeof(MoerlLogprobKeep) == 232, "MoerlLogprobKeep");
 static_assert(offsetof(MoerlLogprobKeep, logits) == 0, "MoerlLogprobKeep.logits");
 static_assert(offsetof(MoerlLogprobKeep, tokens) == 8, "MoerlLogprobKeep.tokens");

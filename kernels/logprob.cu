@@ -42,9 +42,9 @@ MOERL_ALL_REGISTERS(logprob_panels_f32, MoerlLogprobForward, 256)
 MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float, Squares>(p); }
 MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows<Plain>(p); }
 
-MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 256) { backward_by_rows<bf16, bf16>(p); }
-MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 256) { backward_by_rows<f16, f16>(p); }
-MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 256) { backward_by_rows<float, float>(p); }
-MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 256) { backward_by_rows<bf16, float>(p); }
-MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 256) { backward_by_rows<float, bf16>(p); }
-MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 256) { backward_by_rows<f16, float>(p); }
+MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 768) { backward_by_panels<bf16, bf16>(p); }
+MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 768) { backward_by_panels<f16, f16>(p); }
+MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 768) { backward_by_panels<float, float>(p); }
+MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 768) { backward_by_panels<bf16, float>(p); }
+MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 768) { backward_by_panels<float, bf16>(p); }
+MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 768) { backward_by_panels<f16, float>(p); }

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xae4c1766c58ab55d;
+pub const ABI_DIGEST: u64 = 0x8dfac69efa5b8326;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -2195,7 +2195,7 @@ pub struct MoerlLogprobBackward {
     pub cap_scale: f32,
     pub logit_scale: f32,
     pub strict_keep: u32,
-    pub reserved: u32,
+    pub step: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -2265,8 +2265,7 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 244usize];
     ["Offset of field: MoerlLogprobBackward::strict_keep"]
         [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 248usize];
-    ["Offset of field: MoerlLogprobBackward::reserved"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, reserved) - 252usize];
+    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 252usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

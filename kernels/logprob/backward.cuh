@@ -3,16 +3,21 @@
 
 #include "panel.cuh"
 
+// What every column of a row needs.
+struct Slope {
+    float max, scale;    // of exponent_of
+    float constant;      // -(a - b * A/s - c) / s
+    float linear;        // -b * ln 2 / s
+    float reciprocal;    // 1 / temperature
+};
+
 // How a row's gradient comes about, in shared memory.
 struct RowGradient {
     enum Kind { ZERO, FAULTY, LIVE };
     Kind kind;
     int32_t label;
-    float max, scale;    // of exponent_of
-    float constant;      // -(a - b * A/s - c) / s
-    float slope;         // -b * ln 2 / s
-    float reciprocal;    // 1 / temperature
     float at_label;      // the label column's gradient, finished
+    Slope slope;
 };
 
 MOERL_DEVICE float load_optional(const float* array, uint64_t row) { return array != nullptr ? load(array + row) : 0.0f; }
@@ -34,13 +39,13 @@ MOERL_DEVICE RowGradient row_gradient(const MoerlLogprobBackward& p, uint64_t ro
     const double sum = saved.sum, mean = saved.weighted * LN_2 / sum, temperature = temperature_of(p, r);
     g.kind = RowGradient::LIVE;
     g.label = r.label;
-    g.max = saved.max_logit;
-    g.scale = r.scale;
-    g.constant = static_cast<float>(-(a - b * mean - c) / sum);
-    g.slope = static_cast<float>(-b * LN_2 / sum);
-    g.reciprocal = static_cast<float>(1.0 / temperature);
+    g.slope.max = saved.max_logit;
+    g.slope.scale = r.scale;
+    g.slope.constant = static_cast<float>(-(a - b * mean - c) / sum);
+    g.slope.linear = static_cast<float>(-b * LN_2 / sum);
+    g.slope.reciprocal = static_cast<float>(1.0 / temperature);
     if (r.label >= 0) {
-        const float t = exponent_of(saved.label, g.max, g.scale);
+        const float t = exponent_of(saved.label, g.slope.max, g.slope.scale);
         const double chosen = exp2_approx(t) / sum;
         g.at_label = static_cast<float>((a * (1.0 - chosen) + chosen * (b * (mean - t * LN_2) + c)) / temperature);
     }
@@ -48,9 +53,9 @@ MOERL_DEVICE RowGradient row_gradient(const MoerlLogprobBackward& p, uint64_t ro
 }
 
 // The label's term is not in here: its column is stored a second time.
-MOERL_DEVICE float gradient_of(float x, const RowGradient& g) {
+MOERL_DEVICE float gradient_of(float x, const Slope& g) {
     const float t = exponent_of(x, g.max, g.scale);
-    return exp2_approx(t) * fmaf(g.slope, t, g.constant) * g.reciprocal;
+    return exp2_approx(t) * fmaf(g.linear, t, g.constant) * g.reciprocal;
 }
 
 template <class G, int COUNT> MOERL_DEVICE void store_packs(G* at, const float (&values)[COUNT]) {
@@ -70,25 +75,60 @@ template <class G, int COUNT> MOERL_DEVICE void store_packs(G* at, const float (
     }
 }
 
-// Columns [0, written) of a panel are written, the first `counted` of them from logits.
-struct Extent {
-    int counted, written;
+// A stretch of a row: the columns [first, written) behind a boundary of the gradient's lines are written, those below `counted` from
+// logits. Whole warps store whole lines but at a row's ends, whatever its address.
+struct Stretch {
+    int64_t start;  // the boundary, as a column: below 0 where the row begins behind it
+    int first, counted, written;
 };
+
+constexpr int LINE = 128;  // bytes of a line of the caches
+
+MOERL_DEVICE int up_to_panel(int64_t columns) { return columns < 0 ? 0 : columns < PANEL ? static_cast<int>(columns) : PANEL; }
+
+template <class G> MOERL_DEVICE Stretch stretch_of(const MoerlLogprobBackward& p, const G* gradient, uint32_t panel) {
+    const int behind = static_cast<int>(reinterpret_cast<uintptr_t>(gradient) % LINE / sizeof(G));
+    const int64_t start = static_cast<int64_t>(panel) * PANEL - behind;
+    return {start, start < 0 ? behind : 0, up_to_panel(p.vocabulary - start), up_to_panel(p.columns - start)};
+}
+
+// Whole packs of `width` columns among [from, to), and the columns around them up to `written`, which go one by one.
+struct Parts {
+    int begin, end;     // the packs' columns
+    int before, edges;  // how many single columns lie before these, and how many in all
+    int from;
+
+    MOERL_DEVICE int edge(int i) const { return i < before ? from + i : end + (i - before); }
+    // The lane that stores a column.
+    MOERL_DEVICE int owner(int column, int width) const {
+        const int at = column < begin ? column - from : column < end ? column / width : before + (column - end);
+        return at % WARP;
+    }
+};
+
+MOERL_DEVICE Parts parts_of(int from, int to, int written, int width) {
+    int begin = (from + width - 1) / width * width, end = to / width * width;
+    if (begin >= end) begin = end = from;
+    return {begin, end, begin - from, begin - from + (written - end), from};
+}
 
 // Packs that a lane has on its way at once: 128 bytes.
 constexpr int STRIP = 8;
 
-// The first `packs` packs behind `logits` and `gradient`, both at a 16-byte boundary. In place they are the same memory, so a
+// The packs of columns [begin, end) behind `logits` and `gradient`, both at a 16-byte boundary. In place they are the same memory, so a
 // strip is loaded before it is stored, by the same lanes.
 template <class T, class G>
-MOERL_DEVICE void gradient_packs(const T* logits, G* gradient, int packs, const RowGradient& g) {
+MOERL_DEVICE void gradient_packs(const T* logits, G* gradient, int begin, int end, const Slope& g) {
     const int lane = static_cast<int>(lane_index());
-    for (int first = 0; first < packs; first += STRIP * WARP) {
+    const int skipped = begin / PACK<T>, last = end / PACK<T>;
+    const uint32_t packs = static_cast<uint32_t>(last - skipped);
+    MOERL_ROLLED
+    for (int first = 0; first < last; first += STRIP * WARP) {
         Words4 held[STRIP];
         MOERL_UNROLL
         for (int turn = 0; turn < STRIP; turn++) {
             const int slot = first + turn * WARP + lane;
-            if (slot < packs) held[turn] = load16_once(logits + slot * PACK<T>);
+            if (static_cast<uint32_t>(slot - skipped) < packs) held[turn] = load16_once(logits + slot * PACK<T>);
         }
         MOERL_UNROLL
         for (int turn = 0; turn < STRIP; turn++) {
@@ -97,83 +137,86 @@ MOERL_DEVICE void gradient_packs(const T* logits, G* gradient, int packs, const 
             unpack<T>(held[turn], x);
             MOERL_UNROLL
             for (int i = 0; i < PACK<T>; i++) x[i] = gradient_of(x[i], g);
-            if (slot < packs) store_packs(gradient + slot * PACK<T>, x);
+            if (static_cast<uint32_t>(slot - skipped) < packs) store_packs(gradient + slot * PACK<T>, x);
         }
     }
 }
 
-// A panel's gradient where the row is live.
-template <class T, class G>
-MOERL_DEVICE void live_panel(const T* logits, G* gradient, Extent extent, int label, const RowGradient& g) {
+// A stretch's gradient where the row is live; `logits` and `gradient` are its boundary. `row` is in shared memory, of which registers hold
+// what every column needs.
+template <class T, class G> MOERL_DEVICE void live_stretch(const T* logits, G* gradient, const Stretch& s, const RowGradient& row) {
     const int lane = static_cast<int>(lane_index());
-    Cut c = cut<T>(columns_to_boundary(logits), extent.counted);
-    const bool aligned_alike = columns_to_boundary(gradient + c.head) == 0;
-    if (!aligned_alike) c = {extent.written, 0, 0};
-    gradient_packs(logits + c.head, gradient + c.head, c.full, g);
+    const bool aligned_alike = columns_to_boundary(logits) == 0;
+    const Parts parts = parts_of(s.first, aligned_alike ? s.counted : 0, s.written, PACK<T>);
+    const Slope g = row.slope;
+    gradient_packs(logits, gradient, parts.begin, parts.end, g);
 
-    // The columns before and behind the packs, padding included, one by one.
-    const int before = c.head < extent.written ? c.head : extent.written;
-    const int behind = c.head + c.full * PACK<T>;
-    const int edges = before + (behind < extent.written ? extent.written - behind : 0);
-    for (int i = lane; i < edges; i += WARP) {
-        const int column = i < before ? i : behind + (i - before);
-        const float value = column < extent.counted ? gradient_of(to_f32(load(logits + column)), g) : 0.0f;
+    // The columns before and behind the packs, padding included.
+    for (int i = lane; i < parts.edges; i += WARP) {
+        const int column = parts.edge(i);
+        const float value = column < s.counted ? gradient_of(to_f32(load(logits + column)), g) : 0.0f;
         store_stream(gradient + column, from_f32<G>(value));
     }
 
-    // The label's column again, by the lane that has just stored it: a thread's stores to one address stay in order.
-    if (label < 0 || label >= extent.counted) return;
-    const bool in_pack = label >= c.head && label < behind;
-    const int owner = in_pack ? (label - c.head) / PACK<T> : label < before ? label : before + (label - behind);
-    if (lane == owner % WARP) store_stream(gradient + label, from_f32<G>(g.at_label));
+    // The label's column again, by the lane that has just stored it: a thread's stores to one address stay in order. What is no label is
+    // negative, and so below the first column of a row.
+    const int64_t label = row.label - s.start;
+    if (label < s.first || label >= s.counted) return;
+    const int column = static_cast<int>(label);
+    if (lane == parts.owner(column, PACK<T>)) store_stream(gradient + column, from_f32<G>(row.at_label));
 }
 
-// A panel of a row without gradient, or of a faulty one: `value` in the counted columns, +0.0 in the padding; nothing is read.
-template <class G> MOERL_DEVICE void fill_panel(G* gradient, Extent extent, float value) {
+// A stretch of a row without gradient, or of a faulty one: `value` in the counted columns, +0.0 in the padding; nothing is read.
+template <class G> MOERL_DEVICE void fill_stretch(G* gradient, const Stretch& s, float value) {
     const int lane = static_cast<int>(lane_index());
-    const Cut c = cut<G>(columns_to_boundary(gradient), value == 0.0f ? extent.written : extent.counted);
+    const Parts parts = parts_of(s.first, value == 0.0f ? s.written : s.counted, s.written, PACK<G>);
     float values[PACK<G>];
     MOERL_UNROLL
     for (int i = 0; i < PACK<G>; i++) values[i] = value;
-    for (int slot = lane; slot < c.full; slot += WARP) store_packs(gradient + c.head + slot * PACK<G>, values);
-
-    const int before = c.head < extent.written ? c.head : extent.written;
-    const int behind = c.head + c.full * PACK<G>;
-    const int edges = before + (behind < extent.written ? extent.written - behind : 0);
-    for (int i = lane; i < edges; i += WARP) {
-        const int column = i < before ? i : behind + (i - before);
-        store_stream(gradient + column, from_f32<G>(column < extent.counted ? value : 0.0f));
+    for (int column = lane * PACK<G>; column < parts.end; column += WARP * PACK<G>) {
+        if (column >= parts.begin) store_packs(gradient + column, values);
+    }
+    for (int i = lane; i < parts.edges; i += WARP) {
+        const int column = parts.edge(i);
+        store_stream(gradient + column, from_f32<G>(column < s.counted ? value : 0.0f));
     }
 }
 
-MOERL_DEVICE int up_to_panel(uint32_t end, uint32_t start) {
-    return end <= start ? 0 : static_cast<int>(end - start < PANEL ? end - start : PANEL);
-}
+// What a warp does next, in shared memory.
+struct Work {
+    RowGradient gradient;
+    uint64_t row;
+    uint32_t panel;
+};
+constexpr uint32_t NO_PANEL = ~0u;
 
-// Blocks take groups of rows; `shares` blocks take one group together. Nothing is summed here, so any division gives the same bits.
-template <class T, class G> MOERL_DEVICE void backward_by_rows(const MoerlLogprobBackward& p) {
-    MOERL_SHARED(RowGradient, rows, WARP);
-    const uint64_t number = block_index() / p.shares;
-    const uint32_t share = block_index() % p.shares, warps = block_size() / WARP;
-    const uint64_t count = (p.rows - number + p.groups - 1) / p.groups;
-    if (warp_index() == 0 && lane_index() < count) rows[lane_index()] = row_gradient(p, row_of(p, number, static_cast<int>(lane_index())));
-    sync_block();
-
-    uint32_t panel = share * warps + warp_index(), turn = 0;
-    while (true) {
-        for (; panel >= p.panels; panel -= p.panels) turn++;
-        if (turn >= count) return;
-        const RowGradient g = rows[turn];
-        const int64_t row = static_cast<int64_t>(row_of(p, number, static_cast<int>(turn)));
-        const uint32_t start = panel * PANEL;
-        const Extent extent = {up_to_panel(p.vocabulary, start), up_to_panel(p.columns, start)};
-        G* const gradient = static_cast<G*>(p.d_logits) + row * p.d_logits_stride + start;
-        if (g.kind == RowGradient::LIVE) {
-            const T* const logits = static_cast<const T*>(p.logits) + row * p.logits_stride + start;
-            live_panel(logits, gradient, extent, g.label - static_cast<int32_t>(start), g);
-        } else {
-            fill_panel(gradient, extent, g.kind == RowGradient::ZERO ? 0.0f : not_a_number());
+// Panels of all rows, dealt to all warps in turn, so that live rows are shared by all; the warps of a block take panels that lie far
+// apart. A lane prepares what its warp does in one of the next 32 turns. Nothing is summed here, so any division gives the same bits.
+template <class T, class G> MOERL_DEVICE void backward_by_panels(const MoerlLogprobBackward& p) {
+    MOERL_SHARED(Work, works, 8 * WARP);
+    Work* const mine = works + warp_index() * WARP;
+    const uint32_t warp = warp_index() * grid_size() + block_index();
+    if (warp >= p.step) return;
+    for (uint32_t first = 0;; first += WARP) {
+        const uint64_t unit = warp + static_cast<uint64_t>(p.step) * (first + lane_index()), row = unit / p.panels;
+        Work& prepared = mine[lane_index()];
+        prepared.panel = NO_PANEL;
+        if (row < p.rows) prepared = {row_gradient(p, row), row, static_cast<uint32_t>(unit % p.panels)};
+        sync_warp();
+        MOERL_ROLLED
+        for (int turn = 0; turn < WARP; turn++) {
+            const Work& work = mine[turn];
+            if (work.panel == NO_PANEL) return;
+            const int64_t at = static_cast<int64_t>(work.row);
+            G* const gradient = static_cast<G*>(p.d_logits) + at * p.d_logits_stride;
+            const Stretch s = stretch_of(p, gradient, work.panel);
+            if (work.gradient.kind == RowGradient::LIVE) {
+                const T* const logits = static_cast<const T*>(p.logits) + at * p.logits_stride;
+                live_stretch(logits + s.start, gradient + s.start, s, work.gradient);
+            } else {
+                fill_stretch(gradient + s.start, s, work.gradient.kind == RowGradient::ZERO ? 0.0f : not_a_number());
+            }
         }
-        panel += p.shares * warps;
+        sync_warp();  // every lane has read what is prepared anew
     }
 }

@@ -163,32 +163,33 @@ MOERL_DEVICE uint32_t bits_from(const uint32_t* words, int first, int count) {
     return static_cast<uint32_t>(two >> (first % 32)) & ((1u << count) - 1u);
 }
 
-MOERL_DEVICE void mark(uint32_t* words, int64_t at, int counted) {
-    if (at >= 0 && at < counted) shared_atomic_or(words + at / 32, 1u << (at % 32));
-}
+MOERL_DEVICE bool is_counted(const Stretch& s, int64_t at) { return at >= s.first && at < s.counted; }
 
-// Marks what a panel's columns [start, start + counted) have. One warp; returns whether there is anything.
-MOERL_DEVICE bool mark_panel(const MoerlLogprobBackward& p, const GeneralRow& g, Marks& marks, int64_t start, int counted) {
+MOERL_DEVICE void mark(uint32_t* words, int64_t at) { shared_atomic_or(words + at / 32, 1u << (at % 32)); }
+
+// Marks what a stretch's counted columns have. One warp; returns whether there is anything.
+MOERL_DEVICE bool mark_stretch(const MoerlLogprobBackward& p, const GeneralRow& g, Marks& marks, const Stretch& s) {
     const int lane = static_cast<int>(lane_index());
     for (int w = lane; w < MARK_WORDS; w += WARP) marks.any[w] = marks.kept[w] = 0;
     sync_warp();
     bool found = false;
     const auto put = [&](uint32_t* words, int64_t at) {
-        mark(words, at, counted);
-        found = found || (at >= 0 && at < counted);
+        if (!is_counted(s, at)) return;
+        mark(words, at);
+        found = true;
     };
     if (g.is_dense && p.tokens != nullptr) {
-        for (uint32_t k = static_cast<uint32_t>(lane); k < p.ids; k += WARP) put(marks.any, id_of(p, g.row, k) - start);
+        for (uint32_t k = static_cast<uint32_t>(lane); k < p.ids; k += WARP) put(marks.any, id_of(p, g.row, k) - s.start);
     }
     if (g.is_kept) {
-        const int64_t first = p.vocab_start + start;
+        const int64_t first = p.vocab_start + s.start;
         for (int64_t at = lower_bound(p.kept_ids, g.set.begin, g.set.end, first) + lane; at < g.set.end; at += WARP) {
             const int64_t column = load(p.kept_ids + at) - first;
-            if (column >= counted) break;
+            if (column >= s.counted) break;
             put(marks.kept, column);
             put(marks.any, column);
         }
-        if (lane == 0 && p.strict_keep == 0) put(marks.kept, g.label - start), put(marks.any, g.label - start);
+        if (lane == 0 && p.strict_keep == 0) put(marks.kept, g.label - s.start), put(marks.any, g.label - s.start);
     }
     sync_warp();
     return any(found, FULL_WARP);
@@ -196,19 +197,22 @@ MOERL_DEVICE bool mark_panel(const MoerlLogprobBackward& p, const GeneralRow& g,
 
 // As gradient_packs; then the marked columns again, by the lanes that have just stored them: a thread's stores to one address stay in order.
 template <class T, class G>
-MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, Cut c, int64_t start) {
+MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, const Parts& parts, int64_t start) {
     constexpr int WIDTH = PACK<T>;
     const int lane = static_cast<int>(lane_index());
-    for (int first = 0; first < c.full; first += STRIP * WARP) {
+    const int skipped = parts.begin / WIDTH, last = parts.end / WIDTH;
+    const uint32_t packs = static_cast<uint32_t>(last - skipped);
+    const auto is_ours = [&](int slot) { return static_cast<uint32_t>(slot - skipped) < packs; };
+    for (int first = 0; first < last; first += STRIP * WARP) {
         Words4 held[STRIP];
         uint32_t todo[STRIP];
         MOERL_UNROLL
         for (int turn = 0; turn < STRIP; turn++) {
             const int slot = first + turn * WARP + lane;
-            todo[turn] = slot < c.full ? bits_from(marks.any, c.head + slot * WIDTH, WIDTH) : 0;
+            todo[turn] = is_ours(slot) ? bits_from(marks.any, slot * WIDTH, WIDTH) : 0;
             // Without a dense gradient only the marked columns are looked at.
             held[turn] = {};
-            if (slot < c.full && (g.is_dense || todo[turn] != 0)) held[turn] = load16_once(logits + slot * WIDTH);
+            if (is_ours(slot) && (g.is_dense || todo[turn] != 0)) held[turn] = load16_once(logits + slot * WIDTH);
         }
         MOERL_UNROLL
         for (int turn = 0; turn < STRIP; turn++) {
@@ -217,7 +221,7 @@ MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow&
             unpack<T>(held[turn], x);
             MOERL_UNROLL
             for (int i = 0; i < WIDTH; i++) x[i] = g.is_dense ? dense_gradient(p, g, x[i]) : 0.0f;
-            if (slot < c.full) store_packs(gradient + slot * WIDTH, x);
+            if (is_ours(slot)) store_packs(gradient + slot * WIDTH, x);
         }
         while (true) {
             int chosen = STRIP;
@@ -236,37 +240,34 @@ MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow&
             float logit = x[0];
             MOERL_UNROLL
             for (int i = 1; i < WIDTH; i++) logit = i == place ? x[i] : logit;
-            const int at = (first + chosen * WARP + lane) * WIDTH + place, column = c.head + at;
+            const int column = (first + chosen * WARP + lane) * WIDTH + place;
             const bool is_kept = bits_from(marks.kept, column, 1) != 0;
-            store_stream(gradient + at, from_f32<G>(marked_gradient(p, g, logit, static_cast<int32_t>(start) + column, is_kept)));
+            store_stream(gradient + column, from_f32<G>(marked_gradient(p, g, logit, static_cast<int32_t>(start) + column, is_kept)));
         }
     }
 }
 
-// A panel of a live row that has marks, or a softcap.
+// A stretch of a live row that has marks, or a softcap.
 template <class T, class G>
-MOERL_DEVICE void general_panel(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, Extent extent, int64_t start) {
+MOERL_DEVICE void general_stretch(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, const Stretch& s) {
     const int lane = static_cast<int>(lane_index());
-    Cut c = cut<T>(columns_to_boundary(logits), extent.counted);
-    if (columns_to_boundary(gradient + c.head) != 0) c = {extent.written, 0, 0};
-    general_packs(p, g, marks, logits + c.head, gradient + c.head, c, start);
+    const bool aligned_alike = columns_to_boundary(logits) == 0;
+    const Parts parts = parts_of(s.first, aligned_alike ? s.counted : 0, s.written, PACK<T>);
+    general_packs(p, g, marks, logits, gradient, parts, s.start);
 
-    const int before = c.head < extent.written ? c.head : extent.written;
-    const int behind = c.head + c.full * PACK<T>;
-    const int edges = before + (behind < extent.written ? extent.written - behind : 0);
-    for (int i = lane; i < edges; i += WARP) {
-        const int column = i < before ? i : behind + (i - before);
-        const bool is_marked = column < extent.counted && bits_from(marks.any, column, 1) != 0;
+    for (int i = lane; i < parts.edges; i += WARP) {
+        const int column = parts.edge(i);
+        const bool is_marked = column < s.counted && bits_from(marks.any, column, 1) != 0;
         float value = 0.0f;
-        if (column < extent.counted && (g.is_dense || is_marked)) {
+        if (column < s.counted && (g.is_dense || is_marked)) {
             const float x = to_f32(load(logits + column));
-            value = is_marked ? marked_gradient(p, g, x, static_cast<int32_t>(start) + column, bits_from(marks.kept, column, 1) != 0) : dense_gradient(p, g, x);
+            value = is_marked ? marked_gradient(p, g, x, static_cast<int32_t>(s.start + column), bits_from(marks.kept, column, 1) != 0) : dense_gradient(p, g, x);
         }
         store_stream(gradient + column, from_f32<G>(value));
     }
 }
 
-// As backward_by_rows.
+// Blocks take groups of rows; `shares` blocks take one group together. Nothing is summed here, so any division gives the same bits.
 template <class T, class G> MOERL_DEVICE void backward_general(const MoerlLogprobBackward& p) {
     MOERL_SHARED(GeneralRow, rows, WARP);
     MOERL_SHARED(Marks, marks, 8);
@@ -281,17 +282,17 @@ template <class T, class G> MOERL_DEVICE void backward_general(const MoerlLogpro
         for (; panel >= p.panels; panel -= p.panels) turn++;
         if (turn >= count) return;
         const GeneralRow& g = rows[turn];
-        const uint32_t start = panel * PANEL;
-        const Extent extent = {up_to_panel(p.vocabulary, start), up_to_panel(p.columns, start)};
         const int64_t row = static_cast<int64_t>(g.row);
-        G* const gradient = static_cast<G*>(p.d_logits) + row * p.d_logits_stride + start;
+        G* const gradient = static_cast<G*>(p.d_logits) + row * p.d_logits_stride;
+        const Stretch s = stretch_of(p, gradient, panel);
         const bool is_live = g.kind == RowGradient::LIVE;
-        const bool has_marks = is_live && mark_panel(p, g, marks[warp_index()], start, extent.counted);
+        const bool has_marks = is_live && mark_stretch(p, g, marks[warp_index()], s);
         if (is_live && (g.is_dense || has_marks)) {
-            general_panel(p, g, marks[warp_index()], static_cast<const T*>(p.logits) + row * p.logits_stride + start, gradient, extent, start);
+            const T* const logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
+            general_stretch(p, g, marks[warp_index()], logits + s.start, gradient + s.start, s);
             sync_warp();  // every lane has read the marks
         } else {
-            fill_panel(gradient, extent, g.kind == RowGradient::FAULTY ? not_a_number() : 0.0f);
+            fill_stretch(gradient + s.start, s, g.kind == RowGradient::FAULTY ? not_a_number() : 0.0f);
         }
         panel += p.shares * warps;
     }

@@ -42,6 +42,8 @@ struct Tuning {
     shared_records: usize,
     /// With fewer rows per multiprocessor than this, and a workspace, blocks share rows.
     split_below: usize,
+    /// Panels that a multiprocessor reduces in the time that a second launch takes.
+    split_panels: usize,
 }
 
 const TUNING: Tuning = Tuning {
@@ -52,9 +54,22 @@ const TUNING: Tuning = Tuning {
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
+    split_panels: 24,
 };
 
 impl Tuning {
+    /// Whether blocks are to share rows: with few of them, and where blocks that walk a last row leave the others idle for longer than a second
+    /// launch takes and the records' way through memory. A row is walked twice as fast when most blocks are idle.
+    fn shares_rows(&self, sizes: &Sizes, multiprocessors: usize, resident: usize) -> bool {
+        let (rows, panels) = (sizes.rows, sizes.vocabulary.div_ceil(PANEL));
+        let blocks = resident * multiprocessors;
+        let idle = match rows % blocks {
+            0 => 0,
+            last => (blocks / 2).saturating_sub(last) * panels,
+        };
+        rows < self.split_below * multiprocessors || idle > self.split_panels * multiprocessors + rows * panels / 128
+    }
+
     fn forward_of(&self, logits: Element, is_general: bool) -> (u32, usize) {
         match (logits, is_general) {
             (Element::F32, _) => self.forward_f32,
@@ -217,7 +232,8 @@ fn rows<E: Executor>(
     call: &mut Forward<'_, E::Memory>,
     shard: &mut Shard<'_, E::Memory>,
 ) -> Result<()> {
-    let few = sizes.rows < TUNING.split_below * executor.multiprocessors() as usize;
+    let (_, resident) = TUNING.forward_of(call.logits.element(), is_general(config, sizes, call, shard));
+    let few = TUNING.shares_rows(sizes, executor.multiprocessors() as usize, resident);
     match call.workspace.take() {
         Some(workspace) if few => by_panels(executor, stream, config, sizes, call, shard, Some(workspace)),
         _ if shard.result == MOERL_RESULT_PANELS => by_panels(executor, stream, config, sizes, call, shard, None),
@@ -415,17 +431,10 @@ pub(super) fn backward_of<E: Executor>(
     if sizes.rows == 0 {
         return Ok(());
     }
-    let panels = sizes.columns.div_ceil(PANEL);
-    let (threads, resident) = TUNING.backward;
-    let most = resident * executor.multiprocessors() as usize;
-    let groups = groups(sizes.rows, most, TUNING.group_rows);
-    // Too few rows for all blocks: several share a row.
-    let warps = threads as usize / WARP;
-    let shares = (most / groups).clamp(1, panels.div_ceil(warps));
-
     let is_general =
         sizes.ids > 1 || config.softcap.is_some() || sizes.vocab_total != sizes.vocabulary || call.has_kept_upstream();
-    let kernel = backward_kernel(call.gradient.logits().element(), call.gradient.d_logits_element(), is_general);
+    let d_logits_element = call.gradient.d_logits_element();
+    let kernel = backward_kernel(call.gradient.logits().element(), d_logits_element, is_general);
     let mut arguments = Arguments::new::<E>();
     let (tokens, tokens_stride, tokens_element) = tokens_of(&mut arguments, &call.tokens);
     let in_place = call.is_in_place();
@@ -441,6 +450,9 @@ pub(super) fn backward_of<E: Executor>(
             (both.cast_const(), both, logits_stride)
         }
     };
+    let skipped = skipped_at_most(d_logits as usize, d_logits_stride, d_logits_element);
+    let panels = (sizes.columns + skipped).div_ceil(PANEL);
+    let division = Division::of(sizes.rows, panels, executor.multiprocessors() as usize, is_general);
     let params = MoerlLogprobBackward {
         logits,
         d_logits,
@@ -459,7 +471,7 @@ pub(super) fn backward_of<E: Executor>(
         rows: sizes.rows as u64,
         first_row: sizes.first_row as u64,
         call_rows: sizes.call_rows as u64,
-        groups: groups as u64,
+        groups: division.groups as u64,
         kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: logits_stride as i64,
         d_logits_stride: d_logits_stride as i64,
@@ -473,17 +485,61 @@ pub(super) fn backward_of<E: Executor>(
         ids: sizes.ids as u32,
         columns: sizes.columns as u32,
         panels: panels as u32,
-        shares: shares as u32,
+        shares: division.shares as u32,
         uniform_temperature: config.temperature,
         softcap: config.softcap.unwrap_or(0.0),
         cap_scale: config.cap_scale(),
         logit_scale: config.logit_scale,
         strict_keep: u32::from(config.strict_keep),
-        reserved: 0,
+        step: division.step as u32,
     };
-    let grid = Grid { blocks: (groups * shares) as u32, threads, shared_bytes: 0 };
     // SAFETY: validate checked every length against the sizes; `logits` and `d_logits` are both [rows, columns].
-    unsafe { executor.launch(stream, kernel, grid, &arguments, &params) }
+    unsafe { executor.launch(stream, kernel, division.grid, &arguments, &params) }
+}
+
+/// Columns at most by which a row of gradients begins behind a boundary of the caches' lines.
+fn skipped_at_most(address: usize, row_stride: usize, element: Element) -> usize {
+    const LINE: usize = 128;
+    let alike = (address | row_stride * element.size() | LINE).trailing_zeros();
+    (LINE - (1 << alike)) / element.size()
+}
+
+/// How the gradient's panels are dealt.
+struct Division {
+    grid: Grid,
+    /// Of the general kernels: blocks take groups of rows, and where rows are too few for all blocks several share a group.
+    groups: usize,
+    shares: usize,
+    /// Of the others: the panels of all rows go to so many warps in turn.
+    step: usize,
+}
+
+impl Division {
+    fn of(rows: usize, panels: usize, multiprocessors: usize, is_general: bool) -> Division {
+        let (threads, resident) = TUNING.backward;
+        let (most, warps) = (resident * multiprocessors, threads as usize / WARP);
+        if is_general {
+            let groups = groups(rows, most, TUNING.group_rows);
+            let shares = (most / groups).clamp(1, panels.div_ceil(warps));
+            let grid = Grid { blocks: (groups * shares) as u32, threads, shared_bytes: 0 };
+            return Division { grid, groups, shares, step: 0 };
+        }
+        // In blocks so small that every multiprocessor gets one. No divisor in common with the panels of a row, so that every warp meets
+        // short last panels as often as any other.
+        let units = rows * panels;
+        let warps = units.div_ceil(multiprocessors).clamp(1, warps);
+        let blocks = units.div_ceil(warps).min(most);
+        let mut step = blocks * warps;
+        while step < units && greatest_common_divisor(step, panels) > 1 {
+            step -= 1;
+        }
+        let grid = Grid { blocks: blocks as u32, threads: (warps * WARP) as u32, shared_bytes: 0 };
+        Division { grid, groups: 0, shares: 0, step }
+    }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 fn backward_kernel(logits: Element, d_logits: Element, is_general: bool) -> Kernel {

@@ -96,20 +96,22 @@ MOERL_KERNEL(broken_logprob_backward_f32, MoerlLogprobBackward, 256) {
         if (variant_of(p) == ZERO_BY_LOGPROB_ALONE && no_upstream) g.kind = RowGradient::ZERO;  // BROKEN: the others may not be zero
         if (warp_index() != 0) continue;
         for (uint32_t panel = 0; panel < p.panels; panel++) {
-            const uint32_t start = panel * PANEL;
-            const Extent extent = {up_to_panel(p.vocabulary, start), up_to_panel(p.columns, start)};
-            float* const gradient = static_cast<float*>(p.d_logits) + static_cast<int64_t>(row) * p.d_logits_stride + start;
-            const float* const logits = static_cast<const float*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride + start;
-            const int label = g.label - static_cast<int>(start);
+            float* const of_row = static_cast<float*>(p.d_logits) + static_cast<int64_t>(row) * p.d_logits_stride;
+            const Stretch s = stretch_of(p, of_row, panel);
+            float* const gradient = of_row + s.start;
+            const float* const logits = static_cast<const float*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride + s.start;
+            const int64_t label = g.label - s.start;
             if (g.kind != RowGradient::LIVE) {
-                fill_panel(gradient, extent, 0.0f);
+                fill_stretch(gradient, s, 0.0f);
             } else if (variant_of(p) != LABEL_AFTER_STORE) {
-                live_panel(logits, gradient, extent, label, g);
+                live_stretch(logits, gradient, s, g);
             } else {
-                live_panel(logits, gradient, extent, -1, g);
+                RowGradient unlabelled = g;
+                unlabelled.label = NO_LABEL;
+                live_stretch(logits, gradient, s, unlabelled);
                 sync_warp();
-                if (label < 0 || label >= extent.counted || lane_index() != 0) continue;
-                const float p_label = exp2_approx(exponent_of(load(logits + label), g.max, g.scale));  // BROKEN: in place it is no logit any more
+                if (label < s.first || label >= s.counted || lane_index() != 0) continue;
+                const float p_label = exp2_approx(exponent_of(load(logits + label), g.slope.max, g.slope.scale));  // BROKEN: in place it is no logit any more
                 store(gradient + label, g.at_label * 0.5f + 0.5f * g.at_label * p_label);
             }
         }

@@ -500,7 +500,7 @@ pub(super) fn backward_of<E: Executor>(
 /// Columns at most by which a row of gradients begins behind a boundary of the caches' lines.
 fn skipped_at_most(address: usize, row_stride: usize, element: Element) -> usize {
     const LINE: usize = 128;
-    let alike = (address | row_stride * element.size() | LINE).trailing_zeros();
+    let alike = (address | (row_stride * element.size()) | LINE).trailing_zeros();
     (LINE - (1 << alike)) / element.size()
 }
 

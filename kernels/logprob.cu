@@ -10,7 +10,8 @@
 // rows in turn, one panel of 2048 columns in a warp's registers and the next one on its way; a panel leaves a record (M, s, W, q) of 16 bytes
 // in shared memory; after the group's last panel a warp per row merges records, and one warp finishes all rows, a lane each. Where rows are
 // few, panels of all rows are dealt to all warps of the grid, records go through a workspace, and a second kernel merges and
-// finishes. Backward: a block takes a group of rows, prepares their constants, a lane each, and streams.
+// finishes. Backward: the panels of all rows are dealt to all warps, so that rows without a gradient, which are only filled, leave no warp
+// without work; a lane prepares the constants of one of its warp's next 32 panels.
 //
 // Tricks.
 // 1. The difference before the scale. (x - M) * k, not x * k - M * k in one fma: the rounding of M * k would be common to all terms
@@ -21,7 +22,9 @@
 // 4. Any alignment at full width: panel.cuh rotates the ownership of sums instead of the data.
 // 5. The order of every sum is a function of the column (panel.cuh, merge.cuh), so the bits do not depend on the grid, the batch, the
 //    stride or the address.
-// 6. The label's gradient, a * (1 - p), is one number per row: it is formed with the row's constants and stored over its column,
+// 6. Gradients know no panels: theirs begin at lines of 128 bytes of the memory that is written, so that rows at any address are stored by
+//    whole lines but at their ends.
+// 7. The label's gradient, a * (1 - p), is one number per row: it is formed with the row's constants and stored over its column,
 //    instead of a comparison per element.
 #include "logprob/backward.cuh"
 #include "logprob/split.cuh"
@@ -42,9 +45,18 @@ MOERL_ALL_REGISTERS(logprob_panels_f32, MoerlLogprobForward, 256)
 MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float, Squares>(p); }
 MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows<Plain>(p); }
 
-MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 768) { backward_by_panels<bf16, bf16>(p); }
-MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 768) { backward_by_panels<f16, f16>(p); }
-MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 768) { backward_by_panels<float, float>(p); }
-MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 768) { backward_by_panels<bf16, float>(p); }
-MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 768) { backward_by_panels<float, bf16>(p); }
-MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 768) { backward_by_panels<f16, float>(p); }
+// Three blocks of 80 registers, but where the division of f64 is a function that does not fit beside what its callers keep.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+MOERL_ALL_REGISTERS(logprob_backward_bf16, MoerlLogprobBackward, 256)
+MOERL_ALL_REGISTERS(logprob_backward_f16, MoerlLogprobBackward, 256)
+MOERL_ALL_REGISTERS(logprob_backward_f32, MoerlLogprobBackward, 256)
+MOERL_ALL_REGISTERS(logprob_backward_bf16_f32, MoerlLogprobBackward, 256)
+MOERL_ALL_REGISTERS(logprob_backward_f32_bf16, MoerlLogprobBackward, 256)
+MOERL_ALL_REGISTERS(logprob_backward_f16_f32, MoerlLogprobBackward, 256)
+#endif
+MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 256) { backward_by_panels<bf16, bf16>(p); }
+MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 256) { backward_by_panels<f16, f16>(p); }
+MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 256) { backward_by_panels<float, float>(p); }
+MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 256) { backward_by_panels<bf16, float>(p); }
+MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 256) { backward_by_panels<float, bf16>(p); }
+MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 256) { backward_by_panels<f16, float>(p); }

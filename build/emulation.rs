@@ -157,7 +157,10 @@ fn archive_kernels(
     for flag in sanitizer.kernel_flags() {
         compiler.flag(flag);
     }
-    compiler.debug(sanitizer != Sanitizer::None);
+    if sanitizer != Sanitizer::None {
+        // What a sanitizer adds takes the compiler longer to optimise than it saves.
+        compiler.debug(true).opt_level(1);
+    }
     archive(name, &units, compiler, folder, sanitizer)
 }
 

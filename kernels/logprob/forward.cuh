@@ -202,6 +202,7 @@ MOERL_DEVICE void close_group(const MoerlLogprobForward& p, typename GroupOf<Mod
 }
 
 MOERL_DEVICE void publish_fault(const MoerlLogprobForward& p, const Group& group) {
+    sync_block();  // thread 0 alone needs its fault, but the compiler may let every thread load it
     publish_fault(p.errors, thread_index() == 0 ? group.fault : MOERL_NO_FAULT);
 }
 

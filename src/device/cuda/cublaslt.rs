@@ -123,15 +123,15 @@ impl CublasLt {
     /// This machine's library. The first call decides for the life of the process.
     pub(super) fn get(driver: &Driver) -> Result<&'static CublasLt> {
         static LIBRARY: OnceLock<Result<CublasLt>> = OnceLock::new();
-        let open = || CublasLt::open(&CublasLt::paths(driver.version()?.0));
+        let open = || CublasLt::open(&CublasLt::paths(std::env::var(VARIABLE).ok(), driver.version()?.0));
         LIBRARY.get_or_init(open).as_ref().map_err(Clone::clone)
     }
 
     /// Where to look, in this order. A library of CUDA 13 does not start on a driver of CUDA 12.
-    fn paths(driver: u32) -> Vec<String> {
+    fn paths(named: Option<String>, driver: u32) -> Vec<String> {
         let newest = usize::from(driver < 13);
         let found = NAMES[newest..].iter().flat_map(|name| FOLDERS.map(|folder| format!("{folder}{name}")));
-        std::env::var(VARIABLE).ok().into_iter().chain(found).collect()
+        named.into_iter().chain(found).collect()
     }
 
     /// The first of these libraries that loads.
@@ -189,8 +189,8 @@ mod tests {
 
     #[test]
     fn an_old_driver_is_not_given_a_newer_library() {
-        let paths = CublasLt::paths(12);
+        let paths = CublasLt::paths(None, 12);
         assert!(!paths.iter().any(|path| path.contains("13")), "{paths:?}");
-        assert!(CublasLt::paths(13).iter().any(|path| path.contains("13")));
+        assert!(CublasLt::paths(None, 13).iter().any(|path| path.contains("13")));
     }
 }

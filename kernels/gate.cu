@@ -77,12 +77,18 @@ MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forw
 MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 4, 8, true>(p); }
 MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
 
-// Rows with forced ids, by the most of them.
+// Rows with forced ids, by the most of them. With the registers of four blocks they spill.
+MOERL_RESIDENT(gate_forward_replay_bf16_8, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_bf16_8, MoerlGateForward, 256) { gate_forward_replay<bf16, 2, 8>(p); }
+MOERL_RESIDENT(gate_forward_replay_bf16_16, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_bf16_16, MoerlGateForward, 256) { gate_forward_replay<bf16, 4, 16>(p); }
+MOERL_RESIDENT(gate_forward_replay_f16_8, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_f16_8, MoerlGateForward, 256) { gate_forward_replay<f16, 2, 8>(p); }
+MOERL_RESIDENT(gate_forward_replay_f16_16, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_f16_16, MoerlGateForward, 256) { gate_forward_replay<f16, 4, 16>(p); }
+MOERL_RESIDENT(gate_forward_replay_f32_8, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_f32_8, MoerlGateForward, 256) { gate_forward_replay<float, 2, 8>(p); }
+MOERL_RESIDENT(gate_forward_replay_f32_16, MoerlGateForward, 256, 3)
 MOERL_KERNEL(gate_forward_replay_f32_16, MoerlGateForward, 256) { gate_forward_replay<float, 4, 16>(p); }
 
 MOERL_KERNEL(gate_maps, MoerlGateMaps, 128) { write_maps(p); }

@@ -38,6 +38,7 @@ MOERL_ALL_REGISTERS(objective_partial_wide_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_partial_wide_tally, MoerlObjective, 128) { partial_phase<true, true>(p); }
 
 MOERL_KERNEL(objective_finish, MoerlObjective, 256) { finish_phase<false>(p); }
+MOERL_RESIDENT(objective_finish_tally, MoerlObjective, 256, 2)
 MOERL_KERNEL(objective_finish_tally, MoerlObjective, 256) { finish_phase<true>(p); }
 
 MOERL_RESIDENT(objective_apply_ppo, MoerlObjective, 128, 5)

@@ -79,6 +79,7 @@ MOERL_DEVICE bool is_last(uint32_t* ticket, uint32_t members, uint32_t arrivals 
             fence_device();
         }
     }
+    sync_warp();  // a shuffle alone orders no memory
     return shuffle(before, 0) + arrivals == members;
 }
 

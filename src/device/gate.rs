@@ -202,22 +202,23 @@ fn plan_for_many<E: Executor>(
     let values = if is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
     let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
     let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + row_bytes(config, shape, element);
-    let warps = warps(executor, tokens.div_ceil(rows), unit_bytes, TUNING.threads_of_many);
-    let grid = Grid {
-        blocks: tokens.div_ceil(warps * rows) as u32,
-        threads: 32 * warps as u32,
-        shared_bytes: (warps * unit_bytes) as u32,
-    };
+    let grid = grid_of_warps(executor, tokens, rows, unit_bytes, TUNING.threads_of_many);
     // The slots that one store takes: as in gate_forward_many.
     let width = if packed && top_k <= 8 { 4 } else { 2 };
     let wide_stores = has_wide_slots(call, top_k, width);
     Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
 }
 
-/// Warps of a block: as many as it may have and shared memory holds, but no more than leave work for every multiprocessor.
-fn warps<E: Executor>(executor: &E, all: usize, unit_bytes: usize, threads: usize) -> usize {
-    let spread = all / executor.multiprocessors().max(1) as usize;
-    (TUNING.shared_bytes / unit_bytes.max(1)).min(threads / 32).min(spread).max(1)
+/// A grid of warps that have `rows` rows and `unit_bytes` of shared memory each. A block has as many as it may and as shared memory holds, but no
+/// more than leave work for every multiprocessor.
+fn grid_of_warps<E: Executor>(executor: &E, tokens: usize, rows: usize, unit_bytes: usize, threads: usize) -> Grid {
+    let spread = tokens.div_ceil(rows) / executor.multiprocessors().max(1) as usize;
+    let warps = (TUNING.shared_bytes / unit_bytes.max(1)).min(threads / 32).min(spread).max(1);
+    Grid {
+        blocks: tokens.div_ceil(warps * rows) as u32,
+        threads: 32 * warps as u32,
+        shared_bytes: (warps * unit_bytes) as u32,
+    }
 }
 
 /// Rows of 16 bytes at 16-byte boundaries, of the slots that a lane stores at once.
@@ -248,12 +249,7 @@ fn plan_for_replay<E: Executor>(
     let element = call.router_logits.element();
     let unit_bytes = row_bytes(config, shape, element) + 32 * size_of::<u32>();
     let rows = 32 / tier.lanes;
-    let warps = warps(executor, shape.tokens.div_ceil(rows), unit_bytes, TUNING.threads);
-    let grid = Grid {
-        blocks: shape.tokens.div_ceil(warps * rows) as u32,
-        threads: 32 * warps as u32,
-        shared_bytes: (warps * unit_bytes) as u32,
-    };
+    let grid = grid_of_warps(executor, shape.tokens, rows, unit_bytes, TUNING.threads);
     let wide_stores = has_wide_slots(call, shape.top_k, if tier.lanes == 2 { 4 } else { 2 });
     Some(Plan { kernel: Kernel { image: "gate", name: name(&tier.names, element) }, grid, unit_bytes, wide_stores })
 }

@@ -1,6 +1,6 @@
 //! Launches `kernels/gate_backward.cu`.
 
-use super::{BACKWARD, BACKWARD_ROW, Tier, element_code, grid, name, router, tier, warps};
+use super::{BACKWARD, BACKWARD_ROW, Tier, element_code, grid, grid_of_warps, name, router, tier};
 use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::Result;
@@ -59,9 +59,7 @@ pub(in crate::device) fn backward<E: Executor>(
             params.d_selected_logits = arguments.write("d_selected_logits", d_selected_logits);
             let fits = |&&(most, ..): &&(usize, usize, &str)| shape.top_k <= most;
             let &(_, lanes, kernel) = COMPACT.iter().find(fits).unwrap_or(&COMPACT[COMPACT.len() - 1]);
-            let warps = warps(executor, shape.tokens.div_ceil(32 / lanes), 0, PANEL_THREADS);
-            let blocks = shape.tokens.div_ceil(warps * (32 / lanes)) as u32;
-            (named(kernel), Grid { blocks, threads: 32 * warps as u32, shared_bytes: 0 })
+            (named(kernel), grid_of_warps(executor, shape.tokens, 32 / lanes, 0, PANEL_THREADS))
         }
         Output::Dense(target) | Output::Accumulate(target) => {
             params.d_router_logits = arguments.write_matrix("d_router_logits", target);
@@ -98,12 +96,7 @@ fn tiles<E: Executor>(executor: &E, target: &MatrixMut<'_, E::Memory>, shape: &S
     while tile_rows > 1 && tile_rows * row_bytes > TILE_BYTES {
         tile_rows /= 2;
     }
-    let warps = warps(executor, shape.tokens.div_ceil(rows), tile_rows * row_bytes, PANEL_THREADS);
-    let grid = Grid {
-        blocks: shape.tokens.div_ceil(warps * rows) as u32,
-        threads: 32 * warps as u32,
-        shared_bytes: (warps * tile_rows * row_bytes) as u32,
-    };
+    let grid = grid_of_warps(executor, shape.tokens, rows, tile_rows * row_bytes, PANEL_THREADS);
     Some((named(name(&tier.names, target.element())), grid, tile_rows as u32))
 }
 

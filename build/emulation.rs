@@ -158,8 +158,8 @@ fn archive_kernels(
         compiler.flag(flag);
     }
     if sanitizer != Sanitizer::None {
-        // What a sanitizer adds takes the compiler longer to optimise than it saves.
-        compiler.debug(true).opt_level(1);
+        // What a sanitizer adds takes the compiler longer to optimise than it saves; a report needs lines, not variables.
+        compiler.flag("-g1").opt_level(1);
     }
     archive(name, &units, compiler, folder, sanitizer)
 }

@@ -1,4 +1,7 @@
 //! The device images: compiling one fatbin per kernel file, only where something changed, several at a time.
+//!
+//! They lie in a folder named after what they hold code for, so that a build for one device and one for all keep each other's files. Beside
+//! `NAME.fatbin` stand `NAME.key`, the digest of what it was made from, and `NAME.log`, what the compiler said of every kernel's registers.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -20,6 +23,9 @@ const NVCC_READS: [&str; 2] = ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"];
 /// Removed by `cargo xtask toolkit`, which cannot otherwise tell a finished build that nvcc has arrived.
 const WAITING: &str = "nvcc-missing";
 
+/// Names the folder of the images.
+const FOLDER: &str = "MOERL_IMAGES";
+
 /// Compiles `sources` and writes `images.rs`, which embeds them.
 pub fn build(sources: &[PathBuf], root: &Path, out: &Path) -> Result<(), String> {
     for name in ["MOERL_REQUIRE_NVCC", "NVCC_CCBIN", "CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS"].iter().chain(&NVCC_READS)
@@ -40,7 +46,11 @@ pub fn build(sources: &[PathBuf], root: &Path, out: &Path) -> Result<(), String>
     println!("cargo::rerun-if-changed={}", path.display());
     let nvcc = Nvcc::open(path)?;
     let targets = targets(&nvcc)?;
-    let images = compile_all(&nvcc, &targets, sources, out)?;
+    let folder = out.join(targets.to_string().replace(' ', "+"));
+    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let images = compile_all(&nvcc, &targets, sources, &folder)?;
+    // For the table, and for `cargo xtask kernels`.
+    println!("cargo::rustc-env={FOLDER}={}", folder.display());
     write_table(out, &images, &nvcc.version, &targets.to_string(), "")
 }
 
@@ -74,6 +84,7 @@ fn targets(nvcc: &Nvcc) -> Result<Targets, String> {
 fn options(nvcc: &Nvcc, targets: &Targets) -> Vec<String> {
     let mut options: Vec<String> = toolkit::OPTIONS.iter().map(|&option| option.to_owned()).collect();
     options.extend(targets.options());
+    options.push("-Xptxas=-v".to_owned());
     if nvcc.major() >= 13 {
         // A fifth of the default's size. Drivers for CUDA 13, which code of this compiler needs anyway, can unpack it.
         options.push("--compress-mode=size".to_owned());
@@ -91,12 +102,12 @@ struct Image {
     kernels: Vec<String>,
 }
 
-fn compile_all(nvcc: &Nvcc, targets: &Targets, sources: &[PathBuf], out: &Path) -> Result<Vec<Image>, String> {
+fn compile_all(nvcc: &Nvcc, targets: &Targets, sources: &[PathBuf], folder: &Path) -> Result<Vec<Image>, String> {
     let options = options(nvcc, targets);
     let mut images = Vec::new();
     let mut stale = Vec::new();
     for source in sources {
-        let file = out.join(kernels::name(source)).with_extension("fatbin");
+        let file = folder.join(kernels::name(source)).with_extension("fatbin");
         let key = key(nvcc, &options, source)?;
         if !file.is_file() || fs::read_to_string(file.with_extension("key")).ok().as_ref() != Some(&key) {
             stale.push((source, file.clone(), key));
@@ -105,6 +116,12 @@ fn compile_all(nvcc: &Nvcc, targets: &Targets, sources: &[PathBuf], out: &Path) 
         let kernels = kernels::entries(&text).into_iter().map(|entry| entry.name).collect();
         images.push(Image { name: kernels::name(source).to_owned(), file, kernels });
     }
+    // The longest first, so that no core waits for the last one; the size of what is read is a fair guess.
+    let read = |source: &Path| -> u64 {
+        let files = kernels::closure(source).unwrap_or_default();
+        files.iter().filter_map(|file| fs::metadata(file).ok()).map(|file| file.len()).sum()
+    };
+    stale.sort_by_cached_key(|(source, ..)| std::cmp::Reverse(read(source)));
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize).max(1);
     let threads_each = (jobs / stale.len().max(1)).max(1);
     in_parallel(jobs, stale, |(source, file, key)| {
@@ -141,7 +158,8 @@ fn compile(nvcc: &Nvcc, options: &[String], threads: usize, source: &Path, file:
         .map_err(|error| format!("{}: {error}", nvcc.path.display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
-        return Ok(());
+        let log = file.with_extension("log");
+        return fs::write(&log, said.as_bytes()).map_err(|error| format!("{}: {error}", log.display()));
     }
     Err(format!("nvcc could not compile {}\n{}", source.display(), said.trim()))
 }
@@ -180,7 +198,7 @@ fn write_table(out: &Path, images: &[Image], version: &str, targets: &str, absen
     text.push_str("pub static IMAGES: &[Image] = &[\n");
     for Image { name, file, kernels } in images {
         let file = file.file_name().expect("an image has a name").to_string_lossy();
-        let bytes = format!("&Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\"))).0");
+        let bytes = format!("&Aligned(*include_bytes!(concat!(env!(\"{FOLDER}\"), \"/{file}\"))).0");
         writeln!(text, "    Image {{ name: {name:?}, kernels: &{kernels:?}, bytes: {bytes} }},")
             .expect("a string takes everything");
     }

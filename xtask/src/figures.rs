@@ -74,10 +74,10 @@ pub fn figures(workspace: &Workspace, write: bool) -> Result<()> {
 
 /// Instructions, registers and spills of every kernel.
 fn code(workspace: &Workspace) -> Result<Figures> {
-    let usages = kernels::compile(workspace)?;
-    let mixes = sass::all(workspace, ARCH)?;
+    let compiled = kernels::compile(workspace)?;
+    let mixes = sass::all(workspace, &compiled, ARCH)?;
     let line = |(kernel, mix): (String, sass::Mix)| {
-        let usage = usages.get(&(kernel.clone(), ARCH)).cloned().unwrap_or_default();
+        let usage = compiled.table.get(&(kernel.clone(), ARCH)).cloned().unwrap_or_default();
         let instructions: u32 = mix.values().sum();
         let figures = [instructions, usage.registers, usage.spill_bytes].map(u64::from);
         (("code".to_owned(), kernel), figures.to_vec())

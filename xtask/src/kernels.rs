@@ -1,25 +1,18 @@
 //! Every kernel through nvcc for every architecture: registers, shared memory, spills. A spill or a warning is an error.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
-use std::thread;
+use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 
-use crate::find_nvcc::{Nvcc, OPTIONS};
+use crate::architecture::{MACHINE_CODE, PORTABLE};
 use crate::kernel_files;
+use crate::suite;
 use crate::toolkit;
 use crate::workspace::Workspace;
-
-/// What is compiled: machine code for these…
-pub const MACHINE_CODE: [u32; 4] = [80, 90, 100, 120];
-/// …and PTX for these.
-const PORTABLE: [u32; 2] = [80, 90];
 
 /// What ptxas said about one kernel on one architecture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,7 +25,7 @@ pub struct Usage {
 
 /// Compiles everything and prints the table.
 pub fn kernels(workspace: &Workspace) -> Result<()> {
-    let table = compile(workspace)?;
+    let table = compile(workspace)?.table;
     print_table(&table);
     let spilling: Vec<_> =
         table.iter().filter(|(_, usage)| usage.spill_bytes > 0).map(|((kernel, arch), _)| (kernel, arch)).collect();
@@ -48,136 +41,94 @@ pub fn kernels(workspace: &Workspace) -> Result<()> {
 /// By kernel and architecture.
 pub type Table = BTreeMap<(String, u32), Usage>;
 
-/// Compiles every kernel for every architecture, several at a time, where something changed; the cubins stay under [`cubin`].
-pub fn compile(workspace: &Workspace) -> Result<Table> {
-    let nvcc = toolkit::nvcc(workspace)?;
-    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
-    let machine = MACHINE_CODE.iter().flat_map(|&arch| sources.iter().map(move |source| (source, arch, true)));
-    let portable = PORTABLE.iter().flat_map(|&arch| sources.iter().map(move |source| (source, arch, false)));
-    let work: Vec<_> = machine.chain(portable).collect();
-    for arch in MACHINE_CODE.iter().chain(&PORTABLE) {
-        let folder = folder(workspace, *arch);
-        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+/// What the build script made for every architecture.
+pub struct Compiled {
+    pub table: Table,
+    /// A fatbin and a log for each file of kernels.
+    folder: PathBuf,
+}
+
+impl Compiled {
+    pub fn fatbin(&self, source: &Path) -> PathBuf {
+        self.folder.join(kernel_files::name(source)).with_extension("fatbin")
     }
-    let queue = Mutex::new(work.into_iter());
-    let results = Mutex::new((Table::new(), Vec::new()));
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().expect("no worker panics").next();
-                    let Some((source, arch, machine_code)) = next else { return };
-                    let outcome = compile_one(workspace, &nvcc, source, arch, machine_code);
-                    let mut results = results.lock().expect("no worker panics");
-                    match outcome {
-                        Ok(found) => results.0.extend(found),
-                        Err(error) => results.1.push(format!("{error:#}")),
-                    }
-                }
-            });
-        }
-    });
-    let (table, failures) = results.into_inner().expect("no worker panics");
-    if failures.is_empty() { Ok(table) } else { bail!("{}", failures.join("\n")) }
 }
 
-fn folder(workspace: &Workspace, arch: u32) -> PathBuf {
-    workspace.target.join(format!("kernels/sm_{arch}"))
-}
-
-/// Where the machine code of a source lies.
-pub fn cubin(workspace: &Workspace, source: &Path, arch: u32) -> PathBuf {
-    folder(workspace, arch).join(kernel_files::name(source)).with_extension("cubin")
-}
-
-fn compile_one(
-    workspace: &Workspace,
-    nvcc: &Nvcc,
-    source: &Path,
-    arch: u32,
-    machine_code: bool,
-) -> Result<Vec<((String, u32), Usage)>> {
-    let target = cubin(workspace, source, arch).with_extension(if machine_code { "cubin" } else { "ptx" });
-    let mut command = Command::new(&nvcc.path);
-    command.args(OPTIONS).args(["-Werror", "all-warnings"]);
-    if machine_code {
-        command.arg("-cubin").arg(format!("-arch=sm_{arch}")).args(["-Xptxas", "-v"]);
-    } else {
-        command.arg("-ptx").arg(format!("-arch=compute_{arch}"));
+/// Lets the build script compile every kernel for every architecture, as the tests have it, and reads what the compiler said.
+pub fn compile(workspace: &Workspace) -> Result<Compiled> {
+    toolkit::nvcc(workspace)?;
+    let folder = build(workspace)?;
+    let mut table = Table::new();
+    let mut complaints = Vec::new();
+    for source in kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))? {
+        let log = folder.join(kernel_files::name(&source)).with_extension("log");
+        let said = fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        complaints.extend(said.lines().filter(|line| !is_statistics(line)).map(str::to_owned));
+        let found = usages(&said);
+        same_kernels(&source, &found)?;
+        table.extend(found);
     }
-    let digest = digest(nvcc, source, &command)?;
-    let said = match remembered(&target, &digest) {
-        Some(said) => said,
-        None => {
-            let output = command.arg("-o").arg(&target).arg(source).output();
-            let output = output.with_context(|| nvcc.path.display().to_string())?;
-            let said =
-                format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            if !output.status.success() {
-                let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
-                bail!("{} for sm_{arch}: {}\n{}", source.display(), output.status, complaints.join("\n"));
-            }
-            let record = record_of(&target);
-            fs::write(&record, format!("{digest}\n{said}")).with_context(|| record.display().to_string())?;
-            said
-        }
-    };
-    let found = usages(&said);
-    if machine_code {
-        same_kernels(source, &found)?;
+    if !complaints.is_empty() {
+        bail!("nvcc complains:\n{}", complaints.join("\n"));
     }
-    Ok(found.into_iter().map(|(kernel, usage)| ((kernel, arch), usage)).collect())
+    Ok(Compiled { table, folder })
 }
 
-/// Of all that a compilation depends on: the compiler, its options, the source and every header that it includes.
-fn digest(nvcc: &Nvcc, source: &Path, command: &Command) -> Result<String> {
-    let mut hasher = DefaultHasher::new();
-    (&nvcc.version, &nvcc.path, command.get_args().collect::<Vec<_>>()).hash(&mut hasher);
-    for file in kernel_files::closure(source).map_err(|error| anyhow!(error))? {
-        fs::read(&file).with_context(|| file.display().to_string())?.hash(&mut hasher);
+/// Runs the build script for its default targets; the folder of its images.
+fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command.args(["check", "--package", "moerl", "--package", "moerl-cli", "--features", suite::EVERYTHING]);
+    command.arg("--message-format=json-render-diagnostics").env("MOERL_REQUIRE_NVCC", "1");
+    for narrowing in ["CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS", "DOCS_RS"] {
+        command.env_remove(narrowing);
     }
-    Ok(format!("{:016x}", hasher.finish()))
-}
-
-/// Where it is written down what a compiled file was made from, and what ptxas said then.
-fn record_of(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".record");
-    name.into()
-}
-
-/// What ptxas said when `target` was made from just this.
-fn remembered(target: &Path, digest: &str) -> Option<String> {
-    let record = fs::read_to_string(record_of(target)).ok()?;
-    let (made_from, said) = record.split_once('\n')?;
-    (made_from == digest && target.is_file()).then(|| said.to_owned())
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo check: {}", output.status);
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let variables = messages.filter_map(|message| message["env"].as_array().cloned()).flatten();
+    let mut folders =
+        variables.filter(|pair| pair[0] == "MOERL_IMAGES").filter_map(|pair| Some(pair[1].as_str()?.into()));
+    folders.next().context("the build script names no folder of images")
 }
 
 /// A line of `ptxas -v`, which complains of nothing.
 fn is_statistics(line: &str) -> bool {
-    line.starts_with("ptxas info") || line.contains("bytes stack frame")
+    line.starts_with("ptxas info") || line.contains("bytes stack frame") || line.trim().is_empty()
 }
 
-/// The build scans the sources for declarations instead of asking nvcc: both must see the same kernels.
-fn same_kernels(source: &Path, compiled: &[(String, Usage)]) -> Result<()> {
+/// The build scans the sources for declarations instead of asking nvcc: both must see the same kernels, on every architecture.
+fn same_kernels(source: &Path, compiled: &[((String, u32), Usage)]) -> Result<()> {
     let text = fs::read_to_string(source).with_context(|| source.display().to_string())?;
-    let declared: BTreeSet<String> = kernel_files::entries(&text).into_iter().map(|entry| entry.name).collect();
-    let compiled: BTreeSet<String> = compiled.iter().map(|(name, _)| name.clone()).collect();
-    if declared != compiled {
-        let odd: Vec<_> = declared.symmetric_difference(&compiled).cloned().collect();
-        bail!("{}: declared at the start of a line or compiled, but not both: {}", source.display(), odd.join(", "));
+    let entries = kernel_files::entries(&text);
+    let declared: BTreeSet<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    for arch in MACHINE_CODE {
+        let here = compiled.iter().filter(|((_, for_arch), _)| *for_arch == arch);
+        let compiled: BTreeSet<&str> = here.map(|((name, _), _)| name.as_str()).collect();
+        if declared != compiled {
+            let odd: Vec<_> = declared.symmetric_difference(&compiled).copied().collect();
+            let odd = odd.join(", ");
+            bail!(
+                "{}: declared at the start of a line or compiled for sm_{arch}, but not both: {odd}",
+                source.display()
+            );
+        }
     }
     Ok(())
 }
 
 /// Reads `ptxas -v`.
-pub fn usages(said: &str) -> Vec<(String, Usage)> {
-    let mut found: Vec<(String, Usage)> = Vec::new();
+pub fn usages(said: &str) -> Vec<((String, u32), Usage)> {
+    let mut found: Vec<((String, u32), Usage)> = Vec::new();
     for line in said.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
-            let name = rest.split('\'').next().unwrap_or_default();
-            found.push((name.to_owned(), Usage::default()));
+            // 'gate' for 'sm_90'
+            let mut words = rest.split('\'').step_by(2);
+            let name = words.next().unwrap_or_default().to_owned();
+            let arch = words.next().and_then(|arch| arch.strip_prefix("sm_")?.parse().ok()).unwrap_or(0);
+            found.push(((name, arch), Usage::default()));
         } else if let Some((_, usage)) = found.last_mut() {
             if line.contains("bytes stack frame") {
                 usage.stack_bytes = number_before(line, " bytes stack frame");
@@ -241,6 +192,6 @@ mod tests {
             ptxas info    : Used 8 registers, used 0 barriers\n";
         let gate = Usage { registers: 40, shared_bytes: 2048, stack_bytes: 16, spill_bytes: 20 };
         let plain = Usage { registers: 8, ..Usage::default() };
-        assert_eq!(usages(said), [("gate".to_owned(), gate), ("plain".to_owned(), plain)]);
+        assert_eq!(usages(said), [(("gate".to_owned(), 90), gate), (("plain".to_owned(), 90), plain)]);
     }
 }

@@ -1,6 +1,9 @@
 //! `cargo xtask …`: the chores of this repository. Each command does whatever set-up it needs by itself.
 
 #[allow(dead_code)] // the build script uses the rest
+#[path = "../../build/architecture.rs"]
+mod architecture;
+#[allow(dead_code)] // the build script uses the rest
 #[path = "../../build/toolkit.rs"]
 mod find_nvcc;
 #[allow(dead_code)] // the build script uses the rest

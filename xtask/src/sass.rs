@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Result, anyhow, bail};
 
+use crate::architecture::MACHINE_CODE;
 use crate::kernel_files;
-use crate::kernels;
+use crate::kernels::{self, Compiled};
 use crate::toolkit;
 use crate::workspace::{Workspace, output};
 
@@ -49,16 +50,16 @@ pub type Mix = BTreeMap<String, u32>;
 
 /// Prints the table for one architecture; with `check`, the streaming kernels without 128-bit loads are an error.
 pub fn sass(workspace: &Workspace, arch: u32, check: bool) -> Result<()> {
-    if !kernels::MACHINE_CODE.contains(&arch) {
-        bail!("no machine code is made for sm_{arch}, only for {:?}", kernels::MACHINE_CODE);
+    if !MACHINE_CODE.contains(&arch) {
+        bail!("no machine code is made for sm_{arch}, only for {MACHINE_CODE:?}");
     }
-    kernels::compile(workspace)?;
+    let compiled = kernels::compile(workspace)?;
     let tools = toolkit::disassembler(workspace)?;
     let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
     let mut narrow = Vec::new();
     println!("{:40} {:>6} {}", "kernel", "all", CLASSES.map(|(heading, _)| format!("{heading:>9}")).join(" "));
     for source in &sources {
-        let mixes = disassemble(&tools, &kernels::cubin(workspace, source, arch))?;
+        let mixes = disassemble(&tools, &compiled.fatbin(source), arch)?;
         for (kernel, mix) in &mixes {
             let counts = CLASSES.map(|(_, belongs)| count(mix, belongs));
             let all: u32 = mix.values().sum();
@@ -82,19 +83,20 @@ fn count(mix: &Mix, belongs: Belongs) -> u32 {
     mix.iter().filter(|(op, _)| belongs(op)).map(|(_, count)| count).sum()
 }
 
-/// The instructions of every kernel, as [`kernels::compile`] left them.
-pub fn all(workspace: &Workspace, arch: u32) -> Result<BTreeMap<String, Mix>> {
+/// The instructions of every kernel.
+pub fn all(workspace: &Workspace, compiled: &Compiled, arch: u32) -> Result<BTreeMap<String, Mix>> {
     let tools = toolkit::disassembler(workspace)?;
     let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
     let mut found = BTreeMap::new();
     for source in &sources {
-        found.extend(disassemble(&tools, &kernels::cubin(workspace, source, arch))?);
+        found.extend(disassemble(&tools, &compiled.fatbin(source), arch)?);
     }
     Ok(found)
 }
 
-fn disassemble(tools: &Path, cubin: &Path) -> Result<BTreeMap<String, Mix>> {
-    Ok(mixes(&output(Command::new(tools.join("cuobjdump")).arg("-sass").arg(cubin))?))
+fn disassemble(tools: &Path, fatbin: &Path, arch: u32) -> Result<BTreeMap<String, Mix>> {
+    let mut command = Command::new(tools.join("cuobjdump"));
+    Ok(mixes(&output(command.arg("-sass").arg("-arch").arg(format!("sm_{arch}")).arg(fatbin))?))
 }
 
 /// Reads `cuobjdump -sass`.

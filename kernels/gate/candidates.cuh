@@ -14,17 +14,17 @@ constexpr uint32_t CANDIDATES = 16;  // of a row
 constexpr int HEAPS = 8;             // registers of a lane that hold maxima
 constexpr uint32_t MANY_EXPERTS = 512;
 
-// ---- two 16-bit logits a word, two lanes a row ------------------------------------------------------------------------------
+// ---- two 16-bit values a word, two or four lanes a row ----------------------------------------------------------------------
 
-// In both halves; NaN if a logit of the row is.
-template <class T, int RANK> MOERL_DEVICE uint32_t packed_threshold(const Segments<T, 2>& logits) {
+// In both halves; NaN if a value of the row is.
+template <class T, int RANK, int LANES> MOERL_DEVICE uint32_t packed_threshold(const Segments<T, LANES>& values) {
     uint32_t most[HEAPS];
     MOERL_UNROLL
     for (int i = 0; i < HEAPS; i++) most[i] = MINUS_INFINITY<T>;
-    for (uint32_t block = 0; block < logits.blocks(); block++) {
+    for (uint32_t block = 0; block < values.blocks(); block++) {
         MOERL_UNROLL
         for (int pack = 0; pack < 4; pack++) {
-            const Words4 words = words_of(logits.own() + block * BLOCK + pack * 8);
+            const Words4 words = words_of(values.own() + block * BLOCK + pack * 8);
             MOERL_UNROLL
             for (int j = 0; j < 4; j++) {
                 uint32_t& heap = most[(pack * 4 + j) % HEAPS];
@@ -35,10 +35,17 @@ template <class T, int RANK> MOERL_DEVICE uint32_t packed_threshold(const Segmen
     sort<Halves<T>>(most);
     uint32_t merged[RANK <= 8 ? 8 : 16];
     merge<Halves<T>>(most, 1, merged);
-    return ranked_of_halves<T, RANK>(merged);
+    if constexpr (LANES == 4) {
+        static_assert(RANK <= 8, "of two lists of 8");
+        uint32_t all[8];
+        merge<Halves<T>>(merged, 2, all);
+        return ranked_of_halves<T, RANK>(all);
+    } else {
+        return ranked_of_halves<T, RANK>(merged);
+    }
 }
 
-// Bit i + 16 h of a block's mask: column 2 i + h reaches the threshold.
+// Bit i + 16 h of a block's mask: half h of the block's word i reaches the threshold.
 template <class T> MOERL_DEVICE uint32_t packed_mask(const T* block, uint32_t threshold) {
     uint32_t mask = 0;
     MOERL_UNROLL
@@ -58,6 +65,8 @@ MOERL_DEVICE int32_t packed_key(uint32_t candidate) {
 }
 constexpr uint32_t NO_CANDIDATE = 0xffff0000u;  // its key is below every other's
 
+// Two 16-bit logits a word, two lanes a row: column 2 i + h of a block is half h of its word i.
+//
 // The ids and logits of the k best, of a row that is not slow, in slot order. Answers whether it is. `place` has room for CANDIDATES words of
 // the row.
 template <class T, int RANK, class Slots>
@@ -136,7 +145,7 @@ MOERL_DEVICE bool choose_packed(const Segments<T, 2>& logits, uint32_t top_k, ui
     return slow;
 }
 
-// ---- one f32 a word, four lanes a row -----------------------------------------------------------------------------------------
+// ---- candidates by id, ranked by f32 values -----------------------------------------------------------------------------------
 
 // NaN if a value of the row is.
 template <int RANK> MOERL_DEVICE float wide_threshold(const Segments<float, 4>& values) {
@@ -163,29 +172,34 @@ template <int RANK> MOERL_DEVICE float wide_threshold(const Segments<float, 4>& 
     return ranked_of_two<RANK>(merged, others);
 }
 
-// Bit 31 - i of a block's mask: column i reaches the threshold.
+// Bit i of a block's mask: column i reaches the threshold.
 MOERL_DEVICE uint32_t wide_mask(const float* block, float threshold) {
     uint32_t mask = 0;
     MOERL_UNROLL
     for (int pack = 0; pack < 8; pack++) {
         const Words4 words = words_of(block + pack * 4);
         MOERL_UNROLL
-        for (int j = 0; j < 4; j++) mask |= f32_of(words.w[j]) >= threshold ? 0x80000000u >> (pack * 4 + j) : 0u;
+        for (int j = 0; j < 4; j++) mask |= f32_of(words.w[j]) >= threshold ? 1u << (pack * 4 + j) : 0u;
     }
     return mask;
 }
 
-// How many the lanes before this one of the row have, and all four; exact where all have at most 255.
+// How many the lanes before this one of the row have, and all of them; exact where all have at most 255.
 struct Counted {
     uint32_t before;
     uint32_t all;
 };
-MOERL_DEVICE Counted count_of_four(uint32_t own, uint32_t lane) {
-    uint32_t bytes = own << (lane * 8);
-    bytes += shuffle_xor(bytes, 1);
-    bytes += shuffle_xor(bytes, 2);
-    const uint32_t all = (bytes & 0xffu) + (bytes >> 8 & 0xffu) + (bytes >> 16 & 0xffu) + (bytes >> 24);
-    return {bytes * 0x01010100u >> (lane * 8) & 0xffu, all};
+template <int LANES> MOERL_DEVICE Counted count_of_lanes(uint32_t own, uint32_t lane) {
+    if constexpr (LANES == 2) {
+        const uint32_t other = shuffle_xor(own, 1);
+        return {lane == 0 ? 0 : other, own + other};
+    } else {
+        uint32_t bytes = own << (lane * 8);
+        bytes += shuffle_xor(bytes, 1);
+        bytes += shuffle_xor(bytes, 2);
+        const uint32_t all = (bytes & 0xffu) + (bytes >> 8 & 0xffu) + (bytes >> 16 & 0xffu) + (bytes >> 24);
+        return {bytes * 0x01010100u >> (lane * 8) & 0xffu, all};
+    }
 }
 
 // The places of a row's candidates, by id.
@@ -194,47 +208,46 @@ struct WidePlace {
     uint32_t* ids;
 };
 
-// Leaves the ids of the candidates at `place`, ascending, and how many there are. `lowest`: what a value must reach.
-template <class Slots>
-MOERL_DEVICE bool find_wide(const Segments<float, 4>& values, float lowest, uint32_t top_k, const WidePlace& place, uint32_t& all) {
-    constexpr int MOST_BLOCKS = MANY_EXPERTS / 4 / BLOCK;
+// Leaves the ids of the candidates at `place`, ascending, and how many there are. `mask_of` gives the mask of a block of this lane's columns: bit i
+// is for column i.
+template <class Slots, int LANES, class Mask>
+MOERL_DEVICE bool find_candidates(uint32_t run, uint32_t blocks, uint32_t top_k, const WidePlace& place, uint32_t& all, Mask mask_of) {
+    constexpr int MOST_BLOCKS = MANY_EXPERTS / LANES / BLOCK;
     const uint32_t lane = Slots::lane();
     uint32_t masks[MOST_BLOCKS] = {}, own = 0;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        if (static_cast<uint32_t>(b) >= values.blocks()) break;
-        masks[b] = wide_mask(values.own() + b * BLOCK, lowest);
+        if (static_cast<uint32_t>(b) >= blocks) break;
+        masks[b] = mask_of(static_cast<uint32_t>(b));
         own += static_cast<uint32_t>(popcount(masks[b]));
     }
-    const Counted counted = count_of_four(own, lane);
+    const Counted counted = count_of_lanes<LANES>(own, lane);
     all = counted.all;
     // Nothing reaches a NaN.
     const bool slow = all < top_k || all > CANDIDATES;
     uint32_t next = counted.before;
     MOERL_UNROLL
     for (int b = 0; b < MOST_BLOCKS; b++) {
-        if (static_cast<uint32_t>(b) >= values.blocks()) break;
-        for (uint32_t left = slow ? 0 : masks[b]; left != 0;) {
-            const uint32_t column = static_cast<uint32_t>(leading_zeros(left));
-            left ^= 0x80000000u >> column;
-            place.ids[next++] = lane * values.run + b * BLOCK + column;
+        if (static_cast<uint32_t>(b) >= blocks) break;
+        for (uint32_t left = slow ? 0 : masks[b]; left != 0; left &= left - 1) {
+            place.ids[next++] = lane * run + b * BLOCK + static_cast<uint32_t>(lowest_set(left));
         }
     }
     sync_warp();
     return slow;
 }
 
-// The ids of the k best among the candidates, in slot order, at `place.ids`. `value_of_id` gives what they are chosen by. Each lane settles four
-// candidates, the fourth from one to the next: its rank is the number of candidates that are better.
-template <class Slots, class Value>
-MOERL_DEVICE void rank_wide(uint32_t top_k, uint32_t all, const WidePlace& place, Value value_of_id) {
-    constexpr int OWN = CANDIDATES / 4;
+// The ids of the k best among the candidates, in slot order, at `place.ids`. `value_of_id` gives what they are chosen by. Each lane settles a few
+// candidates, from one to the next as many on as lanes share the row: a candidate's rank is the number of those that are better.
+template <class Slots, int LANES, class Value>
+MOERL_DEVICE void rank_candidates(uint32_t top_k, uint32_t all, const WidePlace& place, Value value_of_id) {
+    constexpr int OWN = CANDIDATES / LANES;
     const uint32_t lane = Slots::lane();
     uint32_t ids[OWN];
     float own[OWN];
     MOERL_UNROLL
     for (int q = 0; q < OWN; q++) {
-        const uint32_t at = q * 4 + lane;
+        const uint32_t at = q * LANES + lane;
         ids[q] = at < all ? place.ids[at] : 0;
         own[q] = at < all ? value_of_id(ids[q]) : -INFINITY;
         place.values[at] = own[q];
@@ -242,7 +255,7 @@ MOERL_DEVICE void rank_wide(uint32_t top_k, uint32_t all, const WidePlace& place
     sync_warp();
     uint32_t ranks[OWN] = {};
     MOERL_UNROLL
-    for (int block = 0; block < OWN; block++) {
+    for (int block = 0; block < static_cast<int>(CANDIDATES) / 4; block++) {
         const Words4 words = words_of(place.values + block * 4);
         MOERL_UNROLL
         for (int j = 0; j < 4; j++) {
@@ -250,8 +263,9 @@ MOERL_DEVICE void rank_wide(uint32_t top_k, uint32_t all, const WidePlace& place
             MOERL_UNROLL
             for (int q = 0; q < OWN; q++) {
                 // Of equal ones the smaller id is better, and that comes first.
-                bool better = block < q ? other >= own[q] : other > own[q];
-                if (block == q) better = better | ((static_cast<uint32_t>(j) < lane) & (other == own[q]));
+                const int home = q * LANES / 4, first = q * LANES % 4;
+                bool better = block < home || (block == home && j < first) ? other >= own[q] : other > own[q];
+                if (block == home && j >= first) better = better | ((static_cast<uint32_t>(j - first) < lane) & (other == own[q]));
                 ranks[q] += better ? 1u : 0u;
             }
         }

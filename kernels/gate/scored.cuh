@@ -1,6 +1,7 @@
 // Selection by sigmoid + bias for many rows: first a value that is near enough, for every expert, then the exact one for the few that count.
 //
-// The near value takes two special-function operations and no correction. It is never further from the exact one than half of `near_error`, so
+// Near values are half precision, two a word. So that half precision is fine enough, they are measured from a middle that is common to the row:
+// near the threshold they are then small, and their steps are too. A near value is never further from the exact one than half of `near_error`, so
 // what lies further than `near_error` below a threshold which k near values reach is not among the k best.
 #pragma once
 
@@ -10,53 +11,108 @@
 // sigmoid() of score.cuh without its corrections.
 MOERL_DEVICE float near_sigmoid(float x) { return reciprocal_approx(1.0f + exp2_approx(x * -LOG2_E)); }
 
-// Twice what a near value and the exact one can be apart. Either sigmoid is within 2^-21 of the truth: two operations to 2^-22 relative, and a
-// product x·log2(e) rounded at 2^-24 |x|, which is below 2^-22 once multiplied by the slope σ(x)(1 − σ(x)). Adding the bias rounds
-// either to 2^-24 relative; the rest is for the subtraction of this bound itself.
-MOERL_DEVICE float near_error(float value) { return fmaf(fabsf(value), 0x1p-21f, 0x1p-19f); }
+// What near values are measured from. The best of a row have sigmoids around 3/4 and biases not far from the first one's.
+MOERL_DEVICE float middle_of(const float* selection_bias) {
+    const float first = load(selection_bias);
+    return is_finite(first) ? first + 0.75f : 0.0f;
+}
 
-// The near values of this lane's columns. Rows that are not wanted get what they get.
-template <class T>
-MOERL_DEVICE void score_nearly(const float* selection_bias, const Segments<T, 4>& logits, const Segments<float, 4>& values) {
-    const float* const bias = selection_bias + lane_index() % 4 * logits.run;
-    for (uint32_t column = 0; column < logits.run; column += PACK<T>) {
+// Twice what a near value and the exact one can be apart, both measured from `middle`. Half precision rounds to 2^-11 relative, or 2^-25 where
+// it is denormal. Either sigmoid is within 2^-21 of the truth: two operations to 2^-22 relative, and a product x·log2(e) rounded at 2^-24 |x|,
+// which is below 2^-22 once multiplied by the slope σ(x)(1 − σ(x)). The exact value's sum with the bias is rounded to 2^-24 relative, and so
+// are the bias less the middle, and the near value's sum. The rest is for the subtraction of this bound itself.
+MOERL_DEVICE float near_error(float value, float middle) {
+    return fmaf(fabsf(value), 0x1.02p-10f, fmaf(fabsf(middle), 0x1p-21f, 0x1p-18f));
+}
+
+// A row's near values lie in blocks of 32 columns: word i of a block has column i in its low half and column i + 16 in its high half.
+constexpr uint32_t HALF_BLOCK = BLOCK / 2;
+
+// The place of a lane's column among its near values.
+MOERL_DEVICE uint32_t near_place(uint32_t column) {
+    return column / BLOCK * BLOCK + column % HALF_BLOCK * 2 + column % BLOCK / HALF_BLOCK;
+}
+
+// Eight near values from eight columns; -inf where there are none. `bias` is measured from the middle.
+template <class T> MOERL_DEVICE void near_values(const T* logits, const float* bias, bool there, float (&values)[8]) {
+    MOERL_UNROLL
+    for (int i = 0; i < 8; i += PACK<T>) {
         float x[PACK<T>];
-        unpack<T>(words_of(logits.own() + column), x);
+        if (there) unpack<T>(words_of(logits + i), x);
         MOERL_UNROLL
-        for (int i = 0; i < PACK<T>; i += 4) {
-            const Words4 of_bias = load16(bias + column + i);
-            Words4 words;
+        for (int j = 0; j < PACK<T>; j += 4) {
+            Words4 of_bias = {};
+            if (there) of_bias = words_of(bias + i + j);
             MOERL_UNROLL
-            for (int j = 0; j < 4; j++) words.w[j] = bits_of(near_sigmoid(x[i + j]) + f32_of(of_bias.w[j]));
-            *reinterpret_cast<Words4*>(values.own() + column + i) = words;
+            for (int l = 0; l < 4; l++) values[i + j + l] = there ? near_sigmoid(x[j + l]) + f32_of(of_bias.w[l]) : -INFINITY;
         }
     }
-    for (uint32_t column = values.run; column < Segments<float, 4>::padded(values.run); column += 4) {
-        constexpr uint32_t fill = MINUS_INFINITY<float>;
-        *reinterpret_cast<Words4*>(values.own() + column) = {{fill, fill, fill, fill}};
+}
+
+// The near values of this lane's columns. Rows that are not wanted get what they get. `bias`: of all experts, in shared memory.
+template <class T, int LANES>
+MOERL_DEVICE void score_nearly(const float* bias, const Segments<T, LANES>& logits, const Segments<f16, LANES>& near) {
+    const float* const own_bias = bias + lane_index() % LANES * logits.run;
+    for (uint32_t block = 0; block < near.blocks(); block++) {
+        MOERL_UNROLL
+        for (uint32_t i = 0; i < HALF_BLOCK; i += 8) {
+            const uint32_t column = block * BLOCK + i;
+            float low[8], high[8];
+            near_values<T>(logits.own() + column, own_bias + column, column < logits.run, low);
+            near_values<T>(logits.own() + column + HALF_BLOCK, own_bias + column + HALF_BLOCK, column + HALF_BLOCK < logits.run, high);
+            MOERL_UNROLL
+            for (int j = 0; j < 8; j += 4) {
+                Words4 words;
+                MOERL_UNROLL
+                for (int l = 0; l < 4; l++) words.w[l] = from_f32_x2<f16>(low[j + l], high[j + l]);
+                *reinterpret_cast<Words4*>(near.own() + block * BLOCK + (i + j) * 2) = words;
+            }
+        }
     }
+}
+
+// Group `g` of this lane's groups as a whole.
+struct NearGroup {
+    float best;
+    float second;
+};
+template <int LANES> MOERL_DEVICE NearGroup best_of_group(const Segments<f16, LANES>& near, uint32_t g, uint32_t size) {
+    if (size % BLOCK == 0) {
+        uint32_t best = MINUS_INFINITY<f16>, second = MINUS_INFINITY<f16>;
+        for (uint32_t place = g * size; place < (g + 1) * size; place += 8) {
+            const Words4 words = words_of(near.own() + place);
+            MOERL_UNROLL
+            for (int j = 0; j < 4; j++) {
+                second = max_nan_x2<f16>(second, min_nan_x2<f16>(best, words.w[j]));
+                best = max_nan_x2<f16>(best, words.w[j]);
+            }
+        }
+        const float low = to_f32(f16{static_cast<uint16_t>(best & 0xffffu)}), high = to_f32(f16{static_cast<uint16_t>(best >> 16)});
+        second = max_nan_x2<f16>(second, Halves<f16>::swapped(second));
+        const float behind = to_f32(f16{static_cast<uint16_t>(second & 0xffffu)});
+        return {max_nan(low, high), max_nan(min_nan(low, high), behind)};
+    }
+    NearGroup group = {-INFINITY, -INFINITY};
+    for (uint32_t column = g * size; column < (g + 1) * size; column++) {
+        const float value = to_f32(near.own()[near_place(column)]);
+        group.second = max_nan(group.second, min_nan(group.best, value));
+        group.best = max_nan(group.best, value);
+    }
+    return group;
 }
 
 // Puts -inf in the place of the values of groups that are not admitted. Whole groups belong to a lane. Answers false where the near scores
 // cannot tell which groups those are: they then lie too close, or one is NaN. `place` has room for the row's groups, twice.
-MOERL_DEVICE bool limit_groups_nearly(const MoerlGateForward& p, const Segments<float, 4>& values, const WidePlace& place) {
-    const uint32_t groups = p.router.experts / p.group_size, own = groups / 4, first = lane_index() % 4 * own;
+template <int LANES>
+MOERL_DEVICE bool limit_groups_nearly(const MoerlGateForward& p, float middle, const Segments<f16, LANES>& near, const WidePlace& place) {
+    const uint32_t size = p.group_size, groups = p.router.experts / size, own = groups / LANES, first = lane_index() % LANES * own;
     float* const lowest = place.values;                          // what a group's exact score is at least
     float* const highest = reinterpret_cast<float*>(place.ids);  // and at most
     bool certain = true;
     for (uint32_t g = 0; g < own; g++) {
-        float best = -INFINITY, second = -INFINITY;
-        for (uint32_t column = g * p.group_size; column < (g + 1) * p.group_size; column += 4) {
-            const Words4 words = words_of(values.own() + column);
-            MOERL_UNROLL
-            for (int j = 0; j < 4; j++) {
-                const float value = f32_of(words.w[j]);
-                second = max_nan(second, min_nan(best, value));
-                best = max_nan(best, value);
-            }
-        }
-        const float score = p.group_top == 1 ? best : best + second;
-        const float error = p.group_top == 1 ? near_error(best) : near_error(best) + near_error(second);
+        const NearGroup group = best_of_group(near, g, size);
+        const float score = p.group_top == 1 ? group.best : group.best + group.second;
+        const float error = p.group_top == 1 ? near_error(group.best, middle) : near_error(group.best, middle) + near_error(group.second, middle);
         certain = certain && score == score;
         lowest[first + g] = score - error;
         highest[first + g] = score + error;
@@ -71,9 +127,15 @@ MOERL_DEVICE bool limit_groups_nearly(const MoerlGateForward& p, const Segments<
         }
         if (not_worse < p.admitted_groups) continue;
         certain = certain && better >= p.admitted_groups;
-        for (uint32_t column = g * p.group_size; column < (g + 1) * p.group_size; column += 4) {
-            constexpr uint32_t out = MINUS_INFINITY<float>;
-            *reinterpret_cast<Words4*>(values.own() + column) = {{out, out, out, out}};
+        constexpr uint32_t out = MINUS_INFINITY<f16>;
+        if (size % BLOCK == 0) {
+            for (uint32_t column = g * size; column < (g + 1) * size; column += 8) {
+                *reinterpret_cast<Words4*>(near.own() + column) = {{out, out, out, out}};
+            }
+        } else {
+            for (uint32_t column = g * size; column < (g + 1) * size; column++) {
+                near.own()[near_place(column)] = f16{static_cast<uint16_t>(out & 0xffffu)};
+            }
         }
     }
     sync_warp();  // the place is somebody else's now

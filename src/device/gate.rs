@@ -183,12 +183,12 @@ fn plan_for_many<E: Executor>(
     if !many || !regular || !aligned || !plain {
         return None;
     }
+    let lanes = if size == 2 { 2 } else { 4 };
     let names = if is_scored {
-        let groups = config.groups.map_or(4, |groups| groups.count);
-        let bias = call.selection_bias?;
-        let near = config.score == Score::Sigmoid && bias.address().is_multiple_of(16);
-        // Whole groups for each of four lanes, in packs of four, scored by no more than their two best.
-        let grouped = groups.is_multiple_of(4) && groups <= 16 && (experts / groups).is_multiple_of(4);
+        let groups = config.groups.map_or(lanes, |groups| groups.count);
+        let near = config.score == Score::Sigmoid && call.selection_bias.is_some();
+        // Whole groups for each lane, scored by no more than their two best.
+        let grouped = groups.is_multiple_of(lanes) && groups <= 16;
         (near && grouped && params.group_top <= 2 && top_k <= 8).then_some(&MANY_BIASED)?
     } else {
         if config.groups.is_some() {
@@ -196,15 +196,14 @@ fn plan_for_many<E: Executor>(
         }
         MANY.iter().find(|(most, _)| top_k <= *most).map(|(_, names)| names)?
     };
-    let packed = size == 2 && !is_scored;
-    let lanes = if packed { 2 } else { 4 };
     let rows = 32 / lanes;
-    let values = if is_scored { segment_bytes(experts, lanes, size_of::<f32>()) } else { 0 };
-    let candidates = rows * 16 * if packed { size_of::<u32>() } else { 2 * size_of::<u32>() };
-    let unit_bytes = segment_bytes(experts, lanes, size) + values + candidates + row_bytes(config, shape, element);
+    let behind =
+        if is_scored { segment_bytes(experts, lanes, size_of::<u16>()) } else { row_bytes(config, shape, element) };
+    let candidates = rows * 16 * if size == 2 && !is_scored { size_of::<u32>() } else { 2 * size_of::<u32>() };
+    let unit_bytes = segment_bytes(experts, lanes, size) + behind + candidates;
     let grid = grid_of_warps(executor, tokens, rows, unit_bytes, TUNING.threads_of_many);
     // The slots that one store takes: as in gate_forward_many.
-    let width = if packed && top_k <= 8 { 4 } else { 2 };
+    let width = if lanes == 2 && top_k <= 8 { 4 } else { 2 };
     let wide_stores = has_wide_slots(call, top_k, width);
     Some(Plan { kernel: Kernel { image: "gate", name: name(names, element) }, grid, unit_bytes, wide_stores })
 }

@@ -1,6 +1,8 @@
 //! Chunk after chunk: a product, the kernels of [`logprob`], and in backward two more products. Launches `kernels/linear_logprob.cu` for what
 //! has to be moved or rounded between them.
 
+use std::ops::Range;
+
 use super::logprob;
 use crate::abi::{MoerlLinearCopy, MoerlLinearRound};
 use crate::device::executor::{Arguments, Executor, Factor, Grid, Kernel, Parameters, Product};
@@ -60,7 +62,7 @@ struct Operands<'a, M> {
     weight: Matrix<'a, M>,
     chunk_rows: usize,
     chunks: Vec<Vec<Piece>>,
-    absent: Vec<std::ops::Range<usize>>,
+    absent: Vec<Range<usize>>,
 }
 
 impl<'a, M: Memory> Operands<'a, M> {
@@ -164,6 +166,24 @@ fn project<E: Executor>(
     )
 }
 
+/// Projects chunk after chunk, and hands on the logits of every piece, and which rows they are of.
+fn for_every_piece<E: Executor>(
+    executor: &E,
+    stream: &E::Stream,
+    operands: &Operands<'_, E::Memory>,
+    parts: &mut Parts<'_, E::Memory>,
+    mut work: impl FnMut(Matrix<'_, E::Memory>, &Range<usize>) -> Result<()>,
+) -> Result<()> {
+    for chunk in &operands.chunks {
+        let hidden = gathered(executor, stream, operands, chunk, &mut parts.staged)?;
+        project(executor, stream, hidden, operands.weight, &mut parts.logits, &mut parts.product)?;
+        for piece in chunk {
+            work(parts.logits.as_matrix().row_range(piece.place()), &piece.rows)?;
+        }
+    }
+    Ok(())
+}
+
 /// [`Backend::linear_logprob_forward`](crate::Backend::linear_logprob_forward).
 pub(super) fn forward<'a, E: Executor>(
     executor: &E,
@@ -185,16 +205,10 @@ pub(super) fn forward<'a, E: Executor>(
             executor.set_bytes(stream, array, 0xff)?;
         }
     }
-    for chunk in &operands.chunks {
-        let hidden = gathered(executor, stream, &operands, chunk, &mut parts.staged)?;
-        project(executor, stream, hidden, operands.weight, &mut parts.logits, &mut parts.product)?;
-        for piece in chunk {
-            let logits = parts.logits.as_matrix().row_range(piece.place());
-            let call = call.over(logits, piece.rows.clone());
-            logprob::forward_of(executor, stream, &config.logprob, &sizes.piece(&piece.rows), call)?;
-        }
-    }
-    Ok(())
+    for_every_piece(executor, stream, &operands, &mut parts, |logits, rows| {
+        let call = call.over(logits, rows.clone());
+        logprob::forward_of(executor, stream, &config.logprob, &sizes.piece(rows), call)
+    })
 }
 
 /// [`Backend::linear_logprob_partial`](crate::Backend::linear_logprob_partial).
@@ -218,16 +232,10 @@ pub(super) fn partial<'a, E: Executor>(
             executor.set_bytes(stream, best, 0xff)?;
         }
     }
-    for chunk in &operands.chunks {
-        let hidden = gathered(executor, stream, &operands, chunk, &mut parts.staged)?;
-        project(executor, stream, hidden, operands.weight, &mut parts.logits, &mut parts.product)?;
-        for piece in chunk {
-            let logits = parts.logits.as_matrix().row_range(piece.place());
-            let call = call.over(logits, piece.rows.clone());
-            logprob::partial_of(executor, stream, &config.logprob, &sizes.piece(&piece.rows), call)?;
-        }
-    }
-    Ok(())
+    for_every_piece(executor, stream, &operands, &mut parts, |logits, rows| {
+        let call = call.over(logits, rows.clone());
+        logprob::partial_of(executor, stream, &config.logprob, &sizes.piece(rows), call)
+    })
 }
 
 /// [`Backend::linear_logprob_backward`](crate::Backend::linear_logprob_backward).

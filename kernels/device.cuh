@@ -10,7 +10,7 @@
 //   shared memory  MOERL_SHARED(type, name, count)  MOERL_DYNAMIC_SHARED(type, name)  shared_atomic_*     (plain dereference is right here)
 //   block          sync_block() sync_block_or(p) sync_block_and(p) sync_block_count(p)
 //   warp           sync_warp shuffle shuffle_xor shuffle_up shuffle_down ballot any all match_any reduce_{add,min,max}_u32
-//   arithmetic     exp2_approx reciprocal_approx fmaf (C's) {max,min}_nan {max,min}_nan_x2<bf16|f16> at_least_x2<bf16|f16>
+//   arithmetic     exp2_approx tanh_approx reciprocal_approx fmaf (C's) {max,min}_nan {max,min}_nan_x2<bf16|f16> at_least_x2<bf16|f16>
 //                  count_above_x2<bf16|f16> to_f32 from_f32 bits_of f32_of is_finite popcount ...
 //
 // A pointer that arrives in a parameter structure is GLOBAL: only the helpers may follow it (under emulation it lies in an
@@ -184,6 +184,12 @@ MOERL_DEVICE int lowest_set(uint32_t x) { return __ffs(static_cast<int>(x)) - 1;
 MOERL_DEVICE float exp2_approx(float x) {
     float r;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+// Within 2^-11 relative.
+MOERL_DEVICE float tanh_approx(float x) {
+    float r;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
     return r;
 }
 // 1/x to the last place or the one before; arguments and results below 2^-126 are 0.

@@ -73,7 +73,9 @@ MOERL_KERNEL(gate_forward_many_f16_8, MoerlGateForward, 128) { gate_forward_many
 MOERL_KERNEL(gate_forward_many_f16_10, MoerlGateForward, 128) { gate_forward_many<f16, 2, 10, false>(p); }
 MOERL_KERNEL(gate_forward_many_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, false>(p); }
 MOERL_KERNEL(gate_forward_many_f32_10, MoerlGateForward, 128) { gate_forward_many<float, 4, 10, false>(p); }
+MOERL_ALL_REGISTERS(gate_forward_many_biased_bf16_8, MoerlGateForward, 128)
 MOERL_KERNEL(gate_forward_many_biased_bf16_8, MoerlGateForward, 128) { gate_forward_many<bf16, 2, 8, true>(p); }
+MOERL_ALL_REGISTERS(gate_forward_many_biased_f16_8, MoerlGateForward, 128)
 MOERL_KERNEL(gate_forward_many_biased_f16_8, MoerlGateForward, 128) { gate_forward_many<f16, 2, 8, true>(p); }
 MOERL_KERNEL(gate_forward_many_biased_f32_8, MoerlGateForward, 128) { gate_forward_many<float, 4, 8, true>(p); }
 

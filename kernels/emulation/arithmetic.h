@@ -30,6 +30,12 @@ MOERL_DEVICE float exp2_approx(float x) {
     return x < -126.0f ? 0.0f : exp2f(x);
 }
 
+// Not better than the GPU is: a kernel that relies on more than 2^-11 must not get it here. A mantissa cut to 11 bits is that far off.
+MOERL_DEVICE float tanh_approx(float x) {
+    if (x != x) return f32_of(emulation::CANONICAL_NAN);
+    return f32_of(bits_of(tanhf(x)) & 0xfffff000u);
+}
+
 // Exact to half a unit where the GPU is only exact to one. Arguments and results below 2^-126 are zeros of their sign.
 MOERL_DEVICE float reciprocal_approx(float x) {
     if (x != x) return f32_of(emulation::CANONICAL_NAN);

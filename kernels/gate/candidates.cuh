@@ -253,7 +253,7 @@ MOERL_DEVICE void rank_candidates(uint32_t top_k, uint32_t all, const WidePlace&
         place.values[at] = own[q];
     }
     sync_warp();
-    uint32_t ranks[OWN] = {};
+    float ranks[OWN] = {};  // a comparison that gives 1.0 is one instruction
     MOERL_UNROLL
     for (int block = 0; block < static_cast<int>(CANDIDATES) / 4; block++) {
         const Words4 words = words_of(place.values + block * 4);
@@ -266,13 +266,14 @@ MOERL_DEVICE void rank_candidates(uint32_t top_k, uint32_t all, const WidePlace&
                 const int home = q * LANES / 4, first = q * LANES % 4;
                 bool better = block < home || (block == home && j < first) ? other >= own[q] : other > own[q];
                 if (block == home && j >= first) better = better | ((static_cast<uint32_t>(j - first) < lane) & (other == own[q]));
-                ranks[q] += better ? 1u : 0u;
+                ranks[q] += better ? 1.0f : 0.0f;
             }
         }
     }
     MOERL_UNROLL
     for (int q = 0; q < OWN; q++) {
-        if (ranks[q] < top_k) place.ids[ranks[q]] = ids[q];
+        const uint32_t rank = static_cast<uint32_t>(ranks[q]);
+        if (rank < top_k) place.ids[rank] = ids[q];
     }
     sync_warp();
 }

@@ -41,7 +41,7 @@ template <class T, int LANES, bool SCORED> struct ManyPlace {
     }
 };
 
-// The ids of the row's slots and their logits, +0 for -0; or the answer that the row is slow. `bias` is measured from `middle`.
+// The ids of the row's slots and their logits, +0 for -0; or the answer that the row is slow. `bias` as near_value takes it.
 template <class T, int LANES, int RANK, bool SCORED, class Slots>
 MOERL_DEVICE bool choose_of_many(const MoerlGateForward& p, const ManyPlace<T, LANES, SCORED>& place, const float* bias, float middle,
                                  uint32_t (&ids)[Slots::SLOTS], float (&selected)[Slots::SLOTS]) {
@@ -103,7 +103,7 @@ template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forw
     float middle = 0.0f;
     if constexpr (SCORED) {
         middle = middle_of(p.selection_bias);
-        for (uint32_t e = thread_index(); e < experts; e += block_size()) bias[e] = load(p.selection_bias + e) - middle;
+        for (uint32_t e = thread_index(); e < experts; e += block_size()) bias[e] = load(p.selection_bias + e) - middle + 0.5f;
         sync_block();
     } else {
         sync_warp();

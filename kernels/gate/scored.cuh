@@ -1,15 +1,13 @@
 // Selection by sigmoid + bias for many rows: first a value that is near enough, for every expert, then the exact one for the few that count.
 //
-// Near values are half precision, two a word. So that half precision is fine enough, they are measured from a middle that is common to the row:
-// near the threshold they are then small, and their steps are too. A near value is never further from the exact one than half of `near_error`, so
-// what lies further than `near_error` below a threshold which k near values reach is not among the k best.
+// Near values are half precision, two a word, and take one special-function operation. So that half precision is fine enough, they are measured
+// from a middle that is common to the row: near the threshold they are then small, and their steps are too. A near value is never further from
+// the exact one than half of `near_error`, so what lies further than `near_error` below a threshold which k near values reach is not among the
+// k best.
 #pragma once
 
 #include "candidates.cuh"
 #include "select.cuh"
-
-// sigmoid() of score.cuh without its corrections.
-MOERL_DEVICE float near_sigmoid(float x) { return reciprocal_approx(1.0f + exp2_approx(x * -LOG2_E)); }
 
 // What near values are measured from. The best of a row have sigmoids around 3/4 and biases not far from the first one's.
 MOERL_DEVICE float middle_of(const float* selection_bias) {
@@ -17,12 +15,15 @@ MOERL_DEVICE float middle_of(const float* selection_bias) {
     return is_finite(first) ? first + 0.75f : 0.0f;
 }
 
-// Twice what a near value and the exact one can be apart, both measured from `middle`. Half precision rounds to 2^-11 relative, or 2^-25 where
-// it is denormal. Either sigmoid is within 2^-21 of the truth: two operations to 2^-22 relative, and a product x·log2(e) rounded at 2^-24 |x|,
-// which is below 2^-22 once multiplied by the slope σ(x)(1 − σ(x)). The exact value's sum with the bias is rounded to 2^-24 relative, and so
-// are the bias less the middle, and the near value's sum. The rest is for the subtraction of this bound itself.
+// From the logit, and the bias plus 1/2 less the middle: σ(x) = 1/2 + tanh(x/2) / 2.
+MOERL_DEVICE float near_value(float x, float bias) { return fmaf(0.5f, tanh_approx(0.5f * x), bias); }
+
+// Twice what a near value and the exact one can be apart, both measured from `middle`. The tangent is within 2^-11 of the truth, and counts half.
+// Half precision rounds to 2^-11 relative, or 2^-25 where it is denormal. What else is rounded (the exact sigmoid to 2^-21 and its sum with the
+// bias, the bias less the middle, the near value's sum) is to 2^-24 of the value, of the middle or of 1. The rest is for the subtraction of this
+// bound itself.
 MOERL_DEVICE float near_error(float value, float middle) {
-    return fmaf(fabsf(value), 0x1.02p-10f, fmaf(fabsf(middle), 0x1p-21f, 0x1p-18f));
+    return fmaf(fabsf(value), 0x1.02p-10f, fmaf(fabsf(middle), 0x1p-21f, 0x1.02p-11f));
 }
 
 // A row's near values lie in blocks of 32 columns: word i of a block has column i in its low half and column i + 16 in its high half.
@@ -33,41 +34,47 @@ MOERL_DEVICE uint32_t near_place(uint32_t column) {
     return column / BLOCK * BLOCK + column % HALF_BLOCK * 2 + column % BLOCK / HALF_BLOCK;
 }
 
-// Eight near values from eight columns; -inf where there are none. `bias` is measured from the middle.
-template <class T> MOERL_DEVICE void near_values(const T* logits, const float* bias, bool there, float (&values)[8]) {
+// Eight near values from eight columns.
+template <class T> MOERL_DEVICE void near_values(const T* logits, const float* bias, float (&values)[8]) {
     MOERL_UNROLL
     for (int i = 0; i < 8; i += PACK<T>) {
         float x[PACK<T>];
-        if (there) unpack<T>(words_of(logits + i), x);
+        unpack<T>(words_of(logits + i), x);
         MOERL_UNROLL
         for (int j = 0; j < PACK<T>; j += 4) {
-            Words4 of_bias = {};
-            if (there) of_bias = words_of(bias + i + j);
+            const Words4 of_bias = words_of(bias + i + j);
             MOERL_UNROLL
-            for (int l = 0; l < 4; l++) values[i + j + l] = there ? near_sigmoid(x[j + l]) + f32_of(of_bias.w[l]) : -INFINITY;
+            for (int l = 0; l < 4; l++) values[i + j + l] = near_value(x[j + l], f32_of(of_bias.w[l]));
         }
     }
 }
 
-// The near values of this lane's columns. Rows that are not wanted get what they get. `bias`: of all experts, in shared memory.
+// The near values of this lane's columns. Rows that are not wanted get what they get. `bias`: of all experts as near_value takes it, in shared
+// memory.
 template <class T, int LANES>
 MOERL_DEVICE void score_nearly(const float* bias, const Segments<T, LANES>& logits, const Segments<f16, LANES>& near) {
     const float* const own_bias = bias + lane_index() % LANES * logits.run;
-    for (uint32_t block = 0; block < near.blocks(); block++) {
+    const uint32_t whole = logits.run / BLOCK * BLOCK;
+    for (uint32_t block = 0; block < whole; block += BLOCK) {
         MOERL_UNROLL
         for (uint32_t i = 0; i < HALF_BLOCK; i += 8) {
-            const uint32_t column = block * BLOCK + i;
+            const uint32_t column = block + i;
             float low[8], high[8];
-            near_values<T>(logits.own() + column, own_bias + column, column < logits.run, low);
-            near_values<T>(logits.own() + column + HALF_BLOCK, own_bias + column + HALF_BLOCK, column + HALF_BLOCK < logits.run, high);
+            near_values<T>(logits.own() + column, own_bias + column, low);
+            near_values<T>(logits.own() + column + HALF_BLOCK, own_bias + column + HALF_BLOCK, high);
             MOERL_UNROLL
             for (int j = 0; j < 8; j += 4) {
                 Words4 words;
                 MOERL_UNROLL
                 for (int l = 0; l < 4; l++) words.w[l] = from_f32_x2<f16>(low[j + l], high[j + l]);
-                *reinterpret_cast<Words4*>(near.own() + block * BLOCK + (i + j) * 2) = words;
+                *reinterpret_cast<Words4*>(near.own() + block + (i + j) * 2) = words;
             }
         }
+    }
+    for (uint32_t column = whole; column < near.blocks() * BLOCK; column++) {
+        const bool there = column < logits.run;
+        const float value = there ? near_value(to_f32(logits.own()[column]), own_bias[column]) : -INFINITY;
+        near.own()[near_place(column)] = from_f32<f16>(value);
     }
 }
 

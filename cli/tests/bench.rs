@@ -2,10 +2,12 @@
 
 mod common;
 
-#[cfg(feature = "emulate")]
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
 use common::{assert_refused, moerl};
+use moerl_cli::bench::Noun;
+use moerl_cli::bench::case::{Case, Scale};
 use serde_json::Value;
 
 fn measured(backend: &str, nouns: &[&str], only: &str) -> (String, Value) {
@@ -40,6 +42,17 @@ fn under_emulation_the_bytes_are_counted() {
     assert_eq!(native["loaded_bytes"], native["floor_read_bytes"]);
     assert_eq!(native["stored_bytes"], native["floor_written_bytes"]);
     assert!(native["cold_us"].is_null());
+}
+
+#[test]
+fn every_case_of_full_size_has_its_own_name() {
+    let mut names = BTreeSet::new();
+    for noun in Noun::value_variants() {
+        for Case { noun, operation, shape, element, .. } in noun.cases::<moerl::Reference>(Scale::Full) {
+            let name = format!("{noun} {operation}, {shape}, {element}");
+            assert!(names.insert(name.clone()), "twice: {name}");
+        }
+    }
 }
 
 /// The list of figures that must not grow is made of these names and numbers.

@@ -7,7 +7,7 @@ use moerl::advantage::{
     token_workspace_bytes, whiten, workspace_bytes,
 };
 use moerl::element::Element;
-use moerl::objective::{Groups, Plan, Segments};
+use moerl::objective::{Groups, Plan};
 
 use super::case::{Call, Case, Floor, Prepare, Scale, generate, hashed, normal};
 use super::measure::Measure;
@@ -58,7 +58,7 @@ fn of_segments<B: Measure + 'static>(segments: usize) -> Vec<Case<B>> {
 }
 
 fn of_tokens<B: Measure + 'static>(packed: &Packed) -> Vec<Case<B>> {
-    let (tokens, segments) = (packed.tokens(), packed.segments());
+    let (tokens, segments) = (packed.tokens(), packed.count());
     let estimator = |name: &str, estimator: TokenEstimator, values: usize, written: usize| {
         let packed_shape = packed.shape();
         let packed = packed.clone();
@@ -98,7 +98,7 @@ fn normals<B: Measure>(backend: &B, stream: &B::Stream, len: usize) -> moerl::Re
 }
 
 fn plan<B: Measure>(backend: &B, stream: &B::Stream, packed: &Packed) -> moerl::Result<Plan<B>> {
-    Plan::new(backend, stream, &Segments::from_lengths(packed.lengths.iter().copied())?)
+    Plan::new(backend, stream, &packed.segments()?)
 }
 
 fn groups(segments: usize, size: usize) -> Groups {
@@ -151,7 +151,7 @@ fn token_advantages<B: Measure + 'static>(
     let tokens = packed.tokens();
     let with_values = !matches!(estimator, TokenEstimator::Returns { .. });
     let with_ratio = matches!(estimator, TokenEstimator::Vtrace { .. });
-    let rewards = normals(backend, stream, packed.segments())?;
+    let rewards = normals(backend, stream, packed.count())?;
     let values = normals(backend, stream, tokens)?;
     let ratio = backend.upload(stream, &generate(tokens, |u| 0.9 + 0.2 * hashed(u)))?;
     let mask = backend.upload(stream, &vec![1_u8; tokens])?;
@@ -186,8 +186,8 @@ fn whitening<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed: &Pac
 }
 
 fn token_baseline<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed: &Packed) -> moerl::Result<Call<B>> {
-    let segments = Segments::from_lengths(packed.lengths.iter().copied())?;
-    let plan = BaselinePlan::new(backend, stream, &segments, &groups(packed.segments(), GROUP))?;
+    let segments = packed.segments()?;
+    let plan = BaselinePlan::new(backend, stream, &segments, &groups(packed.count(), GROUP))?;
     let tokens = packed.tokens();
     let returns = normals(backend, stream, tokens)?;
     let logprobs = backend.upload(stream, &generate(tokens, |u| -5.0 * hashed(u)))?;
@@ -215,7 +215,7 @@ fn token_baseline<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed:
 fn counted_tokens<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed: &Packed) -> moerl::Result<Call<B>> {
     let plan = plan(backend, stream, packed)?;
     let mask = backend.upload(stream, &vec![1_u8; packed.tokens()])?;
-    let mut counts = backend.allocate::<u32>(stream, packed.segments())?;
+    let mut counts = backend.allocate::<u32>(stream, packed.count())?;
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         let call = CountTokens { loss_mask: Some(mask.view()), counts: counts.view_mut() };
         backend.count_tokens(stream, &plan, call)

@@ -6,7 +6,7 @@ use moerl::correction::{
     Batch, Config, Level, Metropolis, Output, Plans, Rejection, Weight, diagnostics, workspace_bytes,
 };
 use moerl::element::Element;
-use moerl::objective::{Groups, Plan, Segments};
+use moerl::objective::{Groups, Plan};
 
 use super::case::{Call, Case, Floor, Scale, generate, hashed};
 use super::measure::Measure;
@@ -52,7 +52,7 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     let mut cases = Vec::new();
     for packed in two_kinds(scale) {
         for Kind { name, config, read, grouped } in kinds() {
-            let (tokens, segments) = (packed.tokens() as u64, packed.segments() as u64);
+            let (tokens, segments) = (packed.tokens() as u64, packed.count() as u64);
             // An offset a segment; where they are grouped, a member too.
             let of_segment = if grouped { 12 } else { 8 };
             let packed = packed.clone();
@@ -76,8 +76,8 @@ fn correction<B: Measure + 'static>(
     config: &Config,
     grouped: bool,
 ) -> moerl::Result<Call<B>> {
-    let (tokens, segments) = (packed.tokens(), packed.segments());
-    let plan = Plan::new(backend, stream, &Segments::from_lengths(packed.lengths.iter().copied())?)?;
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    let plan = Plan::new(backend, stream, &packed.segments()?)?;
     let groups: Vec<i32> = (0..segments).map(|i| (i / GROUP) as i32).collect();
     let groups = GroupPlan::new(backend, stream, &Groups::from_ids(&groups))?;
     let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));

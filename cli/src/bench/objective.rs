@@ -1,7 +1,7 @@
 //! Loss and gradient over packed segments of every kind of length; what statistics and maps cost beside them, and terms that need more arrays.
 
 use moerl::element::Element;
-use moerl::objective::{Advantages, Batch, Config, Denominators, Kl, KlForm, Output, Plan, Segments, workspace_bytes};
+use moerl::objective::{Advantages, Batch, Config, Denominators, Kl, KlForm, Output, Plan, workspace_bytes};
 use moerl::{Buffer, diagnostics};
 
 use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
@@ -75,10 +75,10 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
 }
 
 fn cases_of<B: Measure + 'static>(packed: &Packed, objective: &Objective, beside: &[Beside]) -> Vec<Case<B>> {
-    let (tokens, segments) = (packed.tokens() as u64, packed.segments() as u64);
+    let (tokens, segments) = (packed.tokens() as u64, packed.count() as u64);
     // Two log-probabilities and the mask; the mask again where a segment's count or sum is not known until all of it was read, and it is too
     // long to be kept.
-    let again = if packed.lengths.iter().any(|&length| length > KEPT) { 1 } else { 0 };
+    let again = if packed.longest() > KEPT { 1 } else { 0 };
     let read = 9 + again + if objective.needs.is_some() { 4 } else { 0 };
     let case = |&beside: &Beside| {
         let (of_token, of_segment) = if beside == Beside::Maps { (5, 5) } else { (0, 0) };
@@ -107,8 +107,8 @@ fn objective_call<B: Measure + 'static>(
     objective: &Objective,
     beside: Beside,
 ) -> moerl::Result<Call<B>> {
-    let (tokens, segments) = (packed.tokens(), packed.segments());
-    let plan = Plan::new(backend, stream, &Segments::from_lengths(packed.lengths.iter().copied())?)?;
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    let plan = Plan::new(backend, stream, &packed.segments()?)?;
     let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));
     let new: Vec<f32> = generate(tokens, |u| old[u] - 0.1 * hashed(u + tokens));
     let more: Vec<f32> = match objective.needs {

@@ -1,5 +1,9 @@
 //! Packed segments of every kind of length.
 
+use std::rc::Rc;
+
+use moerl::objective::Segments;
+
 use super::case::{Scale, hashed, normal};
 
 /// Segments that fill a number of tokens.
@@ -7,8 +11,8 @@ use super::case::{Scale, hashed, normal};
 pub struct Packed {
     /// What the lengths are like: `of 8k`.
     name: &'static str,
-    /// Tokens of each segment.
-    pub lengths: Vec<usize>,
+    /// Tokens of each segment. Shared: there may be as many as tokens, and every case has them.
+    lengths: Rc<[usize]>,
 }
 
 impl Packed {
@@ -23,8 +27,21 @@ impl Packed {
     }
 
     /// The number of segments.
-    pub fn segments(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.lengths.len()
+    }
+
+    /// The tokens of the longest segment.
+    pub fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The segments.
+    ///
+    /// # Errors
+    /// Those of [`Segments::from_lengths`].
+    pub fn segments(&self) -> moerl::Result<Segments> {
+        Segments::from_lengths(self.lengths.iter().copied())
     }
 }
 
@@ -73,5 +90,5 @@ fn packed(name: &'static str, tokens: usize, length: impl Fn(usize) -> usize) ->
         lengths.push(length);
         left -= length;
     }
-    Packed { name, lengths }
+    Packed { name, lengths: lengths.into() }
 }

@@ -29,11 +29,13 @@ def gae_step(last, reward, value, next_value, mask):
 
 def gae(step, rewards, values, mask):
     rows, length = values.shape
+    # Token after token lies in one piece of memory.
+    by_token, counts = values.t().contiguous().unbind(0), mask.t().contiguous().unbind(0)
     last, next_value = values.new_zeros(rows), values.new_zeros(rows)
     nothing = values.new_zeros(rows)
     advantages = []
     for t in reversed(range(length)):
-        last, next_value = step(last, rewards if t == length - 1 else nothing, values[:, t], next_value, mask[:, t])
+        last, next_value = step(last, rewards if t == length - 1 else nothing, by_token[t], next_value, counts[t])
         advantages.append(last)
     advantages = torch.stack(advantages[::-1], dim=1)
     return advantages, advantages + values

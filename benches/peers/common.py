@@ -3,9 +3,12 @@
 import dataclasses
 from collections.abc import Callable
 
-import torch
+try:
+    import torch
+except ImportError as error:  # every row then says so
+    torch, NO_TORCH = None, f"torch: {type(error).__name__}: {error}"
 
-ELEMENTS = {"bf16": torch.bfloat16, "f32": torch.float32}
+ELEMENTS = {"bf16": "bfloat16", "f32": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Case:
 
     @property
     def dtype(self):
-        return ELEMENTS[self.element]
+        return getattr(torch, ELEMENTS[self.element])
 
     def __str__(self):
         return f"{self.noun} {self.operation} {self.shape} {self.element}"

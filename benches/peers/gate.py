@@ -1,8 +1,6 @@
 """Peers of `gate`: softmax over the chosen experts (Qwen3) and sigmoid with a bias (DeepSeek-V3, GLM-5, Kimi-K2)."""
 
-import torch
-
-from common import Case, Peer, compiled
+from common import Case, Peer, compiled, torch
 
 ROUTERS = {
     "qwen3": (128, 8, "softmax", None),
@@ -17,7 +15,7 @@ OPERATIONS = ("forward, native", "forward, replay", "backward")
 
 def cases(full):
     for preset, (experts, k, *_) in ROUTERS.items():
-        for tokens in (1, 64, 4096, 16384, 65536) if full else (64,):
+        for tokens in (1, 64, 4096, 16384, 65536) if full else (4, 64):
             for element in ("bf16", "f32"):
                 for operation in OPERATIONS:
                     yield Case("gate", operation, f"{preset} T={tokens} E={experts} k={k}", element, (preset, tokens, experts, k))

@@ -1,8 +1,6 @@
 """Peers of `logprob`: log-probability of a token and the entropy of its distribution, and the gradient of the logits."""
 
-import torch
-
-from common import Case, Peer, compiled
+from common import Case, Peer, compiled, torch
 
 BACKWARD = tuple(f"backward, {share} % of the rows without a gradient" for share in (0, 90, 100))
 OPERATIONS = ("forward", *BACKWARD)

@@ -1,17 +1,16 @@
 """Peers of `objective`: the same losses in the padded style of the trainers, forward and backward in one call."""
 
-import torch
-
-from common import Case, Peer, compiled
+import packed
+from common import Case, Peer, compiled, torch
 
 OPERATIONS = ("ppo_clip", "gspo")
 
 
 def cases(full):
     # A row of 16k holds 8k valid tokens: what a padded batch of long answers looks like.
-    for rows, length in ((128, 8192), (2048, 8192)) if full else ((4, 8192),):
+    for shape, sizes in packed.shapes(full):
         for operation in OPERATIONS:
-            yield Case("objective", operation, f"N={rows * length} of 8k", "f32", (rows, length))
+            yield Case("objective", operation, shape, "f32", sizes)
 
 
 def arrays(case, device):

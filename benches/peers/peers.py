@@ -5,7 +5,7 @@
     python peers.py --agree step.safetensors ours.safetensors      # what `moerl step step.safetensors --out ours.safetensors` wrote
 
 On a machine without a GPU the shapes are small and the times are the CPU's: it shows that the program works, and nothing else.
-A peer that is not installed, or that refuses a shape, is a row that says so. Needs torch and safetensors; everything else is optional.
+A peer that is not installed, or that refuses a shape, is a row that says so; without torch, all of them are. `--agree` needs torch and safetensors.
 """
 
 import argparse
@@ -16,14 +16,16 @@ import statistics
 import sys
 import time
 
-import torch
-
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import agreement
+import advantage
+import common
+import correction
+import ema
 import gate
 import logprob
 import objective
+from common import torch
 
 FLUSHED_BYTES = 256 << 20
 COLD_RUNS = 15
@@ -34,7 +36,8 @@ class Clock:
 
     def __init__(self, device):
         self.device = device
-        self.flush = torch.zeros(FLUSHED_BYTES // 4 if device == "cuda" else 1, dtype=torch.int32, device=device)
+        if device == "cuda":
+            self.flush = torch.zeros(FLUSHED_BYTES // 4, dtype=torch.int32, device=device)
 
     def microseconds(self, call):
         call()
@@ -59,6 +62,8 @@ class Clock:
 def measure(peer, case, clock):
     """One row: what a peer took for a case, or why it did not."""
     row = {"peer": peer.name, "noun": case.noun, "operation": case.operation, "shape": case.shape, "element": case.element}
+    if torch is None:
+        return row | {"missing": common.NO_TORCH}
     if peer.module is not None:
         try:
             importlib.import_module(peer.module)
@@ -105,15 +110,19 @@ def main():
     arguments.add_argument("--only", nargs="*", default=[""], help="only cases and peers with one of these texts in their row")
     arguments.add_argument("--agree", nargs=2, type=pathlib.Path, metavar=("STEP", "OURS"), help="compare results instead of timing")
     options = arguments.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if torch and torch.cuda.is_available() else "cpu"
     if options.agree:
+        if torch is None:
+            sys.exit(f"nothing compared: {common.NO_TORCH}")
+        import agreement
+
         text, agreed = agreement.compare(*options.agree, device)
         print(text)
         sys.exit(0 if agreed else 1)
     clock = Clock(device)
     full = device == "cuda"
     rows = []
-    for noun in (gate, logprob, objective):
+    for noun in (gate, logprob, objective, correction, advantage, ema):
         for case in noun.cases(full):
             for peer in noun.PEERS:
                 if case.operation not in peer.operations or not any(text in f"{case} {peer.name}" for text in options.only):
@@ -121,10 +130,11 @@ def main():
                 rows.append(measure(peer, case, clock))
                 print(f"{len(rows)}: {case.noun} {case.operation} {case.shape}: {peer.name}", file=sys.stderr)
     ran_on = torch.cuda.get_device_name() if full else "cpu"
+    version = torch.__version__ if torch else None
     if options.json:
-        options.json.write_text(json.dumps({"ran_on": ran_on, "torch": torch.__version__, "rows": rows}, indent=2) + "\n")
+        options.json.write_text(json.dumps({"ran_on": ran_on, "torch": version, "rows": rows}, indent=2) + "\n")
     ours = json.loads(options.ours.read_text())["cases"] if options.ours else []
-    print(f"peers on {ran_on}, torch {torch.__version__}")
+    print(f"peers on {ran_on}, torch {version or 'not installed'}")
     print(table(rows, ours))
 
 

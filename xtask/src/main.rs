@@ -74,6 +74,9 @@ enum Chore {
     Msrv,
     /// Check that no kernel got longer, wider or hungrier than benches/figures.tsv says.
     Figures {
+        /// One of the two parts; the other stays as it is written down.
+        #[arg(long, value_name = "PART")]
+        only: Option<figures::Part>,
         /// Write the file anew instead.
         #[arg(long)]
         write: bool,
@@ -117,7 +120,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Bundle => bundle::bundle(&workspace),
         Chore::Msrv => msrv::msrv(&workspace),
         Chore::Kernels => kernels::kernels(&workspace),
-        Chore::Figures { write } => figures::figures(&workspace, write),
+        Chore::Figures { only, write } => figures::figures(&workspace, only, write),
         Chore::Sass { arch, check } => sass::sass(&workspace, arch, check),
     }
 }

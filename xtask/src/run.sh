@@ -6,7 +6,8 @@
 #   ./run.sh bench      every kernel against what memory gives; the peers beside it; whether they agree
 #   ./run.sh all        the three of them, in this order (also without an argument)
 #
-# Every step ends after LIMIT seconds (default 300). What each printed goes to results/, one line a step here; exit status 1 if any failed.
+# Every step ends after LIMIT seconds (default 300; bench and the peers, hundreds of cases each: twice that). What each printed goes to results/,
+# one line a step here; exit status 1 if any failed.
 cd "$(dirname "$0")" || exit 1
 mkdir -p results
 export MOERL_REQUIRE_GPU=1 MOERL_DATA="$PWD/tests/data" RUST_BACKTRACE=0
@@ -73,6 +74,7 @@ if wanted sanitize; then
 fi
 
 if wanted bench; then
+    limit=$((2 * limit))
     step bench ./moerl bench --backend cuda --json results/ours.json
     tail -n +2 results/bench.txt
     if python3 -c 'import torch, safetensors' 2>results/python.txt; then

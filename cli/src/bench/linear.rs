@@ -7,7 +7,7 @@ use moerl::logprob::{Backward, Forward, Partial};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer};
 
-use super::case::{Call, Case, Floor, Scale, normal};
+use super::case::{Call, Case, Floor, Prepare, Scale, normal};
 use super::measure::Measure;
 use crate::table::{Table, count};
 
@@ -85,17 +85,17 @@ fn of_types<B: Measure + 'static, T: Float, L: Float>(config: &Config, shape: Sh
         floor,
         prepare,
     };
-    let of = |is_backward: bool| -> super::case::Prepare<B> {
+    let of = |is_backward: bool| -> Prepare<B> {
         let config = config.clone();
         Box::new(move |backend, stream| {
             if is_backward {
-                backward::<B, T>(backend, stream, &config, shape)
+                backward::<B, T, f32>(backend, stream, &config, shape, true)
             } else {
                 forward::<B, T>(backend, stream, &config, shape)
             }
         })
     };
-    let bare = |is_backward: bool| -> super::case::Prepare<B> {
+    let bare = |is_backward: bool| -> Prepare<B> {
         let config = config.clone();
         Box::new(move |backend, stream| products::<B, T, L>(backend, stream, &config, shape, is_backward))
     };
@@ -106,6 +106,13 @@ fn of_types<B: Measure + 'static, T: Float, L: Float>(config: &Config, shape: Sh
         if B::TIMES_PRODUCTS {
             cases.push(case(&format!("{name}, products alone"), floor, bare(is_backward)));
         }
+    }
+    if config.head == Head::Bf16Logits {
+        let floor = Floor { read: states + weight + records, written: states + weight };
+        let config = config.clone();
+        let rounded: Prepare<B> =
+            Box::new(move |backend, stream| backward::<B, T, T>(backend, stream, &config, shape, false));
+        cases.push(case("backward, d_weight rounded once", floor, rounded));
     }
     cases
 }
@@ -172,20 +179,21 @@ fn forward<B: Measure + 'static, T: Float>(
     }))
 }
 
-/// With the caller's main gradient.
-fn backward<B: Measure + 'static, T: Float>(
+/// With the weight's gradient in the type W: added to the caller's main gradient, or written.
+fn backward<B: Measure + 'static, T: Float, W: Float>(
     backend: &B,
     stream: &B::Stream,
     config: &Config,
     shape: Shape,
+    is_added: bool,
 ) -> moerl::Result<Call<B>> {
     let Shape { rows, hidden, vocabulary } = shape;
     let inputs = Inputs::<B, T>::new(backend, stream, shape)?;
     let upstream = backend.upload(stream, &vec![1.0 / rows as f32; rows])?;
     let mut saved = backend.allocate::<Partial>(stream, rows)?;
     let mut d_hidden = backend.allocate::<T>(stream, rows * hidden)?;
-    let mut main_gradient = backend.allocate::<f32>(stream, vocabulary * hidden)?;
-    let footprint = config.backward_footprint(&shape, Some(T::ELEMENT), Some(Element::F32));
+    let mut d_weight = backend.allocate::<W>(stream, vocabulary * hidden)?;
+    let footprint = config.backward_footprint(&shape, Some(T::ELEMENT), Some(W::ELEMENT));
     let mut workspace = backend.allocate::<u8>(stream, footprint.workspace())?;
     let config = config.clone();
 
@@ -197,10 +205,11 @@ fn backward<B: Measure + 'static, T: Float>(
 
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         let projection = Projection::new(inputs.hidden(shape)?, inputs.weight(shape)?, workspace.view_mut());
+        let d_weight = MatrixMut::new(d_weight.view_mut(), vocabulary, hidden)?;
         let gradients = Gradients {
             projection,
             d_hidden: Some(MatrixMut::new(d_hidden.view_mut(), rows, hidden)?),
-            d_weight: Some(WeightGradient::Added(MatrixMut::new(main_gradient.view_mut(), vocabulary, hidden)?)),
+            d_weight: Some(if is_added { WeightGradient::Added(d_weight) } else { WeightGradient::Written(d_weight) }),
         };
         let mut call = Backward::new(gradients, saved.view());
         call.tokens = Some(Matrix::new(inputs.tokens.view(), rows, 1)?);

@@ -9,7 +9,7 @@ use moerl::{Backend, Reference};
 use super::case::Call;
 
 /// What a call came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figure {
     /// Device time with the inputs out of the caches, or the CPU's time of the reference.
     pub cold: Option<Duration>,
@@ -17,8 +17,8 @@ pub struct Figure {
     pub warm: Option<Duration>,
     /// Device time of launches of the same grids that do nothing.
     pub empty: Option<Duration>,
-    /// Launches of the call.
-    pub launches: Option<usize>,
+    /// The kernels that the call launched, in order.
+    pub kernels: Option<Vec<&'static str>>,
     /// What the traffic meter counted.
     pub traffic: Option<Traffic>,
 }
@@ -113,7 +113,8 @@ impl Measure for moerl::Emulator {
             stored: launches.iter().map(|launch| launch.store_bytes()).sum(),
             sectors: launches.iter().map(sectors).sum(),
         };
-        Ok(Figure { launches: Some(launches.len()), traffic: Some(traffic), ..Figure::default() })
+        let kernels = launches.iter().map(|launch| launch.kernel).collect();
+        Ok(Figure { kernels: Some(kernels), traffic: Some(traffic), ..Figure::default() })
     }
 
     fn bandwidth(&self, (): &()) -> moerl::Result<Option<Bandwidth>> {
@@ -146,10 +147,10 @@ mod device {
     /// What bandwidth is measured over: far out of any cache.
     const STREAMED: usize = 2 << 30;
 
-    /// A device that remembers the grids of what is launched, so that empty launches of the same ones can be timed beside it.
+    /// A device that remembers what is launched, so that empty launches of the same grids can be timed beside it.
     pub struct Timed {
         gpu: Cuda,
-        grids: RefCell<Vec<Grid>>,
+        launched: RefCell<Vec<(Kernel, Grid)>>,
         recording: Cell<bool>,
         flush: DeviceBuffer<u8>,
         flushed: RefCell<DeviceBuffer<u32>>,
@@ -162,11 +163,14 @@ mod device {
             let stream = gpu.new_stream()?;
             let flush = gpu.zeros(&stream, FLUSHED)?;
             let flushed = RefCell::new(gpu.zeros(&stream, bandwidth::read_sums(FLUSHED))?);
-            Ok(Timed { gpu, grids: RefCell::default(), recording: Cell::new(false), flush, flushed })
+            Ok(Timed { gpu, launched: RefCell::default(), recording: Cell::new(false), flush, flushed })
         }
 
         /// Device time of what `work` queues.
-        fn time(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        ///
+        /// # Errors
+        /// The work's, or the device's.
+        pub fn time(&self, stream: &Stream, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
             let (start, end) = (self.gpu.event()?, self.gpu.event()?);
             start.record(stream)?;
             work()?;
@@ -221,19 +225,20 @@ mod device {
         }
 
         fn measure(&self, stream: &Stream, call: &mut Call<Timed>) -> Result<Figure> {
-            self.grids.borrow_mut().clear();
+            self.launched.borrow_mut().clear();
             self.recording.set(true);
             let first = call(self, stream);
             self.recording.set(false);
             first?;
-            let grids = self.grids.borrow().clone();
+            let launched = self.launched.borrow().clone();
             let cold = self.cold(stream, &mut || call(self, stream))?;
             let warm = self.warm(stream, &mut || call(self, stream))?;
             let empty = self.cold(stream, &mut || {
-                grids.iter().try_for_each(|grid| bandwidth::empty(&self.gpu, stream, grid.blocks, grid.threads))
+                launched.iter().try_for_each(|(_, grid)| bandwidth::empty(&self.gpu, stream, grid.blocks, grid.threads))
             })?;
             let (cold, warm, empty) = (Some(cold), Some(warm), Some(empty));
-            Ok(Figure { cold, warm, empty, launches: Some(grids.len()), traffic: None })
+            let kernels = Some(launched.iter().map(|(kernel, _)| kernel.name).collect());
+            Ok(Figure { cold, warm, empty, kernels, traffic: None })
         }
 
         fn bandwidth(&self, stream: &Stream) -> Result<Option<Bandwidth>> {
@@ -295,7 +300,7 @@ mod device {
             params: &P,
         ) -> Result<()> {
             if self.recording.get() {
-                self.grids.borrow_mut().push(grid);
+                self.launched.borrow_mut().push((kernel, grid));
             }
             // SAFETY: the caller's promise is the one that is asked for here.
             unsafe { self.gpu.launch(stream, kernel, grid, arguments, params) }

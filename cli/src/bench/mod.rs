@@ -4,13 +4,21 @@
 //! that do nothing, and as a share of what the device's memory gives to a kernel that only copies, reads or fills, measured in the same
 //! process. Under emulation: bytes and sectors by the traffic meter. On the reference: the CPU's time, for what it is worth.
 
+pub mod advantage;
 pub mod case;
+pub mod correction;
+pub mod covariance;
+pub mod ema;
+pub mod expert_ledger;
 pub mod gate;
 pub mod linear;
 pub mod logprob;
 pub mod measure;
 pub mod objective;
 pub mod options;
+pub mod packed;
+pub mod route_change;
+pub mod router_loss;
 pub mod update;
 
 use std::fs;
@@ -114,20 +122,31 @@ fn on<B: Measure + 'static>(heading: &str, backend: &B, options: &Options, scale
 }
 
 fn cases<B: Measure + 'static>(scale: Scale, options: &Options) -> Vec<Case<B>> {
-    let mut cases = Vec::new();
-    for noun in options.nouns() {
-        cases.extend(match noun {
-            Noun::Gate => gate::cases(scale),
-            Noun::Logprob => logprob::cases(scale),
-            Noun::Linear => linear::cases(scale),
-            Noun::Objective => objective::cases(scale),
-            Noun::Update => update::cases(scale),
-        });
-    }
+    let mut cases: Vec<Case<B>> = options.nouns().flat_map(|noun| noun.cases(scale)).collect();
     if let Some(part) = &options.only {
         cases.retain(|case| format!("{} {} {} {}", case.noun, case.operation, case.shape, case.element).contains(part));
     }
     cases
+}
+
+impl Noun {
+    /// Its cases.
+    pub fn cases<B: Measure + 'static>(self, scale: Scale) -> Vec<Case<B>> {
+        match self {
+            Noun::Gate => gate::cases(scale),
+            Noun::RouterLoss => router_loss::cases(scale),
+            Noun::Logprob => logprob::cases(scale),
+            Noun::Linear => linear::cases(scale),
+            Noun::Objective => objective::cases(scale),
+            Noun::Correction => correction::cases(scale),
+            Noun::Advantage => advantage::cases(scale),
+            Noun::Covariance => covariance::cases(scale),
+            Noun::RouteChange => route_change::cases(scale),
+            Noun::ExpertLedger => expert_ledger::cases(scale),
+            Noun::Ema => ema::cases(scale),
+            Noun::Update => update::cases(scale),
+        }
+    }
 }
 
 impl Measured {
@@ -192,7 +211,7 @@ fn report(heading: &str, bandwidth: Option<Bandwidth>, measured: &[Measured]) ->
             optional(figure.warm),
             optional(figure.empty),
             line.share(bandwidth.as_ref()).map(|(s, kind)| format!("{} {kind}", percent(s))).unwrap_or_default(),
-            figure.launches.map(|n| n.to_string()).unwrap_or_default(),
+            figure.kernels.as_ref().map(|kernels| kernels.len().to_string()).unwrap_or_default(),
             counted(traffic.loaded),
             counted(traffic.stored),
             of_floor(traffic.loaded + traffic.stored),
@@ -224,7 +243,8 @@ fn document(heading: &str, bandwidth: Option<Bandwidth>, measured: &[Measured]) 
                 "warm_us": microseconds(figure.warm),
                 "empty_launch_us": microseconds(figure.empty),
                 "share_of_memory": line.share(bandwidth.as_ref()).map(|(share, _)| share),
-                "launches": figure.launches,
+                "launches": figure.kernels.as_ref().map(Vec::len),
+                "kernels": figure.kernels,
                 "loaded_bytes": figure.traffic.map(|t| t.loaded),
                 "stored_bytes": figure.traffic.map(|t| t.stored),
                 "sectors": figure.traffic.map(|t| t.sectors),

@@ -1,97 +1,153 @@
-//! Loss and gradient over packed segments of every kind of length: no kind may cost much more per byte than another.
+//! Loss and gradient over packed segments of every kind of length; what statistics and maps cost beside them, and terms that need more arrays.
 
 use moerl::element::Element;
-use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};
+use moerl::objective::{Advantages, Batch, Config, Denominators, Kl, KlForm, Output, Plan, workspace_bytes};
 use moerl::{Buffer, diagnostics};
 
 use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
 use super::measure::Measure;
+use super::packed::{Packed, every_kind, two_kinds};
+
+/// Tokens of a segment that a warp can keep.
+const KEPT: usize = 1024;
+
+/// An objective, by name.
+#[derive(Clone)]
+struct Objective {
+    name: &'static str,
+    config: Config,
+    /// The array that it needs beside the two log-probabilities and the mask.
+    needs: Option<Needs>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    RefLogprobs,
+    RouterShift,
+}
+
+/// What is asked for beside loss and gradient.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Diagnostics,
+    /// Ratios of tokens and sequences, and whether they were clipped.
+    Maps,
+}
+
+impl Beside {
+    fn suffix(self) -> &'static str {
+        match self {
+            Beside::Nothing => "",
+            Beside::Diagnostics => " with diagnostics",
+            Beside::Maps => " with maps",
+        }
+    }
+}
 
 /// All of them.
 pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
-    let sizes: &[usize] = if scale == Scale::Full { &[1 << 20, 1 << 24] } else { &[1 << 15] };
-    // Both read 9 bytes a token for the sums or the ratios, 1 for the count or the gradient, and write 4.
-    let objectives = [("ppo_clip", Config::ppo_clip(0.2, 0.28)), ("gspo", Config::gspo(3e-4, 4e-4))];
+    let plain = |name, config| Objective { name, config, needs: None };
+    let ppo_clip = plain("ppo_clip", Config::ppo_clip(0.2, 0.28));
+    let gspo = plain("gspo", Config::gspo(3e-4, 4e-4));
+    let gspo_token = plain("gspo_token", Config::gspo_token(3e-4, 4e-4));
+    let k3 = Objective {
+        name: "ppo_clip, k3",
+        config: ppo_clip.config.clone().with_kl(Kl::new(1e-3, KlForm::K3)),
+        needs: Some(Needs::RefLogprobs),
+    };
+    let shift = Objective { name: "gspo, router shift", needs: Some(Needs::RouterShift), ..gspo.clone() };
+    let both = [Beside::Nothing, Beside::Diagnostics];
     let mut cases = Vec::new();
-    for &tokens in sizes {
-        for (lengths, name) in distributions(tokens) {
-            for (objective, config) in &objectives {
-                for with_diagnostics in [false, true] {
-                    let (lengths, config, segments) = (lengths.clone(), config.clone(), lengths.len() as u64);
-                    cases.push(Case {
-                        noun: "objective",
-                        operation: format!("{objective}{}", if with_diagnostics { " with diagnostics" } else { "" }),
-                        shape: format!("N={tokens} {name}"),
-                        element: Element::F32,
-                        floor: Floor { read: 10 * tokens as u64 + 12 * segments, written: 4 * tokens as u64 },
-                        prepare: Box::new(move |backend, stream| {
-                            objective_call(backend, stream, &lengths, &config, with_diagnostics)
-                        }),
-                    });
-                }
-            }
-        }
+    for packed in every_kind(scale) {
+        cases.extend(cases_of(&packed, &ppo_clip, &both));
+        cases.extend(cases_of(&packed, &gspo, &both));
+        cases.extend(cases_of(&packed, &gspo_token, &[Beside::Nothing]));
+    }
+    for packed in two_kinds(scale) {
+        cases.extend(cases_of(&packed, &ppo_clip, &[Beside::Maps]));
+        cases.extend(cases_of(&packed, &gspo, &[Beside::Maps]));
+        cases.extend(cases_of(&packed, &gspo_token, &[Beside::Diagnostics]));
+        cases.extend(cases_of(&packed, &k3, &both));
+        cases.extend(cases_of(&packed, &shift, &both));
     }
     cases
 }
 
-/// Lengths of segments that fill `tokens`, with their names.
-fn distributions(tokens: usize) -> Vec<(Vec<usize>, &'static str)> {
-    let fill = |length: &dyn Fn(usize) -> usize| {
-        let (mut lengths, mut left) = (Vec::new(), tokens);
-        while left > 0 {
-            let length = length(lengths.len()).clamp(1, left);
-            lengths.push(length);
-            left -= length;
+fn cases_of<B: Measure + 'static>(packed: &Packed, objective: &Objective, beside: &[Beside]) -> Vec<Case<B>> {
+    let (tokens, segments) = (packed.tokens() as u64, packed.count() as u64);
+    // Two log-probabilities and the mask; the mask again where a segment's count or sum is not known until all of it was read, and it is too
+    // long to be kept.
+    let again = if packed.longest() > KEPT { 1 } else { 0 };
+    let read = 9 + again + if objective.needs.is_some() { 4 } else { 0 };
+    let case = |&beside: &Beside| {
+        let (of_token, of_segment) = if beside == Beside::Maps { (5, 5) } else { (0, 0) };
+        let (packed, objective) = (packed.clone(), objective.clone());
+        Case {
+            noun: "objective",
+            operation: format!("{}{}", objective.name, beside.suffix()),
+            shape: packed.shape(),
+            element: Element::F32,
+            floor: Floor {
+                read: read * tokens + 12 * segments,
+                written: (4 + of_token) * tokens + of_segment * segments,
+            },
+            prepare: Box::new(move |backend: &B, stream: &B::Stream| {
+                objective_call(backend, stream, &packed, &objective, beside)
+            }) as _,
         }
-        lengths
     };
-    let half = tokens / 2;
-    let one_long = [vec![half], vec![256; half / 256]].concat();
-    vec![
-        (fill(&|_| 1), "of length 1"),
-        (fill(&|_| 17), "of length 17"),
-        (fill(&|i| 1 + (hashed(i) * 2047.0) as usize), "of 1 to 2k, uniform"),
-        (fill(&|i| (3000.0 * (0.75 * normal(i)).exp()) as usize), "of 4k in the mean, log-normal"),
-        (fill(&|_| 8192), "of 8k"),
-        (fill(&|_| 16_384), "of 16k"),
-        (one_long, "one of half, others of 256"),
-        (vec![tokens], "one"),
-    ]
+    beside.iter().map(case).collect()
 }
 
 fn objective_call<B: Measure + 'static>(
     backend: &B,
     stream: &B::Stream,
-    lengths: &[usize],
-    config: &Config,
-    with_diagnostics: bool,
+    packed: &Packed,
+    objective: &Objective,
+    beside: Beside,
 ) -> moerl::Result<Call<B>> {
-    let tokens: usize = lengths.iter().sum();
-    let plan = Plan::new(backend, stream, &Segments::from_lengths(lengths.iter().copied())?)?;
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    let plan = Plan::new(backend, stream, &packed.segments()?)?;
     let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));
     let new: Vec<f32> = generate(tokens, |u| old[u] - 0.1 * hashed(u + tokens));
-    let advantages: Vec<f32> = (0..lengths.len()).map(normal).collect();
+    let more: Vec<f32> = match objective.needs {
+        None => Vec::new(),
+        Some(Needs::RefLogprobs) => generate(tokens, |u| old[u] - 0.1 * hashed(u + 2 * tokens)),
+        Some(Needs::RouterShift) => generate(tokens, |u| -0.01 * hashed(u + 2 * tokens)),
+    };
+    let advantages: Vec<f32> = (0..segments).map(normal).collect();
     let (old, new) = (backend.upload(stream, &old)?, backend.upload(stream, &new)?);
-    let advantages = backend.upload(stream, &advantages)?;
+    let (more, advantages) = (backend.upload(stream, &more)?, backend.upload(stream, &advantages)?);
     let mask = backend.upload(stream, &vec![1_u8; tokens])?;
     let mut loss = backend.allocate::<f64>(stream, 1)?;
     let mut d_logprobs = backend.allocate::<f32>(stream, tokens)?;
     let mut sums = backend.allocate::<f64>(stream, diagnostics::LEN)?;
+    let with_maps = beside == Beside::Maps;
+    let of_maps = |len: usize| if with_maps { len } else { 0 };
+    let mut ratio = backend.allocate::<f32>(stream, of_maps(tokens))?;
+    let mut clipped = backend.allocate::<u8>(stream, of_maps(tokens))?;
+    let mut sequence_ratio = backend.allocate::<f32>(stream, of_maps(segments))?;
+    let mut sequence_clipped = backend.allocate::<u8>(stream, of_maps(segments))?;
     let mut workspace = backend.allocate::<u8>(stream, workspace_bytes(&plan))?;
-    let config = config.clone();
+    let Objective { config, needs, .. } = objective.clone();
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
-        let segments = plan.segments();
-        let denominators = Denominators::global(segments.tokens() as u64, segments.len() as u64);
+        let denominators = Denominators::global(tokens as u64, segments as u64);
         let batch = Batch {
             old_logprobs: Some(old.view()),
             loss_mask: Some(mask.view()),
+            ref_logprobs: (needs == Some(Needs::RefLogprobs)).then(|| more.view()),
+            router_shift: (needs == Some(Needs::RouterShift)).then(|| more.view()),
             ..Batch::new(new.view(), Advantages::PerSegment(advantages.view()), denominators)
         };
         let output = Output {
             loss: Some(loss.view_mut()),
             d_logprobs: Some(d_logprobs.view_mut()),
-            diagnostics: with_diagnostics.then(|| sums.view_mut()),
+            diagnostics: (beside == Beside::Diagnostics).then(|| sums.view_mut()),
+            ratio: with_maps.then(|| ratio.view_mut()),
+            clipped: with_maps.then(|| clipped.view_mut()),
+            sequence_ratio: with_maps.then(|| sequence_ratio.view_mut()),
+            sequence_clipped: with_maps.then(|| sequence_clipped.view_mut()),
             ..Output::new(workspace.view_mut())
         };
         backend.objective(stream, &config, &plan, batch, output)

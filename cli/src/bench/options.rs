@@ -29,15 +29,30 @@ pub struct Options {
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub enum Noun {
     /// Expert gating and route replay.
     Gate,
+    /// Regularisers of a router.
+    RouterLoss,
     /// Log-probabilities of chosen tokens.
     Logprob,
     /// Log-probabilities straight from hidden states.
     Linear,
     /// Losses and their gradients.
     Objective,
+    /// Importance weights against the rollout's policy.
+    Correction,
+    /// Advantages of segments and tokens.
+    Advantage,
+    /// Tokens singled out by covariance.
+    Covariance,
+    /// Statistics by changed routes.
+    RouteChange,
+    /// Advantages by expert, and clipping of their gradients.
+    ExpertLedger,
+    /// Moving averages of parameters.
+    Ema,
     /// A whole update at the size of a real model, stage by stage.
     Update,
 }

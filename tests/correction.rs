@@ -12,15 +12,20 @@ mod common;
 mod emulated;
 #[path = "correction/invariance.rs"]
 mod invariance;
+#[path = "correction/presets.rs"]
+mod presets;
 #[path = "correction/table.rs"]
 mod table;
 
 use agreement::*;
 use bad_input::*;
 use invariance::*;
+use presets::*;
 use table::*;
 
 on_every_backend!(
+    presets_weigh_as_their_systems_do,
+    a_segment_without_tokens_divides_nothing,
     token_weights_have_the_values_of_the_table,
     segment_weights_have_the_values_of_the_table,
     saturation_bounds_a_sum_after_it_was_summed,

@@ -2,6 +2,8 @@
 
 #[path = "objective/agreement.rs"]
 mod agreement;
+#[path = "objective/attached.rs"]
+mod attached;
 #[path = "objective/bad_input.rs"]
 mod bad_input;
 #[path = "objective/case.rs"]
@@ -22,6 +24,7 @@ mod upstream;
 mod variants;
 
 use agreement::*;
+use attached::*;
 use bad_input::*;
 use conventions::*;
 use invariance::*;
@@ -67,4 +70,9 @@ on_every_backend!(
     segments_may_come_in_several_calls,
     gspo_token_is_gspo_where_they_coincide,
     repeated_runs_are_equal_bit_for_bit,
+    attached_weights_have_the_values_of_the_table,
+    attached_gradients_are_those_of_the_estimate,
+    rejected_segments_have_no_part_in_an_attached_estimate,
+    an_attached_objective_is_linear_in_its_factors,
+    attached_weights_without_what_they_need_are_refused,
 );

@@ -16,17 +16,19 @@ fn every_schedule_gives_the_same_bits() {
     for (weight, case) in [
         (Weight::Truncated { level: Level::Sequence, max: 1.5 }, &without_groups),
         (Weight::SelfNormalised { level: Level::Sequence, leave_one_out: true }, &case),
+        (Weight::SelfNormalisedAttached, &case),
         (Weight::Metropolis { level: Level::Sequence, mode: Metropolis::Multiplicity, seed: 5 }, &case),
     ] {
         let config = Config::new(weight).with_diagnostics().with_rejection(Rejection::Veto { low: 0.2, high: 5.0 });
         let first = run(&Emulator::new(), &config, case);
-        for seed in 0..8 {
+        for seed in 0..20 {
             let schedule =
                 [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
             let emulator =
                 Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3);
             let found = run(&emulator, &config, case);
             assert_eq!(bits(&found.weights), bits(&first.weights), "seed {seed}");
+            assert_eq!(bits(&found.advantages), bits(&first.advantages), "seed {seed}");
             assert_eq!((&found.globals, &found.diagnostics), (&first.globals, &first.diagnostics), "seed {seed}");
             assert_eq!((&found.rejected, &found.multiplicity), (&first.rejected, &first.multiplicity), "seed {seed}");
         }

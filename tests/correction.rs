@@ -12,6 +12,9 @@ mod common;
 mod emulated;
 #[path = "correction/invariance.rs"]
 mod invariance;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "correction/large.rs"]
+mod large;
 #[path = "correction/presets.rs"]
 mod presets;
 #[path = "correction/table.rs"]

@@ -54,6 +54,7 @@ on_every_backend!(
     masked_tokens_may_hold_anything,
     the_place_in_the_pack_does_not_change_a_bit,
     the_same_ids_in_other_packing_give_the_same_decisions,
+    a_group_keeps_its_bits_wherever_it_lies,
     multiplicities_of_a_group_add_up_to_its_members,
     multiplicity_leaves_the_target_invariant_and_the_mask_does_not,
     segments_may_come_in_several_calls_and_on_several_ranks,

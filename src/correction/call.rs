@@ -181,6 +181,13 @@ impl<'a, M: Memory> Output<'a, M> {
         }
     }
 
+    /// True where something is asked for that is written after all segments are decided about: what tokens have, and weights of segments that
+    /// the batch's mean divides.
+    pub(crate) fn wants_tokens(&self, config: &Config) -> bool {
+        let divides_segments = config.batch_normalise && self.segment_weights.is_some();
+        self.weights.is_some() || self.keep.is_some() || self.log_ratio.is_some() || divides_segments
+    }
+
     /// True where something is asked for that only segments as a whole have.
     pub(crate) fn wants_segments(&self) -> bool {
         let floats = [&self.segment_weights, &self.advantages].iter().any(|array| array.is_some());

@@ -416,6 +416,9 @@ pub(super) fn one_call<E: Executor>(
     if !call.is_alone {
         call.launch(Phase::Partial)?;
         call.launch(Phase::Finish)?;
+        if !call.output.wants_tokens(config) {
+            return Ok(());
+        }
     }
     call.launch(Phase::Apply)
 }

@@ -1,10 +1,10 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
-use moerl::Emulator;
 use moerl::correction::{Config, Level, Metropolis, Rejection, Weight};
 use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::{Backend, Emulator};
 
-use crate::case::{Case, run, run_plain};
+use crate::case::{Arrays, Case, Uploaded, run, run_plain};
 use crate::common::bits;
 
 #[test]
@@ -33,6 +33,24 @@ fn every_schedule_gives_the_same_bits() {
             assert_eq!((&found.rejected, &found.multiplicity), (&first.rejected, &first.multiplicity), "seed {seed}");
         }
     }
+}
+
+#[test]
+fn what_segments_have_alone_takes_no_launch_over_tokens() {
+    let case = Case::random(&[1000, 24, 2048, 512, 500, 4096], 3).with_mask(3).with_groups(2, 3);
+    let emulator = Emulator::new().metered();
+    let input = Uploaded::new(&emulator, &(), &case).unwrap();
+    let mut arrays = Arrays::new(&emulator, &(), input.plans());
+    let config = Config::new(Weight::SelfNormalisedAttached);
+    let mut output = arrays.output(&config);
+    (output.weights, output.keep, output.log_ratio) = (None, None, None);
+    emulator.correction(&(), &config, input.plans(), input.batch(), output).unwrap();
+    let launches = emulator.take_traffic();
+    assert_eq!(launches.len(), 2);
+    assert_reads(&launches[0], &["old_logprobs", "rollout_logprobs", "loss_mask"], "factors");
+    assert_reads(&launches[1], &[], "factors");
+    let found = arrays.found(&emulator, &());
+    assert_eq!(bits(&found.advantages), bits(&run(&Emulator::new(), &config, &case).advantages));
 }
 
 fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {

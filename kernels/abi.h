@@ -413,6 +413,7 @@ enum MoerlCorrectionWeight {
     MOERL_CORRECTION_METROPOLIS_MASK = 5,
     MOERL_CORRECTION_METROPOLIS_MULTIPLICITY = 6,
     MOERL_CORRECTION_MULTIPLE = 7,
+    MOERL_CORRECTION_ATTACHED = 8,  // self-normalised, X saturated; advantages are what the gradient is made of
 };
 
 // What a rejection looks at; the first four are of tokens.
@@ -548,6 +549,7 @@ struct MoerlCorrection {
     uint32_t* carry_multiplicity;     // [G]
     double* carry_log_weights;        // [G]
     float* baseline_advantages;       // [S]
+    double* expected_rewards;         // [G]
     uint64_t* rejected;               // [options][2]: tokens, segments; added to
     double* globals;
     double* diagnostics;

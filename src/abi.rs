@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x8dfac69efa5b8326;
+pub const ABI_DIGEST: u64 = 0xad9b8d4cc5fa6df6;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -565,6 +565,7 @@ pub const MOERL_CORRECTION_SELF_NORMALISED: MoerlCorrectionWeight = 4;
 pub const MOERL_CORRECTION_METROPOLIS_MASK: MoerlCorrectionWeight = 5;
 pub const MOERL_CORRECTION_METROPOLIS_MULTIPLICITY: MoerlCorrectionWeight = 6;
 pub const MOERL_CORRECTION_MULTIPLE: MoerlCorrectionWeight = 7;
+pub const MOERL_CORRECTION_ATTACHED: MoerlCorrectionWeight = 8;
 pub type MoerlCorrectionWeight = ::core::ffi::c_uint;
 pub const MOERL_CORRECTION_OF_TOKEN: MoerlCorrectionStatistic = 0;
 pub const MOERL_CORRECTION_OF_TOKEN_K1: MoerlCorrectionStatistic = 1;
@@ -711,6 +712,7 @@ pub struct MoerlCorrection {
     pub carry_multiplicity: *mut u32,
     pub carry_log_weights: *mut f64,
     pub baseline_advantages: *mut f32,
+    pub expected_rewards: *mut f64,
     pub rejected: *mut u64,
     pub globals: *mut f64,
     pub diagnostics: *mut f64,
@@ -761,7 +763,7 @@ pub struct MoerlCorrection {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 888usize];
+    ["Size of MoerlCorrection"][::core::mem::size_of::<MoerlCorrection>() - 896usize];
     ["Alignment of MoerlCorrection"][::core::mem::align_of::<MoerlCorrection>() - 8usize];
     ["Offset of field: MoerlCorrection::old_logprobs"][::core::mem::offset_of!(MoerlCorrection, old_logprobs) - 0usize];
     ["Offset of field: MoerlCorrection::rollout_logprobs"]
@@ -806,73 +808,75 @@ const _: () = {
         [::core::mem::offset_of!(MoerlCorrection, carry_log_weights) - 232usize];
     ["Offset of field: MoerlCorrection::baseline_advantages"]
         [::core::mem::offset_of!(MoerlCorrection, baseline_advantages) - 240usize];
-    ["Offset of field: MoerlCorrection::rejected"][::core::mem::offset_of!(MoerlCorrection, rejected) - 248usize];
-    ["Offset of field: MoerlCorrection::globals"][::core::mem::offset_of!(MoerlCorrection, globals) - 256usize];
-    ["Offset of field: MoerlCorrection::diagnostics"][::core::mem::offset_of!(MoerlCorrection, diagnostics) - 264usize];
-    ["Offset of field: MoerlCorrection::errors"][::core::mem::offset_of!(MoerlCorrection, errors) - 272usize];
-    ["Offset of field: MoerlCorrection::tickets"][::core::mem::offset_of!(MoerlCorrection, tickets) - 280usize];
+    ["Offset of field: MoerlCorrection::expected_rewards"]
+        [::core::mem::offset_of!(MoerlCorrection, expected_rewards) - 248usize];
+    ["Offset of field: MoerlCorrection::rejected"][::core::mem::offset_of!(MoerlCorrection, rejected) - 256usize];
+    ["Offset of field: MoerlCorrection::globals"][::core::mem::offset_of!(MoerlCorrection, globals) - 264usize];
+    ["Offset of field: MoerlCorrection::diagnostics"][::core::mem::offset_of!(MoerlCorrection, diagnostics) - 272usize];
+    ["Offset of field: MoerlCorrection::errors"][::core::mem::offset_of!(MoerlCorrection, errors) - 280usize];
+    ["Offset of field: MoerlCorrection::tickets"][::core::mem::offset_of!(MoerlCorrection, tickets) - 288usize];
     ["Offset of field: MoerlCorrection::group_tickets"]
-        [::core::mem::offset_of!(MoerlCorrection, group_tickets) - 288usize];
+        [::core::mem::offset_of!(MoerlCorrection, group_tickets) - 296usize];
     ["Offset of field: MoerlCorrection::tile_tickets"]
-        [::core::mem::offset_of!(MoerlCorrection, tile_tickets) - 296usize];
-    ["Offset of field: MoerlCorrection::tallies"][::core::mem::offset_of!(MoerlCorrection, tallies) - 304usize];
+        [::core::mem::offset_of!(MoerlCorrection, tile_tickets) - 304usize];
+    ["Offset of field: MoerlCorrection::tallies"][::core::mem::offset_of!(MoerlCorrection, tallies) - 312usize];
     ["Offset of field: MoerlCorrection::tile_records"]
-        [::core::mem::offset_of!(MoerlCorrection, tile_records) - 312usize];
+        [::core::mem::offset_of!(MoerlCorrection, tile_records) - 320usize];
     ["Offset of field: MoerlCorrection::group_records"]
-        [::core::mem::offset_of!(MoerlCorrection, group_records) - 320usize];
+        [::core::mem::offset_of!(MoerlCorrection, group_records) - 328usize];
     ["Offset of field: MoerlCorrection::multiplicities"]
-        [::core::mem::offset_of!(MoerlCorrection, multiplicities) - 328usize];
+        [::core::mem::offset_of!(MoerlCorrection, multiplicities) - 336usize];
     ["Offset of field: MoerlCorrection::segment_count"]
-        [::core::mem::offset_of!(MoerlCorrection, segment_count) - 336usize];
-    ["Offset of field: MoerlCorrection::piece_count"][::core::mem::offset_of!(MoerlCorrection, piece_count) - 344usize];
-    ["Offset of field: MoerlCorrection::unit_count"][::core::mem::offset_of!(MoerlCorrection, unit_count) - 352usize];
-    ["Offset of field: MoerlCorrection::group_count"][::core::mem::offset_of!(MoerlCorrection, group_count) - 360usize];
-    ["Offset of field: MoerlCorrection::token_count"][::core::mem::offset_of!(MoerlCorrection, token_count) - 368usize];
-    ["Offset of field: MoerlCorrection::seed"][::core::mem::offset_of!(MoerlCorrection, seed) - 376usize];
-    ["Offset of field: MoerlCorrection::log_low"][::core::mem::offset_of!(MoerlCorrection, log_low) - 384usize];
-    ["Offset of field: MoerlCorrection::log_high"][::core::mem::offset_of!(MoerlCorrection, log_high) - 392usize];
+        [::core::mem::offset_of!(MoerlCorrection, segment_count) - 344usize];
+    ["Offset of field: MoerlCorrection::piece_count"][::core::mem::offset_of!(MoerlCorrection, piece_count) - 352usize];
+    ["Offset of field: MoerlCorrection::unit_count"][::core::mem::offset_of!(MoerlCorrection, unit_count) - 360usize];
+    ["Offset of field: MoerlCorrection::group_count"][::core::mem::offset_of!(MoerlCorrection, group_count) - 368usize];
+    ["Offset of field: MoerlCorrection::token_count"][::core::mem::offset_of!(MoerlCorrection, token_count) - 376usize];
+    ["Offset of field: MoerlCorrection::seed"][::core::mem::offset_of!(MoerlCorrection, seed) - 384usize];
+    ["Offset of field: MoerlCorrection::log_low"][::core::mem::offset_of!(MoerlCorrection, log_low) - 392usize];
+    ["Offset of field: MoerlCorrection::log_high"][::core::mem::offset_of!(MoerlCorrection, log_high) - 400usize];
     ["Offset of field: MoerlCorrection::catastrophic_low"]
-        [::core::mem::offset_of!(MoerlCorrection, catastrophic_low) - 400usize];
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_low) - 408usize];
     ["Offset of field: MoerlCorrection::catastrophic_high"]
-        [::core::mem::offset_of!(MoerlCorrection, catastrophic_high) - 408usize];
+        [::core::mem::offset_of!(MoerlCorrection, catastrophic_high) - 416usize];
     ["Offset of field: MoerlCorrection::log_proportions"]
-        [::core::mem::offset_of!(MoerlCorrection, log_proportions) - 416usize];
-    ["Offset of field: MoerlCorrection::options"][::core::mem::offset_of!(MoerlCorrection, options) - 544usize];
-    ["Offset of field: MoerlCorrection::low"][::core::mem::offset_of!(MoerlCorrection, low) - 800usize];
-    ["Offset of field: MoerlCorrection::high"][::core::mem::offset_of!(MoerlCorrection, high) - 804usize];
+        [::core::mem::offset_of!(MoerlCorrection, log_proportions) - 424usize];
+    ["Offset of field: MoerlCorrection::options"][::core::mem::offset_of!(MoerlCorrection, options) - 552usize];
+    ["Offset of field: MoerlCorrection::low"][::core::mem::offset_of!(MoerlCorrection, low) - 808usize];
+    ["Offset of field: MoerlCorrection::high"][::core::mem::offset_of!(MoerlCorrection, high) - 812usize];
     ["Offset of field: MoerlCorrection::token_log_low"]
-        [::core::mem::offset_of!(MoerlCorrection, token_log_low) - 808usize];
+        [::core::mem::offset_of!(MoerlCorrection, token_log_low) - 816usize];
     ["Offset of field: MoerlCorrection::token_log_high"]
-        [::core::mem::offset_of!(MoerlCorrection, token_log_high) - 812usize];
+        [::core::mem::offset_of!(MoerlCorrection, token_log_high) - 820usize];
     ["Offset of field: MoerlCorrection::reported_log_low"]
-        [::core::mem::offset_of!(MoerlCorrection, reported_log_low) - 816usize];
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_low) - 824usize];
     ["Offset of field: MoerlCorrection::reported_log_high"]
-        [::core::mem::offset_of!(MoerlCorrection, reported_log_high) - 820usize];
-    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 824usize];
+        [::core::mem::offset_of!(MoerlCorrection, reported_log_high) - 828usize];
+    ["Offset of field: MoerlCorrection::saturation"][::core::mem::offset_of!(MoerlCorrection, saturation) - 832usize];
     ["Offset of field: MoerlCorrection::option_count"]
-        [::core::mem::offset_of!(MoerlCorrection, option_count) - 828usize];
-    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 832usize];
-    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 836usize];
-    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 840usize];
-    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 844usize];
+        [::core::mem::offset_of!(MoerlCorrection, option_count) - 836usize];
+    ["Offset of field: MoerlCorrection::repeats"][::core::mem::offset_of!(MoerlCorrection, repeats) - 840usize];
+    ["Offset of field: MoerlCorrection::proposals"][::core::mem::offset_of!(MoerlCorrection, proposals) - 844usize];
+    ["Offset of field: MoerlCorrection::level"][::core::mem::offset_of!(MoerlCorrection, level) - 848usize];
+    ["Offset of field: MoerlCorrection::weight"][::core::mem::offset_of!(MoerlCorrection, weight) - 852usize];
     ["Offset of field: MoerlCorrection::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 848usize];
-    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 852usize];
-    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 856usize];
+        [::core::mem::offset_of!(MoerlCorrection, nonfinite_policy) - 856usize];
+    ["Offset of field: MoerlCorrection::tag"][::core::mem::offset_of!(MoerlCorrection, tag) - 860usize];
+    ["Offset of field: MoerlCorrection::place"][::core::mem::offset_of!(MoerlCorrection, place) - 864usize];
     ["Offset of field: MoerlCorrection::mean_of_repeats"]
-        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 875usize];
+        [::core::mem::offset_of!(MoerlCorrection, mean_of_repeats) - 883usize];
     ["Offset of field: MoerlCorrection::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 876usize];
+        [::core::mem::offset_of!(MoerlCorrection, advantage_per_token) - 884usize];
     ["Offset of field: MoerlCorrection::batch_normalise"]
-        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 877usize];
+        [::core::mem::offset_of!(MoerlCorrection, batch_normalise) - 885usize];
     ["Offset of field: MoerlCorrection::reads_tokens"]
-        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 878usize];
-    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 879usize];
-    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 880usize];
-    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 881usize];
+        [::core::mem::offset_of!(MoerlCorrection, reads_tokens) - 886usize];
+    ["Offset of field: MoerlCorrection::aligned"][::core::mem::offset_of!(MoerlCorrection, aligned) - 887usize];
+    ["Offset of field: MoerlCorrection::accumulate"][::core::mem::offset_of!(MoerlCorrection, accumulate) - 888usize];
+    ["Offset of field: MoerlCorrection::keep_totals"][::core::mem::offset_of!(MoerlCorrection, keep_totals) - 889usize];
     ["Offset of field: MoerlCorrection::has_token_options"]
-        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 882usize];
-    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 883usize];
+        [::core::mem::offset_of!(MoerlCorrection, has_token_options) - 890usize];
+    ["Offset of field: MoerlCorrection::reserved"][::core::mem::offset_of!(MoerlCorrection, reserved) - 891usize];
 };
 pub const MOERL_BASELINE_MEAN: MoerlBaseline = 0;
 pub const MOERL_BASELINE_LEAVE_ONE_OUT: MoerlBaseline = 1;

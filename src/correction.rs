@@ -2,7 +2,8 @@
 //!
 //! About a tenth of the routers of a mixture differs per forward pass between rollout and training, and nearly every token differs in some
 //! layer, so the log-probabilities o (old policy, as the trainer computes it) and q (rollout) differ even with equal parameters. Importance weights
-//! make up for the difference, rejections leave out what cannot be made up for. Both are constants of the gradient.
+//! make up for the difference, rejections leave out what cannot be made up for. Both are constants of the gradient, but for
+//! [what is attached](#attached-weights).
 //!
 //! ```text
 //! δ_u = o_u − q_u                       with kept_log_mass o − (q + log S); in bypass l takes the place of o
@@ -13,6 +14,8 @@
 //!
 //! in this order. [`Weight`] and [`Rejection`] say what there is and who uses it. A rejection does not change a weight, but it takes a segment
 //! out of its group: [`Weight::SelfNormalised`] is normalised over what is kept, and a Metropolis chain rejects it.
+//!
+//! [`Config::preset`] has the corrections of other systems, [`Config::differences`] what each of them changes.
 //!
 //! The objective takes the results: [`Output::weights`] or [`Output::segment_weights`] as weights, [`Output::keep`] as what is kept, and
 //! [`Output::globals`] as denominators after rejection.
@@ -26,6 +29,61 @@
 //! segment, 0), at the level `Token` (id, position in the segment, 1): the result depends on ids, never on packing, rank or grid. Members that
 //! a rejection left out, that are dropped, whose X is NaN, or without a counted token, are rejected. What was spent on a state before the first
 //! acceptance is [`Output::carry_multiplicity`]; it and the multiplicities add up to the members of the group, always.
+//!
+//! # Attached weights
+//!
+//! [`Weight::SelfNormalisedAttached`] makes no weight but an objective: −Σ w̄_j R_j over each group, the estimate of its mean reward under the
+//! current policy, with the gradient through w̄. l takes the place of o, so that X = Σ m (l − q), saturated; since
+//! ∂w̄_j/∂X_i = w̄_j ([i = j] − w̄_i), the gradient at every counted token of segment i is −w̄_i (R_i − Σ w̄_j R_j), and 0 where X_i is beyond the
+//! saturation. w̄_i (R_i − Σ w̄_j R_j) leaves as [`Output::advantages`], which the objective takes as such under
+//! [`SnisAttached`](crate::objective::Variant::SnisAttached):
+//!
+//! ```
+//! use moerl::advantage::GroupPlan;
+//! use moerl::correction::{self, Plans, Weight};
+//! use moerl::objective::{self, Advantages, Denominators, Groups, Plan, Segments, Variant};
+//! use moerl::{Backend, Buffer, Reference};
+//!
+//! # fn main() -> moerl::Result<()> {
+//! let (backend, stream) = (Reference, ());
+//! // Three answers of a token each to one prompt, twice as likely now as at rollout, and as likely.
+//! let plan = Plan::new(&backend, &stream, &Segments::from_lengths([1, 1, 1])?)?;
+//! let groups = GroupPlan::new(&backend, &stream, &Groups::from_ids(&[0, 0, 0]))?;
+//! let plans = Plans { groups: Some(&groups), ..Plans::new(&plan) };
+//! let logprobs = backend.upload(&stream, &[0.5_f32.ln(), -1.0, -1.0])?;
+//! let rollout = backend.upload(&stream, &[0.25_f32.ln(), -1.0, -1.0])?;
+//! let rewards = backend.upload(&stream, &[1.0, 0.0, 0.5_f32])?;
+//!
+//! let mut factors = backend.allocate(&stream, 3)?;
+//! let mut workspace = backend.allocate(&stream, correction::workspace_bytes(&plans))?;
+//! let batch = correction::Batch {
+//!     rewards: Some(rewards.view()),
+//!     ..correction::Batch::new(logprobs.view(), rollout.view())
+//! };
+//! let output = correction::Output {
+//!     advantages: Some(factors.view_mut()),
+//!     ..correction::Output::new(workspace.view_mut())
+//! };
+//! backend.correction(&stream, &correction::Config::new(Weight::SelfNormalisedAttached), plans, batch, output)?;
+//!
+//! let mut d_logprobs = backend.allocate(&stream, 3)?;
+//! let mut workspace = backend.allocate(&stream, objective::workspace_bytes(&plan))?;
+//! let batch = objective::Batch {
+//!     rollout_logprobs: Some(rollout.view()),
+//!     ..objective::Batch::new(logprobs.view(), Advantages::PerSegment(factors.view()), Denominators::global(3, 3))
+//! };
+//! let output = objective::Output {
+//!     d_logprobs: Some(d_logprobs.view_mut()),
+//!     ..objective::Output::new(workspace.view_mut())
+//! };
+//! backend.objective(&stream, &objective::Config::new(Variant::SnisAttached), &plan, batch, output)?;
+//! let gradient = backend.download(&stream, d_logprobs.view())?;
+//! for (g, expected) in gradient.iter().zip([-0.1875, 0.15625, 0.03125]) {
+//!     assert!((g - expected).abs() < 1e-6);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # One call or three
 //!
@@ -74,6 +132,7 @@
 mod call;
 mod config;
 pub mod diagnostics;
+mod preset;
 mod turns;
 
 pub(crate) use call::check;
@@ -83,4 +142,5 @@ pub use config::{
     Over, Plane, Rejection, Repeats, Weight,
 };
 pub use diagnostics::Diagnostics;
+pub use preset::Preset;
 pub use turns::{Plans, TurnPlan, turns_from_mask};

@@ -22,6 +22,7 @@
 //! | `Vespo` | −A l, φ being a constant factor | −c A φ |
 //! | `Dppo` | −A l, min(ρ, cap) inside a trust region being a constant factor | −c w A min(ρ, cap) inside it |
 //! | `ReinforceIs`, `Gpg`, `Topr`, `TisLoss`, `MiniRl` | −A l with a constant factor | −c w A times the factor |
+//! | `SnisAttached` | −A l, A the factor that the correction makes | −c A, of −Σ w̄ R over each group |
 //! | `SquarePenalty`, `KlCov` | −A l + τ/2 Δ², −A ρ + λ\|Δ\| on chosen tokens | their derivatives |
 //!
 //! A [`Kl`] estimates the divergence from the reference policy, `κ` draws the policy to the rollout's, `η` rewards entropy. w and W multiply L

@@ -12,15 +12,23 @@ mod common;
 mod emulated;
 #[path = "correction/invariance.rs"]
 mod invariance;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "correction/large.rs"]
+mod large;
+#[path = "correction/presets.rs"]
+mod presets;
 #[path = "correction/table.rs"]
 mod table;
 
 use agreement::*;
 use bad_input::*;
 use invariance::*;
+use presets::*;
 use table::*;
 
 on_every_backend!(
+    presets_weigh_as_their_systems_do,
+    a_segment_without_tokens_divides_nothing,
     token_weights_have_the_values_of_the_table,
     segment_weights_have_the_values_of_the_table,
     saturation_bounds_a_sum_after_it_was_summed,
@@ -46,6 +54,7 @@ on_every_backend!(
     masked_tokens_may_hold_anything,
     the_place_in_the_pack_does_not_change_a_bit,
     the_same_ids_in_other_packing_give_the_same_decisions,
+    a_group_keeps_its_bits_wherever_it_lies,
     multiplicities_of_a_group_add_up_to_its_members,
     multiplicity_leaves_the_target_invariant_and_the_mask_does_not,
     segments_may_come_in_several_calls_and_on_several_ranks,

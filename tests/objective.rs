@@ -2,6 +2,8 @@
 
 #[path = "objective/agreement.rs"]
 mod agreement;
+#[path = "objective/attached.rs"]
+mod attached;
 #[path = "objective/bad_input.rs"]
 mod bad_input;
 #[path = "objective/case.rs"]
@@ -14,6 +16,9 @@ mod conventions;
 mod emulated;
 #[path = "objective/invariance.rs"]
 mod invariance;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+#[path = "objective/large.rs"]
+mod large;
 #[path = "objective/table.rs"]
 mod table;
 #[path = "objective/upstream.rs"]
@@ -22,6 +27,7 @@ mod upstream;
 mod variants;
 
 use agreement::*;
+use attached::*;
 use bad_input::*;
 use conventions::*;
 use invariance::*;
@@ -43,6 +49,15 @@ on_every_backend!(
     a_normalised_sum_is_a_mean_over_the_batch,
     luspo_weighs_every_token_alike,
     an_overflowing_ratio_makes_no_nan,
+    a_masked_log_ratio_of_200_changes_nothing,
+    a_weighted_divergence_has_its_own_gradient,
+    accumulated_calls_are_one_batch,
+    what_does_not_count_is_in_no_denominator,
+    weights_are_in_the_gradient,
+    a_window_is_of_the_ratio_and_not_of_its_logarithm,
+    a_batch_without_a_kept_token_is_zero,
+    empty_segments_among_others_are_absent,
+    saturated_tokens_are_counted_and_pass_nothing,
     a_term_without_its_input_is_refused,
     correcting_for_the_rollout_twice_is_refused,
     a_bad_segment_weight_is_reported,
@@ -62,9 +77,17 @@ on_every_backend!(
     neighbours_do_not_change_a_bit,
     the_place_in_the_pack_does_not_change_a_bit,
     splitting_a_batch_changes_no_gradient,
+    the_order_and_the_ranks_of_segments_change_no_gradient,
+    the_size_class_does_not_change_a_bit,
+    context_parallel_ranks_agree,
     phases_give_what_the_one_call_gives,
     what_is_asked_for_does_not_change_a_bit,
     segments_may_come_in_several_calls,
     gspo_token_is_gspo_where_they_coincide,
     repeated_runs_are_equal_bit_for_bit,
+    attached_weights_have_the_values_of_the_table,
+    attached_gradients_are_those_of_the_estimate,
+    rejected_segments_have_no_part_in_an_attached_estimate,
+    an_attached_objective_is_linear_in_its_factors,
+    attached_weights_without_what_they_need_are_refused,
 );

@@ -25,6 +25,8 @@ pub struct Inputs<'a> {
     pub groups: Option<&'a Groups>,
     /// A.
     pub advantages: Option<HostAdvantages<'a>>,
+    /// `[S]`: R, where the correction is made of rewards.
+    pub rewards: Option<&'a [f32]>,
 }
 
 /// What a call returned.
@@ -38,6 +40,10 @@ pub struct Outcome {
     pub log_ratio: Vec<f32>,
     /// `[S]`: X.
     pub log_weights: Vec<f64>,
+    /// `[S]`: what the correction makes of rewards; empty where it makes nothing of them.
+    pub factors: Vec<f32>,
+    /// `[G]`: the estimate of every group's mean reward; empty likewise.
+    pub expected_rewards: Vec<f64>,
     /// Tokens and segments that every rejection rejects.
     pub rejected: Vec<u64>,
     /// What ranks add up.
@@ -68,6 +74,10 @@ pub fn run<B: Backend>(
         }
         None => None,
     };
+    let rewards = inputs.rewards.map(|rewards| backend.upload(stream, rewards)).transpose()?;
+    let mut factors = config.makes_advantages().then(|| backend.allocate(stream, inputs.segments.len())).transpose()?;
+    let group_count = inputs.groups.map_or(0, Groups::len);
+    let mut expected = config.makes_advantages().then(|| backend.allocate(stream, group_count)).transpose()?;
     let ids = backend.upload(stream, &(0..inputs.segments.len() as u64).collect::<Vec<_>>())?;
     let (n, s) = (inputs.segments.tokens(), inputs.segments.len());
     let (mut weights, mut log_ratio) = (backend.allocate(stream, n)?, backend.allocate(stream, n)?);
@@ -81,6 +91,8 @@ pub fn run<B: Backend>(
         keep: Some(keep.view_mut()),
         log_ratio: Some(log_ratio.view_mut()),
         segment_log_weights: Some(log_weights.view_mut()),
+        advantages: factors.as_mut().map(Buffer::view_mut),
+        expected_rewards: expected.as_mut().map(Buffer::view_mut),
         rejected: Some(rejected.view_mut()),
         globals: Some(globals.view_mut()),
         diagnostics: Some(sums.view_mut()),
@@ -90,6 +102,7 @@ pub fn run<B: Backend>(
     let batch = Batch {
         loss_mask: Some(mask.view()),
         segment_ids: Some(ids.view()),
+        rewards: rewards.as_ref().map(Buffer::view),
         advantages: advantages.as_ref().map(|values| match inputs.advantages {
             Some(HostAdvantages::PerToken(_)) => Advantages::PerToken(values.view()),
             _ => Advantages::PerSegment(values.view()),
@@ -103,6 +116,8 @@ pub fn run<B: Backend>(
         keep: backend.download(stream, keep.view())?,
         log_ratio: backend.download(stream, log_ratio.view())?,
         log_weights: backend.download(stream, log_weights.view())?,
+        factors: factors.map_or(Ok(Vec::new()), |factors| backend.download(stream, factors.view()))?,
+        expected_rewards: expected.map_or(Ok(Vec::new()), |expected| backend.download(stream, expected.view()))?,
         rejected: backend.download(stream, rejected.view())?,
         globals: backend.download(stream, globals.view())?,
         sums: backend.download(stream, sums.view())?,

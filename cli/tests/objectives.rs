@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Draft, assert_refused, close, data, shipped, small, step};
+use common::{Draft, Folder, assert_refused, close, data, moerl, shipped, small, step};
+use moerl_cli::stepfile::Container;
 
 /// Golden losses of the same file, by the peers' own programs.
 #[test]
@@ -67,6 +68,12 @@ fn every_objective_preset_and_advantage_runs() {
         "gpg",
         "tis-loss",
         "reinforce-is --correction tis=2",
+        "snis-attached",
+        "snis-attached --correction veto=0.5",
+        "cispo --cispo-cap raw:2 --cispo-mask 0.2,0.28",
+        "vespo --vespo-pos 1,2 --vespo-neg 2,1",
+        "dppo-kl --dppo-cap 2",
+        "grpo --correction openrlhf",
         "kl-cov --penalty 2 --cov-fraction 0.01",
         "clip-cov --cov-seed 1",
     ];
@@ -148,4 +155,77 @@ fn a_term_names_the_tensor_that_it_misses() {
     let mut draft = small();
     draft.set("advantage", &[2], &[1.0_f32, -1.0]).remove("reward");
     assert_refused("no rewards", step(&draft, &["--advantage", "rloo"]), &["reward: missing, needed by --advantage"]);
+}
+
+#[test]
+fn the_shapes_of_an_objective_are_options() {
+    let mut draft = Draft::of(&data("step.safetensors"));
+    let logprobs = draft.values::<f32>("logp_new");
+    draft.remove("logits").remove("logits_bf16").remove("router_logits").set("logprobs", &[860], &logprobs);
+    let text =
+        |arguments: &str| step(&draft, &arguments.split_whitespace().collect::<Vec<_>>()).map(|found| found.text);
+    let loss = |arguments: &str| {
+        let text = text(arguments).unwrap();
+        text.lines().find(|line| line.starts_with("loss")).unwrap().to_owned()
+    };
+    // The defaults, said aloud, change nothing; other numbers do, and are in the table.
+    for (plain, same, other, words) in [
+        ("--objective vespo", "--vespo-pos 2,3 --vespo-neg 3,2", "--vespo-pos 1,2", "k 1 and 3, lambda 2 and 2"),
+        ("--objective vespo", "--vespo-neg 3,2", "--vespo-neg 1,2.5", "k 2 and 1, lambda 3 and 2.5"),
+        ("--objective dppo-tv", "--dppo-cap inf", "--dppo-cap 0.9", "ratio at most 0.9"),
+        ("--objective dppo-tv --preset verl", "--dppo-cap 20", "--dppo-cap inf --clip-low 1", "bounds 1 down"),
+        (
+            "--objective cispo --cispo-cap raw:2",
+            "",
+            "--cispo-mask 0.01,0.02",
+            "no gradient outside 1 - 0.01 to 1 + 0.02",
+        ),
+    ] {
+        assert_eq!(loss(&format!("{plain} {same}")), loss(plain), "{same}");
+        let changed = format!("{plain} {other}");
+        assert_ne!(loss(&changed), loss(plain), "{other}");
+        let text = text(&changed).unwrap();
+        assert!(text.contains(words), "{words:?} is not in {text}");
+    }
+    for (arguments, part) in [
+        ("--objective vespo --vespo-pos 0,3", "vespo_k: is 0"),
+        ("--objective vespo --vespo-neg 3,-1", "vespo_lambda: is -1"),
+        ("--objective vespo --vespo-pos 2", "needs K,LAMBDA"),
+        ("--objective cispo --cispo-cap raw:2 --cispo-mask 0.2", "needs LO,HI"),
+        ("--objective grpo --vespo-pos 2,3", "--vespo-pos, --vespo-neg: does not go with --objective grpo"),
+        ("--objective dppo-kl --dppo-cap 0", "dppo_cap: is 0"),
+        ("--objective gspo --dppo-cap 2", "--dppo-cap: does not go with --objective gspo"),
+        ("--objective cispo --cispo-cap raw:2 --cispo-mask=-1,0.2", "clip_low: is -1"),
+        ("--objective dapo --cispo-mask 0.1,0.2", "--cispo-cap, --cispo-mask: does not go with --objective dapo"),
+        ("--objective snis-attached --anchor old", "anchor: is Old"),
+        ("--objective snis-attached --aggregation seq-mean-token-mean", "aggregation: is SeqMeanTokenMean"),
+        ("--objective snis-attached --advantage rloo", "--advantage: does not go with --objective snis-attached"),
+        ("--objective snis-attached --correction tis=2", "snis-attached has its own"),
+        ("--objective snis-attached --correction opsm=0.1", "--correction opsm: needs advantages"),
+    ] {
+        assert_refused(arguments, text(arguments), &[part]);
+    }
+    let said = text("--objective snis-attached").unwrap();
+    assert!(said.contains("estimated mean reward"), "{said}");
+    let missing = step(draft.remove("logp_rollout"), &["--objective", "snis-attached"]);
+    assert_refused("no rollout", missing, &["rollout_logprobs: missing, needed by --objective snis-attached"]);
+}
+
+/// Two answers to one prompt, rewards 1 and 0, the first one now e^.2 times as likely as at rollout: w = σ(.2), and w (1 − w) for every token.
+#[test]
+fn attached_gradients_are_those_of_the_estimate() {
+    let mut draft = small();
+    draft.set("logprobs", &[6], &[-1.0_f32, -1.0, -9.0, -2.0, -2.0, -3.0]).remove("logits");
+    draft.set("rollout_logprobs", &[6], &[-1.1_f32, -1.1, -1.0, -2.0, -2.0, -3.0]);
+    let folder = Folder::new();
+    let (path, out) = (folder.write("x.safetensors", &draft.bytes()), folder.path("out.safetensors"));
+    let (path, out) = (path.to_str().unwrap(), out.to_str().unwrap());
+    let said = moerl(&["step", "--backend", "reference", path, "--objective", "snis-attached", "--out", out]).unwrap();
+    assert!(said.text.contains("estimated mean reward") && said.text.contains("0.549834"), "{}", said.text);
+    let file = Container::open(out.as_ref()).unwrap();
+    let gradient = file.tensor("d_logprobs").unwrap().all::<f32>();
+    let share = 0.247517;
+    for (found, expected) in gradient.iter().zip([-share, -share, 0.0, -share, share, share]) {
+        assert!((found - expected).abs() < 1e-6, "{gradient:?}");
+    }
 }

@@ -15,12 +15,15 @@ template <class Visit> MOERL_DEVICE void for_group(const MoerlCorrection& p, con
 // ---- self-normalised ----------------------------------------------------------------------------------------------------
 
 struct GroupFacts {
-    double largest;   // X
+    double largest;   // X, of attached weights saturated
     double total;     // of the relative weights exp(X - largest)
     double members;   // that take part
     double rewarded;  // of the relative weights of members with a finite reward
     double reward;    // of those, times their rewards
 };
+
+// X as the weights of the group have it. What is attached saturates: the gradient, 0 beyond the bound, is that of the same function.
+MOERL_DEVICE double weighed_x(const MoerlCorrection& p, double x) { return p.weight == MOERL_CORRECTION_ATTACHED ? saturated(p, x) : x; }
 
 // Without a member above -inf all weigh the same.
 MOERL_DEVICE double relative_weight(const GroupFacts& facts, double x) {
@@ -33,13 +36,13 @@ MOERL_DEVICE GroupFacts facts_of_group(const MoerlCorrection& p, const Group& gr
     GroupFacts facts = {-static_cast<double>(f32_of(0x7f800000u)), 0.0, 0.0, 0.0, 0.0};
     for_group(p, group, [&](uint32_t segment) {
         const Judged judged = judge(p, segment);
-        if (is_member(judged)) facts.largest = greater(facts.largest, judged.x);
+        if (is_member(judged)) facts.largest = greater(facts.largest, weighed_x(p, judged.x));
     });
     facts.largest = warp_joined(true, facts.largest);
     for_group(p, group, [&](uint32_t segment) {
         const Judged judged = judge(p, segment);
         if (!is_member(judged)) return;
-        const double weight = relative_weight(facts, judged.x);
+        const double weight = relative_weight(facts, weighed_x(p, judged.x));
         const float reward = reward_of(p, segment);
         facts.total += weight;
         facts.members += 1.0;
@@ -54,23 +57,39 @@ MOERL_DEVICE GroupFacts facts_of_group(const MoerlCorrection& p, const Group& gr
     return facts;
 }
 
-// The mean reward of the other members, by their weights. A difference of sums, but for the one member that may be more than half of the
-// sum: what would be left of it is rounding, so the others are added up again.
-MOERL_DEVICE double baseline_of(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t own, double weight, double reward) {
-    double others = facts.rewarded - weight, rewards = facts.reward - weight * reward;
+// The other members with a reward: their weights, and their weighted rewards.
+struct Others {
+    double weight, reward;
+};
+
+// A difference of sums, but for the one member that may be more than half of the sum: what would be left of it is rounding, so the others
+// are added up again.
+MOERL_DEVICE Others others_of(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t own, double weight, double reward) {
+    Others others = {facts.rewarded - weight, facts.reward - weight * reward};
     if (weight > 0.5 * facts.rewarded) {
-        others = rewards = 0.0;
+        others = {0.0, 0.0};
         for (uint64_t at = group.begin; at < group.end; at++) {
             const uint32_t segment = load(p.members + at);
             const Judged judged = judge(p, segment);
             const float its = reward_of(p, segment);
             if (segment == own || !is_member(judged) || !is_finite(its)) continue;
-            const double relative = relative_weight(facts, judged.x);
-            others += relative;
-            rewards += relative * static_cast<double>(its);
+            const double relative = relative_weight(facts, weighed_x(p, judged.x));
+            others.weight += relative;
+            others.reward += relative * static_cast<double>(its);
         }
     }
-    return others > 0.0 ? rewards / others : 0.0;
+    return others;
+}
+
+// R less the mean reward of the others, by their weights. Attached, w (R - sum w R) with w of sum 1: the same times w (1 - w), which does not
+// cancel where one member has nearly all of the weight; 0 where X stands still.
+MOERL_DEVICE double advantage_of(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t own, double x, double reward) {
+    const double weight = relative_weight(facts, weighed_x(p, x));
+    const Others others = others_of(p, group, facts, own, weight, reward);
+    const double baseline = others.weight > 0.0 ? others.reward / others.weight : 0.0;
+    if (p.weight != MOERL_CORRECTION_ATTACHED) return reward - baseline;
+    if (x != saturated(p, x)) return 0.0;
+    return weight / facts.rewarded * (others.weight / facts.rewarded) * (reward - baseline);
 }
 
 MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t segment, const Judged& judged) {
@@ -78,14 +97,13 @@ MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const Group& group, co
     if (!(judged.count > 0.0)) return r;
     if (!is_member(judged)) {
         r.weight = judged.is_kept ? f32_of(0x7fc00000u) : 0.0f;
+        if (p.weight == MOERL_CORRECTION_ATTACHED) r.advantage = r.weight;
         return r;
     }
-    const double relative = relative_weight(facts, judged.x);
-    r.weight = static_cast<float>(facts.members * relative / facts.total);
+    r.weight = static_cast<float>(facts.members * relative_weight(facts, weighed_x(p, judged.x)) / facts.total);
     const float reward = reward_of(p, segment);
     if (p.baseline_advantages != nullptr && is_finite(reward)) {
-        const double own = static_cast<double>(reward);
-        r.advantage = static_cast<float>(own - baseline_of(p, group, facts, segment, relative, own));
+        r.advantage = static_cast<float>(advantage_of(p, group, facts, segment, judged.x, static_cast<double>(reward)));
     }
     return r;
 }
@@ -161,12 +179,15 @@ MOERL_DEVICE Settled chosen(const MoerlCorrection& p, uint32_t segment, const Ju
 // -------------------------------------------------------------------------------------------------------------------------
 
 template <bool TALLY> MOERL_DEVICE void decide_group(const MoerlCorrection& p, const Group& group, SegmentsSeen& seen, uint64_t& fault) {
-    const bool is_normalised = p.weight == MOERL_CORRECTION_SELF_NORMALISED;
+    const bool is_normalised = p.weight == MOERL_CORRECTION_SELF_NORMALISED || p.weight == MOERL_CORRECTION_ATTACHED;
     const bool is_test = p.weight == MOERL_CORRECTION_METROPOLIS_MASK || p.weight == MOERL_CORRECTION_METROPOLIS_MULTIPLICITY;
     const bool is_chain = is_test && p.level != MOERL_CORRECTION_TOKEN;
     GroupFacts facts = {0.0, 0.0, 0.0, 0.0, 0.0};
     if (is_chain) walk_chain(p, group);
     if (is_normalised) facts = facts_of_group(p, group);
+    if (p.expected_rewards != nullptr && lane_index() == 0) {
+        store(p.expected_rewards + group.index, facts.rewarded > 0.0 ? facts.reward / facts.rewarded : 0.0);
+    }
     double sum = 0.0, squares = 0.0, kept = 0.0;
     for_group(p, group, [&](uint32_t segment) {
         const Judged judged = judge(p, segment, [&](uint32_t option, double tokens) { see_rejection(seen, option, tokens); });

@@ -71,7 +71,8 @@ pub struct Batch<'a, M> {
     pub uniforms: Option<View<'a, f32, M>>,
     /// `[G]`: X of the last accepted member that an earlier call left; NaN for a group that begins. See [`Output::carry_log_weights`].
     pub carried: Option<View<'a, f64, M>>,
-    /// `[S]`: R, for the leave-one-out baseline. NaN and infinity are left out of the baselines, and their own advantage is 0.
+    /// `[S]`: R, for the leave-one-out baseline and what is attached. NaN and infinity are left out of the sums over a group, and their own
+    /// advantage is 0.
     pub rewards: Option<View<'a, f32, M>>,
     /// `[S]`: lp, the sum of the target's log-probabilities over the segment.
     pub target_logprobs: Option<View<'a, f64, M>>,
@@ -132,8 +133,12 @@ pub struct Output<'a, M> {
     pub carry_multiplicity: Option<ViewMut<'a, u32, M>>,
     /// `[G]`: X of the last accepted member, to be carried into the next call; NaN where there is none.
     pub carry_log_weights: Option<ViewMut<'a, f64, M>>,
-    /// `[S]`: R_i − b_i with the leave-one-out baseline; 0 where the segment is not kept.
+    /// `[S]`: R_i − b_i with the leave-one-out baseline; of [`Weight::SelfNormalisedAttached`] w̄_i (R_i − Σ w̄_j R_j). 0 where the segment is
+    /// not kept.
     pub advantages: Option<ViewMut<'a, f32, M>>,
+    /// `[G]`: Σ w̄_j R_j, the self-normalised estimate of a group's mean reward under the policy that X is of; needs rewards. 0 where no member
+    /// has one. Attached, the objective's value is the negative sum of these.
+    pub expected_rewards: Option<ViewMut<'a, f64, M>>,
     /// `[`[`REJECTED`]`]`: by every rejection, in their order, tokens and segments with such a token. Added to what is there.
     pub rejected: Option<ViewMut<'a, u64, M>>,
     /// `[`[`GLOBALS`]`]`: what ranks add up; see [`Global`].
@@ -165,6 +170,7 @@ impl<'a, M: Memory> Output<'a, M> {
             carry_multiplicity: None,
             carry_log_weights: None,
             advantages: None,
+            expected_rewards: None,
             rejected: None,
             globals: None,
             diagnostics: None,
@@ -175,10 +181,23 @@ impl<'a, M: Memory> Output<'a, M> {
         }
     }
 
+    /// True where something is asked for that is written after all segments are decided about: what tokens have, and weights of segments that
+    /// the batch's mean divides.
+    pub(crate) fn wants_tokens(&self, config: &Config) -> bool {
+        let divides_segments = config.batch_normalise && self.segment_weights.is_some();
+        self.weights.is_some() || self.keep.is_some() || self.log_ratio.is_some() || divides_segments
+    }
+
     /// True where something is asked for that only segments as a whole have.
     pub(crate) fn wants_segments(&self) -> bool {
         let floats = [&self.segment_weights, &self.advantages].iter().any(|array| array.is_some());
-        let doubles = [&self.segment_log_weights, &self.globals, &self.diagnostics, &self.carry_log_weights];
+        let doubles = [
+            &self.segment_log_weights,
+            &self.globals,
+            &self.diagnostics,
+            &self.carry_log_weights,
+            &self.expected_rewards,
+        ];
         let words = [&self.kept, &self.multiplicity, &self.carry_multiplicity].iter().any(|array| array.is_some());
         floats
             || doubles.iter().any(|array| array.is_some())
@@ -297,6 +316,7 @@ impl<M: Memory> Batch<'_, M> {
             Weight::SelfNormalised { leave_one_out: true, .. } => {
                 needed(self.rewards.is_some(), "rewards", "the leave-one-out baseline");
             }
+            Weight::SelfNormalisedAttached => needed(self.rewards.is_some(), "rewards", "SelfNormalisedAttached"),
             Weight::MultipleImportance { .. } => {
                 needed(self.target_logprobs.is_some(), "target_logprobs", "MultipleImportance");
                 needed(self.proposal_logprobs.is_some(), "proposal_logprobs", "MultipleImportance");
@@ -328,7 +348,7 @@ impl<M: Memory> Batch<'_, M> {
 }
 
 impl<M: Memory> Output<'_, M> {
-    fn check(&self, checks: &mut Checks, config: &Config, sizes: Sizes, workspace_bytes: usize) {
+    fn check(&self, checks: &mut Checks, config: &Config, sizes: Sizes, has_rewards: bool, workspace_bytes: usize) {
         let Sizes { tokens, segments, groups, .. } = sizes;
         length(checks, "weights", seen(&self.weights), tokens);
         length(checks, "keep", seen(&self.keep), tokens);
@@ -341,6 +361,7 @@ impl<M: Memory> Output<'_, M> {
         length(checks, "carry_multiplicity", seen(&self.carry_multiplicity), groups);
         length(checks, "carry_log_weights", seen(&self.carry_log_weights), groups);
         length(checks, "advantages", seen(&self.advantages), segments);
+        length(checks, "expected_rewards", seen(&self.expected_rewards), groups);
         length(checks, "rejected", seen(&self.rejected), REJECTED);
         length(checks, "globals", seen(&self.globals), GLOBALS);
         length(checks, "diagnostics", seen(&self.diagnostics), diagnostics::LEN);
@@ -354,13 +375,18 @@ impl<M: Memory> Output<'_, M> {
             .require(chains || !asks, Kind::Config, "accepted", || {
                 "and what else a Metropolis chain writes needs the weight Metropolis of segments".into()
             })
+            .require(config.makes_advantages() || self.advantages.is_none(), Kind::Config, "advantages", || {
+                "are written for SelfNormalised with leave_one_out and for SelfNormalisedAttached alone".into()
+            })
             .require(
-                matches!(config.weight, Weight::SelfNormalised { leave_one_out: true, .. })
-                    || self.advantages.is_none(),
+                config.normalises_groups() || self.expected_rewards.is_none(),
                 Kind::Config,
-                "advantages",
-                || "are written for SelfNormalised with leave_one_out alone".into(),
+                "expected_rewards",
+                || "are written for SelfNormalised and SelfNormalisedAttached alone".into(),
             )
+            .require(has_rewards || self.expected_rewards.is_none(), Kind::MissingInput, "rewards", || {
+                "are needed for expected_rewards".into()
+            })
             .require(config.diagnostics || self.diagnostics.is_none(), Kind::Config, "diagnostics", || {
                 "are asked for, but the configuration has them off".into()
             })
@@ -385,6 +411,7 @@ impl<M: Memory> Output<'_, M> {
             self.carry_multiplicity.as_ref().map(|array| array.extent("carry_multiplicity")),
             self.carry_log_weights.as_ref().map(|array| array.extent("carry_log_weights")),
             self.advantages.as_ref().map(|array| array.extent("advantages")),
+            self.expected_rewards.as_ref().map(|array| array.extent("expected_rewards")),
             self.rejected.as_ref().map(|array| array.extent("rejected")),
             self.globals.as_ref().map(|array| array.extent("globals")),
             self.diagnostics.as_ref().map(|array| array.extent("diagnostics")),
@@ -417,7 +444,7 @@ pub(crate) fn check<B: Backend>(
     checks.merge(config.validate());
     check_plans(&mut checks, config, plans);
     batch.check(&mut checks, config, sizes);
-    output.check(&mut checks, config, sizes, workspace_bytes(plans));
+    output.check(&mut checks, config, sizes, batch.rewards.is_some(), workspace_bytes(plans));
     let mut extents = [batch.extents(), output.extents()].concat();
     if let Some(phases) = phases {
         checks.shape("sums", &[phases.sums.len()], &[config.planes().len() * sizes.pieces]).shape(

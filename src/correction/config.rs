@@ -24,7 +24,7 @@ pub struct Config {
     /// mean of at most 1e-8 divides nothing (verl, slime).
     pub batch_normalise: bool,
     /// Bounds X, after it was summed, where its exponential is taken: ±20 (verl, SkyRL). Positive; +∞ for none. Weights that are normalised
-    /// or compared by their logarithms are not bounded.
+    /// or compared by their logarithms are not bounded, but for those that the gradient flows through.
     pub saturation: f32,
     /// How several old log-probabilities of a token become one.
     pub repeats: Repeats,
@@ -53,7 +53,7 @@ pub enum Level {
     Geometric,
 }
 
-/// The weight w of a token, or W of a segment, from x = exp X. Constants of the gradient.
+/// The weight w of a token, or W of a segment, from x = exp X. Constants of the gradient, but for the one that says otherwise.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -101,6 +101,12 @@ pub enum Weight {
         /// Write the advantages R_i − b_i with the leave-one-out baseline b_i = Σ_{j≠i} w_j R_j / Σ_{j≠i} w_j, 0 in a group of one.
         leave_one_out: bool,
     },
+    /// As `SelfNormalised` at the level `Sequence`, but not a constant: the gradient flows through the weights. With w̄ = W/K the objective of a
+    /// group is −Σ w̄_j R_j, its gradient at a counted token of segment i is −w̄_i (R_i − Σ w̄_j R_j), and
+    /// [`Output::advantages`](super::Output::advantages) are the factor w̄_i (R_i − Σ w̄_j R_j), for
+    /// [`Variant::SnisAttached`](crate::objective::Variant::SnisAttached). X is of the current policy against the rollout: hand l over in the place
+    /// of o. It saturates as [`Config::saturation`] says, in weights and gradient alike: a segment beyond has the factor 0. Biased by O(1/K).
+    SelfNormalisedAttached,
     /// Metropolis–independence sampling: see [the module](super#metropolisindependence-sampling). No threshold.
     Metropolis {
         /// `Sequence` (right in theory, few accepted where segments are long), `Geometric` (a tempered target, a heuristic), or `Token`:
@@ -350,7 +356,7 @@ impl Config {
             | Weight::Band { level, .. }
             | Weight::SelfNormalised { level, .. }
             | Weight::Metropolis { level, .. } => level,
-            Weight::MultipleImportance { .. } => Level::Sequence,
+            Weight::SelfNormalisedAttached | Weight::MultipleImportance { .. } => Level::Sequence,
         }
     }
 
@@ -359,13 +365,23 @@ impl Config {
         matches!(self.level(), Level::Sequence | Level::Geometric)
     }
 
+    /// True where [`Output::advantages`](super::Output::advantages) are written: from rewards, by groups.
+    pub fn makes_advantages(&self) -> bool {
+        matches!(self.weight, Weight::SelfNormalised { leave_one_out: true, .. } | Weight::SelfNormalisedAttached)
+    }
+
+    /// True where a group's weights are normalised, so that there is a mean reward of the group.
+    pub(crate) fn normalises_groups(&self) -> bool {
+        matches!(self.weight, Weight::SelfNormalised { .. } | Weight::SelfNormalisedAttached)
+    }
+
     pub(crate) fn needs_turns(&self) -> bool {
         self.level() == Level::Turn || self.rejections.iter().any(Rejection::is_of_turns)
     }
 
     pub(crate) fn needs_groups(&self) -> bool {
         match self.weight {
-            Weight::SelfNormalised { .. } => true,
+            Weight::SelfNormalised { .. } | Weight::SelfNormalisedAttached => true,
             Weight::Metropolis { level, .. } => level != Level::Token,
             _ => false,
         }
@@ -468,7 +484,7 @@ impl Config {
 
     fn check_weight(&self, checks: &mut Checks) {
         match &self.weight {
-            Weight::One => {}
+            Weight::One | Weight::SelfNormalisedAttached => {}
             &Weight::Truncated { max, .. } => {
                 checks.require(max > 0.0 && max.is_finite(), Kind::Config, "max", || {
                     format!("is {max}, needs a finite number above 0")

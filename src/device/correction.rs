@@ -77,6 +77,7 @@ fn weight(weight: &Weight) -> u32 {
         Weight::Band { .. } => MOERL_CORRECTION_BAND,
         Weight::SequenceMasked { .. } => MOERL_CORRECTION_SEQUENCE_MASK,
         Weight::SelfNormalised { .. } => MOERL_CORRECTION_SELF_NORMALISED,
+        Weight::SelfNormalisedAttached => MOERL_CORRECTION_ATTACHED,
         Weight::Metropolis { mode: Metropolis::Mask, .. } => MOERL_CORRECTION_METROPOLIS_MASK,
         Weight::Metropolis { mode: Metropolis::Multiplicity, .. } => MOERL_CORRECTION_METROPOLIS_MULTIPLICITY,
         Weight::MultipleImportance { .. } => MOERL_CORRECTION_MULTIPLE,
@@ -286,6 +287,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             carry_multiplicity: written(&mut arguments, finish, "carry_multiplicity", &mut output.carry_multiplicity),
             carry_log_weights: written(&mut arguments, finish, "carry_log_weights", &mut output.carry_log_weights),
             baseline_advantages: written(&mut arguments, finish, "baseline_advantages", &mut output.advantages),
+            expected_rewards: written(&mut arguments, finish, "expected_rewards", &mut output.expected_rewards),
             rejected: written(&mut arguments, finish, "rejected", &mut output.rejected),
             globals: arguments.write_optional("globals", &mut output.globals),
             diagnostics: written(&mut arguments, !apply, "diagnostics", &mut output.diagnostics),
@@ -414,6 +416,9 @@ pub(super) fn one_call<E: Executor>(
     if !call.is_alone {
         call.launch(Phase::Partial)?;
         call.launch(Phase::Finish)?;
+        if !call.output.wants_tokens(config) {
+            return Ok(());
+        }
     }
     call.launch(Phase::Apply)
 }

@@ -97,7 +97,7 @@ fn variant_number(variant: &Variant) -> u32 {
         (Variant::MiniRl(_), _) => MOERL_MINIRL,
         (Variant::Topr, _) => MOERL_TOPR,
         (Variant::SquarePenalty { .. }, _) => MOERL_SQUARE_PENALTY,
-        (Variant::ReinforceIs | Variant::Gpg, _) => MOERL_POLICY_GRADIENT,
+        (Variant::ReinforceIs | Variant::Gpg | Variant::SnisAttached, _) => MOERL_POLICY_GRADIENT,
         (Variant::TisLoss, _) => MOERL_TIS_LOSS,
         (Variant::KlCov { .. }, _) => MOERL_KL_COV,
     }

@@ -312,6 +312,10 @@ impl<'a, M: Memory> Batch<'a, M> {
         ] {
             checks.require(!is_needed || is_there, Kind::MissingInput, name, || format!("is missing, needed by {by}"));
         }
+        let is_per_token = matches!(self.advantages, Advantages::PerToken(_));
+        checks.require(!(config.variant == Variant::SnisAttached && is_per_token), Kind::Config, "advantages", || {
+            "are per token, but SnisAttached takes the factors of segments that the correction makes".into()
+        });
         let is_weighted = self.weights.is_some() || self.segment_weights.is_some();
         checks.require(!(rollout_anchor && is_weighted), Kind::DoubleCorrection, "weights", || {
             "correct for the rollout a second time: with the anchor Rollout the ratio does already; masks are allowed"

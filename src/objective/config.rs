@@ -148,17 +148,19 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The defaults around a variant.
+    /// The defaults around a variant. For [`Variant::SnisAttached`] the anchor is [`Anchor::Rollout`] and the aggregation
+    /// [`Aggregation::TokenSum`], which leaves the sum over groups.
     pub fn new(variant: Variant) -> Config {
+        let is_attached = variant == Variant::SnisAttached;
         Config {
             variant,
-            anchor: Anchor::default(),
+            anchor: if is_attached { Anchor::Rollout } else { Anchor::default() },
             kl: None,
             mismatch_penalty: 0.0,
             entropy_bonus: 0.0,
             rejection: RejectionScope::default(),
             denominator_basis: DenominatorBasis::default(),
-            aggregation: Aggregation::default(),
+            aggregation: if is_attached { Aggregation::TokenSum } else { Aggregation::default() },
             saturation: Saturation::default(),
             nonfinite: NonFinite::default(),
             dp_scale: 1.0,
@@ -270,6 +272,17 @@ impl Config {
         checks.require(low < high, Kind::Config, "saturation", || {
             format!("is [{low}, {high}], needs a lower bound below the upper one")
         });
+        if self.variant == Variant::SnisAttached {
+            checks
+                .require(self.anchor == Anchor::Rollout, Kind::Config, "anchor", || {
+                    "is Old, but the weights of SnisAttached are of the ratio to the rollout: needs Rollout".into()
+                })
+                .require(self.aggregation != Aggregation::SeqMeanTokenMean, Kind::Config, "aggregation", || {
+                    "is SeqMeanTokenMean, which divides by the length of each segment; SnisAttached needs a coefficient that the segments of a \
+                     group share, as TokenSum or SeqMeanTokenSum"
+                        .into()
+                });
+        }
         checks.finish()
     }
 }
@@ -330,6 +343,6 @@ fn validate_variant(checks: &mut Checks, variant: &Variant) {
         }
         Variant::SquarePenalty { tau } => above_0(checks, "tau", tau),
         Variant::KlCov { penalty } => at_least_0(checks, "kl_cov_penalty", penalty),
-        Variant::ReinforceIs | Variant::Topr | Variant::Gpg | Variant::TisLoss => {}
+        Variant::ReinforceIs | Variant::Topr | Variant::Gpg | Variant::SnisAttached | Variant::TisLoss => {}
     }
 }

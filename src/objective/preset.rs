@@ -74,13 +74,15 @@ pub enum Algorithm {
     SquarePenalty,
     /// Plain policy gradient.
     Gpg,
+    /// The self-normalised estimate of a group's mean reward, gradient through its weights.
+    SnisAttached,
     /// Truncated ratios as weights.
     TisLoss,
 }
 
 impl Algorithm {
     /// Every one.
-    pub const ALL: [Algorithm; 18] = [
+    pub const ALL: [Algorithm; 19] = [
         Algorithm::Grpo,
         Algorithm::Bnpo,
         Algorithm::Dapo,
@@ -98,6 +100,7 @@ impl Algorithm {
         Algorithm::Topr,
         Algorithm::SquarePenalty,
         Algorithm::Gpg,
+        Algorithm::SnisAttached,
         Algorithm::TisLoss,
     ];
 
@@ -121,12 +124,14 @@ impl Algorithm {
             Algorithm::Topr => Variant::Topr,
             Algorithm::SquarePenalty => Variant::SquarePenalty { tau: 0.1 },
             Algorithm::Gpg => Variant::Gpg,
+            Algorithm::SnisAttached => Variant::SnisAttached,
             Algorithm::TisLoss => Variant::TisLoss,
         };
         let aggregation = match self {
             Algorithm::Bnpo | Algorithm::Dapo => Aggregation::TokenMean,
             Algorithm::DrGrpo => Aggregation::SeqMeanTokenSumNorm,
             Algorithm::Luspo => Aggregation::SeqMeanTokenSum,
+            Algorithm::SnisAttached => Aggregation::TokenSum,
             _ => Aggregation::SeqMeanTokenMean,
         };
         Config::new(variant).with_aggregation(aggregation)
@@ -204,6 +209,8 @@ impl Config {
                 }
             }
             Preset::Verl => verl(self),
+            // The segments of a group share their coefficient.
+            Preset::Slime if self.variant == Variant::SnisAttached => with_kl_clamps(self, None, Some(10.0)),
             Preset::Slime => with_kl_clamps(self.with_aggregation(Aggregation::Custom), None, Some(10.0)),
             Preset::OpenRlhf if is_sequence_level => Config { saturation: Saturation::NONE, ..self },
             Preset::OpenRlhf => by_tokens(self),

@@ -36,6 +36,12 @@ pub enum Variant {
     },
     /// −A l.
     Gpg,
+    /// −A l with the factors that [`correction`](crate::correction) makes under
+    /// [`SelfNormalisedAttached`](crate::correction::Weight::SelfNormalisedAttached) in the place of A: the gradient of −Σ w̄_j R_j, the
+    /// self-normalised estimate of a group's mean reward, weights w̄ of the ratio to the rollout and their derivative included. Needs
+    /// [`Anchor::Rollout`](super::Anchor::Rollout), one A per segment and a coefficient that the segments of a group share. The value of the
+    /// objective is [`expected_rewards`](crate::correction::Output::expected_rewards); the loss is that of −A l.
+    SnisAttached,
     /// −A min(ρ, 1) l with the ratio as a constant (ROLL).
     TisLoss,
     /// −A ρ, and λ|Δ| more for the tokens of [`Batch::chosen`](super::Batch::chosen) (2505.22617).
@@ -83,9 +89,14 @@ impl Variant {
         matches!(self, Variant::Gspo(_)) || matches!(self, Variant::Sapo(_)) && self.is_sequence_level()
     }
 
+    /// True where the term is −A l and no ratio has a part in it.
+    pub(crate) fn is_linear(&self) -> bool {
+        matches!(self, Variant::ReinforceIs | Variant::Gpg | Variant::SnisAttached)
+    }
+
     /// True where the token's own Δ decides something.
     pub(crate) fn uses_token_ratio(&self) -> bool {
-        !self.has_sequence_ratio() && !matches!(self, Variant::Vespo(_) | Variant::ReinforceIs | Variant::Gpg)
+        !self.has_sequence_ratio() && !self.is_linear() && !matches!(self, Variant::Vespo(_))
     }
 }
 

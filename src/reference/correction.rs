@@ -3,6 +3,8 @@
 mod groups;
 mod phases;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 pub(super) use phases::{apply, finish, one_call, partial};
 

@@ -13,6 +13,9 @@ pub fn weights() -> Vec<Config> {
         Config::new(Weight::SequenceMasked { low: 0.99, high: 1.02 }),
         Config::new(Weight::MultipleImportance { proportions: vec![0.25, 0.75] }),
         Config::new(Weight::Metropolis { level: Level::Token, mode: Metropolis::Mask, seed: 3 }),
+        Config::new(Weight::SelfNormalisedAttached),
+        // Some segments beyond, and more where they are long.
+        Config { saturation: 0.5, ..Config::new(Weight::SelfNormalisedAttached) },
     ];
     for level in [Level::Token, Level::Turn, Level::Sequence, Level::Geometric] {
         all.push(Config::tis(level, 1.1));
@@ -104,6 +107,10 @@ fn assert_agrees(name: &str, case: &Case, found: &Found, expected: &Found) {
             let (f, e) = (found.log_ratio[u], expected.log_ratio[u]);
             assert!((f - e).abs() <= 2e-6, "{name}: token {u}: log-ratio {f} not {e}");
         }
+    }
+    for (group, (&f, &e)) in found.expected_rewards.iter().zip(&expected.expected_rewards).enumerate() {
+        let longest = case.lengths.iter().copied().max().unwrap_or(0);
+        assert!(relative(f, e, tolerance(longest), 1e-6), "{name}: group {group}: mean reward {f} not {e}");
     }
     assert_eq!(found.keep, expected.keep, "{name}");
     assert_eq!(found.kept, expected.kept, "{name}");

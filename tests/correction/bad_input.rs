@@ -158,6 +158,12 @@ pub fn numbers_outside_their_range_are_refused<B: Backend>(backend: &B) {
         let error = try_run(backend, &config, &case).unwrap_err();
         assert!(error.is(Kind::Config) && error.to_string().contains(part), "{part:?} is not in {error}");
     }
+    // What is attached is of rewards, and by groups.
+    let attached = Config::new(Weight::SelfNormalisedAttached);
+    let error = try_run(backend, &attached, &case).unwrap_err();
+    for part in ["rewards: is needed for SelfNormalisedAttached", "groups: are needed for SelfNormalisedAttached"] {
+        assert!(error.is(Kind::MissingInput) && error.to_string().contains(part), "{part:?} is not in {error}");
+    }
     // Groups that leave a segment out.
     let mut case = case;
     case.groups = Some(vec![0]);

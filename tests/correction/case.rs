@@ -152,6 +152,7 @@ pub struct Found {
     pub carry_multiplicity: Vec<u32>,
     pub carry_log_weights: Vec<f64>,
     pub advantages: Vec<f32>,
+    pub expected_rewards: Vec<f64>,
     pub rejected: Vec<u64>,
     pub globals: Vec<f64>,
     pub diagnostics: Vec<f64>,
@@ -248,7 +249,13 @@ impl<B: Backend> Arrays<B> {
         let words = |len: usize| backend.upload(stream, &vec![0xa5a5_u32; len]).unwrap();
         Arrays {
             floats: vec![floats(tokens), floats(tokens), floats(segments), floats(segments)],
-            doubles: vec![doubles(segments), doubles(groups), doubles(GLOBALS), doubles(diagnostics::LEN)],
+            doubles: vec![
+                doubles(segments),
+                doubles(groups),
+                doubles(GLOBALS),
+                doubles(diagnostics::LEN),
+                doubles(groups),
+            ],
             bytes: vec![bytes(tokens), bytes(segments)],
             words: vec![words(segments), words(segments), words(groups)],
             rejected: backend.allocate(stream, REJECTED).unwrap(),
@@ -260,11 +267,10 @@ impl<B: Backend> Arrays<B> {
 
     pub fn output(&mut self, config: &Config) -> Output<'_, B::Memory> {
         let [weights, log_ratio, segment_weights, advantages] = &mut self.floats[..] else { unreachable!() };
-        let [x, carry, globals, sums] = &mut self.doubles[..] else { unreachable!() };
+        let [x, carry, globals, sums, expected] = &mut self.doubles[..] else { unreachable!() };
         let [keep, accepted] = &mut self.bytes[..] else { unreachable!() };
         let [kept, multiplicity, carried] = &mut self.words[..] else { unreachable!() };
         let walks = matches!(config.weight, Weight::Metropolis { level: Level::Sequence | Level::Geometric, .. });
-        let has_baseline = matches!(config.weight, Weight::SelfNormalised { leave_one_out: true, .. });
         Output {
             weights: Some(weights.view_mut()),
             keep: Some(keep.view_mut()),
@@ -276,7 +282,8 @@ impl<B: Backend> Arrays<B> {
             multiplicity: walks.then(|| multiplicity.view_mut()),
             carry_multiplicity: walks.then(|| carried.view_mut()),
             carry_log_weights: walks.then(|| carry.view_mut()),
-            advantages: has_baseline.then(|| advantages.view_mut()),
+            advantages: config.makes_advantages().then(|| advantages.view_mut()),
+            expected_rewards: config.makes_advantages().then(|| expected.view_mut()),
             rejected: Some(self.rejected.view_mut()),
             globals: Some(globals.view_mut()),
             diagnostics: config.diagnostics.then(|| sums.view_mut()),
@@ -304,6 +311,7 @@ impl<B: Backend> Arrays<B> {
             carry_multiplicity: word(2),
             carry_log_weights: double(1),
             advantages: float(3),
+            expected_rewards: double(4),
             rejected: backend.download(stream, self.rejected.view()).unwrap(),
             globals: double(2),
             diagnostics: double(3),
@@ -334,6 +342,7 @@ pub fn run_plain<B: Backend>(backend: &B, config: &Config, case: &Case) -> (Vec<
     (output.log_ratio, output.segment_weights, output.segment_log_weights, output.kept) = (None, None, None, None);
     (output.accepted, output.multiplicity, output.carry_multiplicity) = (None, None, None);
     (output.carry_log_weights, output.advantages, output.rejected, output.diagnostics) = (None, None, None, None);
+    output.expected_rewards = None;
     if !config.batch_normalise {
         output.globals = None;
     }

@@ -1,10 +1,10 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
-use moerl::Emulator;
 use moerl::correction::{Config, Level, Metropolis, Rejection, Weight};
 use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::{Backend, Emulator};
 
-use crate::case::{Case, run, run_plain};
+use crate::case::{Arrays, Case, Uploaded, run, run_plain};
 use crate::common::bits;
 
 #[test]
@@ -16,21 +16,41 @@ fn every_schedule_gives_the_same_bits() {
     for (weight, case) in [
         (Weight::Truncated { level: Level::Sequence, max: 1.5 }, &without_groups),
         (Weight::SelfNormalised { level: Level::Sequence, leave_one_out: true }, &case),
+        (Weight::SelfNormalisedAttached, &case),
         (Weight::Metropolis { level: Level::Sequence, mode: Metropolis::Multiplicity, seed: 5 }, &case),
     ] {
         let config = Config::new(weight).with_diagnostics().with_rejection(Rejection::Veto { low: 0.2, high: 5.0 });
         let first = run(&Emulator::new(), &config, case);
-        for seed in 0..8 {
+        for seed in 0..20 {
             let schedule =
                 [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
             let emulator =
                 Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3);
             let found = run(&emulator, &config, case);
             assert_eq!(bits(&found.weights), bits(&first.weights), "seed {seed}");
+            assert_eq!(bits(&found.advantages), bits(&first.advantages), "seed {seed}");
             assert_eq!((&found.globals, &found.diagnostics), (&first.globals, &first.diagnostics), "seed {seed}");
             assert_eq!((&found.rejected, &found.multiplicity), (&first.rejected, &first.multiplicity), "seed {seed}");
         }
     }
+}
+
+#[test]
+fn what_segments_have_alone_takes_no_launch_over_tokens() {
+    let case = Case::random(&[1000, 24, 2048, 512, 500, 4096], 3).with_mask(3).with_groups(2, 3);
+    let emulator = Emulator::new().metered();
+    let input = Uploaded::new(&emulator, &(), &case).unwrap();
+    let mut arrays = Arrays::new(&emulator, &(), input.plans());
+    let config = Config::new(Weight::SelfNormalisedAttached);
+    let mut output = arrays.output(&config);
+    (output.weights, output.keep, output.log_ratio) = (None, None, None);
+    emulator.correction(&(), &config, input.plans(), input.batch(), output).unwrap();
+    let launches = emulator.take_traffic();
+    assert_eq!(launches.len(), 2);
+    assert_reads(&launches[0], &["old_logprobs", "rollout_logprobs", "loss_mask"], "factors");
+    assert_reads(&launches[1], &[], "factors");
+    let found = arrays.found(&emulator, &());
+    assert_eq!(bits(&found.advantages), bits(&run(&Emulator::new(), &config, &case).advantages));
 }
 
 fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {

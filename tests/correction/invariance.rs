@@ -115,6 +115,62 @@ pub fn the_same_ids_in_other_packing_give_the_same_decisions<B: Backend>(backend
     assert_ne!(run(backend, &Config::new(other), &case).multiplicity, first.multiplicity);
 }
 
+/// These segments of a batch, in this order.
+fn reordered(case: &Case, order: &[usize]) -> Case {
+    let segments = case.segments();
+    let tokens: Vec<usize> = order.iter().flat_map(|&i| segments.range(i)).collect();
+    let (groups, rewards) = (case.groups.as_ref().unwrap(), case.rewards.as_ref().unwrap());
+    Case {
+        lengths: order.iter().map(|&i| case.lengths[i]).collect(),
+        old_logprobs: tokens.iter().map(|&u| case.old_logprobs[u]).collect(),
+        rollout_logprobs: tokens.iter().map(|&u| case.rollout_logprobs[u]).collect(),
+        loss_mask: case.loss_mask.as_ref().map(|mask| tokens.iter().map(|&u| mask[u]).collect()),
+        groups: Some(order.iter().map(|&i| groups[i]).collect()),
+        rewards: Some(order.iter().map(|&i| rewards[i]).collect()),
+        ..Case::default()
+    }
+}
+
+/// A group's weights and factors are its own: wherever it lies in the batch, in which call, and whatever the others hold.
+pub fn a_group_keeps_its_bits_wherever_it_lies<B: Backend>(backend: &B) {
+    let lengths: Vec<usize> = (0..90).map(|i| [3, 40, 0, 17, 1, 33, 1100][i % 7]).collect();
+    let case = Case::random(&lengths, 6).with_mask(6).with_groups(5, 6);
+    let groups = case.groups.clone().unwrap();
+    let of_groups = |wanted: &[i32]| -> Vec<usize> {
+        wanted.iter().flat_map(|&id| (0..lengths.len()).filter(|&i| groups[i] == id).collect::<Vec<_>>()).collect()
+    };
+    let leave_one_out = Weight::SelfNormalised { level: Level::Geometric, leave_one_out: true };
+    for weight in [leave_one_out, Weight::SelfNormalisedAttached] {
+        let config = Config::new(weight).with_rejection(Rejection::Veto { low: 0.2, high: 5.0 });
+        let first = run(backend, &config, &case);
+        let agrees = |order: &[usize], case: &Case, what: &str| {
+            let found = run(backend, &config, case);
+            for (at, &i) in order.iter().enumerate() {
+                assert_eq!(found.advantages[at].to_bits(), first.advantages[i].to_bits(), "{what}: segment {i}");
+                assert_eq!(found.segment_weights[at].to_bits(), first.segment_weights[i].to_bits(), "{what}: {i}");
+            }
+        };
+        assert!(first.advantages.iter().filter(|a| a.abs() > 1e-3).count() > 10, "{:?}", first.advantages);
+        // In another order, and split into calls and ranks.
+        for calls in [vec![vec![3, 0, 4, 2, 1]], vec![vec![0, 1], vec![4, 2, 3]], (0..5).map(|id| vec![id]).collect()] {
+            for call in &calls {
+                let order = of_groups(call);
+                agrees(&order, &reordered(&case, &order), &format!("{calls:?}"));
+            }
+        }
+        // Beside one whose rewards and log-probabilities are no numbers.
+        let mut spoilt = case.clone();
+        for i in of_groups(&[2]) {
+            spoilt.rewards.as_mut().unwrap()[i] = f32::NAN;
+            spoilt.old_logprobs[case.segments().range(i)].fill(f32::NAN);
+        }
+        let found = run(backend, &config, &spoilt);
+        for i in of_groups(&[0, 1, 3, 4]) {
+            assert_eq!(found.advantages[i].to_bits(), first.advantages[i].to_bits(), "segment {i}");
+        }
+    }
+}
+
 pub fn multiplicities_of_a_group_add_up_to_its_members<B: Backend>(backend: &B) {
     // Lengths of 0, NaN, what a veto rejects, groups of more members than a warp has lanes.
     let lengths: Vec<usize> = (0..150).map(|i| i * 5 % 11).collect();

@@ -1,10 +1,12 @@
 //! What is wrong with a call or its data, and what comes of it.
 
+use moerl::diagnostics::Diagnostics;
 use moerl::error::{FaultCode, Kind};
 use moerl::objective::{Cap, Config, Denominators, NonFinite, Output, Plan, Segments, Variant, workspace_bytes};
 use moerl::{Backend, Buffer, Error};
 
 use crate::case::{Case, Uploaded, objectives, run, try_run};
+use crate::common::bits;
 
 pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
     for lengths in [vec![5, 60, 3, 1], vec![1500], vec![0, 17, 17, 17]] {
@@ -137,6 +139,49 @@ pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
         case.logprobs[at] = 9e-4;
         assert_eq!(run(backend, &config, &case).fault, None);
     }
+}
+
+/// A segment without a counted token contributes nothing, whatever its advantage, and is counted.
+pub fn empty_segments_among_others_are_absent<B: Backend>(backend: &B) {
+    let lengths = [0, 9, 4, 0, 33, 1100, 0];
+    let clean = Case::random(&lengths, 6).with_mask(6).with_terms(6);
+    let mut case = clean.clone();
+    // The third one has tokens, but none that counts.
+    case.loss_mask.as_mut().unwrap()[9..13].fill(0);
+    for i in [0, 2, 3, 6] {
+        case.advantages[i] = f32::NAN;
+    }
+    let without = clean.part(5..6).behind(&clean.part(4..5).behind(&clean.part(1..2)));
+    for config in objectives() {
+        let (found, expected) = (run(backend, &config, &case), run(backend, &config, &without));
+        assert_eq!(found.fault, None, "{config:?}");
+        assert!((found.loss - expected.loss).abs() <= 1e-12 * expected.loss.abs().max(1.0), "{config:?}");
+        assert_eq!(bits(&found.d_logprobs[..9]), bits(&expected.d_logprobs[..9]), "{config:?}");
+        assert_eq!(bits(&found.d_logprobs[13..]), bits(&expected.d_logprobs[9..]), "{config:?}");
+        assert!(found.d_logprobs[9..13].iter().all(|g| g.to_bits() == 0), "{config:?}");
+        let seen = Diagnostics::from_sums(&found.diagnostics).unwrap();
+        assert_eq!((seen.segments, seen.empty_segments), (3, 4), "{config:?}");
+    }
+}
+
+/// Beyond the saturation the function is constant: A < 0 without a cap has a finite value and no gradient, and the token is counted.
+pub fn saturated_tokens_are_counted_and_pass_nothing<B: Backend>(backend: &B) {
+    let case = Case {
+        logprobs: vec![-0.1, -0.2, -0.3, -230.0],
+        old_logprobs: Some(vec![-0.1, -200.2, -0.3, -0.5]),
+        advantages: vec![-1.0],
+        denominators: Some([4, 1, 1, 4]),
+        ..Case::random(&[4], 1)
+    };
+    let found = run(backend, &Config::ppo_clip(0.2, 0.2), &case);
+    let seen = Diagnostics::from_sums(&found.diagnostics).unwrap();
+    assert_eq!((seen.saturated_high, seen.saturated_low), (1, 1));
+    // The value is e^20; below the window, 1 − 0.2.
+    let expected = (1.0 + 20f64.exp() + 1.0 + 0.8) / 4.0;
+    assert!((found.loss - expected).abs() <= 1e-6 * expected, "{} not {expected}", found.loss);
+    assert_eq!((found.d_logprobs[1], found.d_logprobs[3]), (0.0, 0.0));
+    assert_eq!((found.d_logprobs[0], found.d_logprobs[2]), (0.25, 0.25));
+    assert_eq!(found.fault, None);
 }
 
 pub fn faults_of_a_call_are_listed_together<B: Backend>(backend: &B) {

@@ -5,7 +5,7 @@ use moerl::diagnostics::{Diagnostics, LEN};
 use moerl::error::{FaultCode, Kind};
 use moerl::objective::{
     Aggregation, Algorithm, Anchor, Cap, CispoCap, Clip, Config, DenominatorBasis, Divergence, Dppo, Kl, KlForm,
-    Preset, Saturation, Variant, Warning,
+    Preset, Sapo, Saturation, Variant, Vespo, Warning,
 };
 use moerl::{Error, Reference};
 
@@ -72,10 +72,19 @@ fn lint_names_terms_that_do_nothing() {
 #[test]
 fn numbers_outside_their_range_are_named() {
     let window = moerl::objective::Window::new(-0.1, 0.2);
+    let dppo = Dppo { divergence: Divergence::TotalVariation, low: 0.1, high: 0.1, cap: 20.0 };
     for (config, part) in [
         (Config::cispo(CispoCap::Raw { max: 0.0 }), "cispo_max: is 0"),
         (Config::cispo(CispoCap::Window(window)), "clip_low: is -0.1"),
         (Config::new(Variant::SquarePenalty { tau: 0.0 }), "tau: is 0"),
+        (Config::default().with_cap(Cap::Delta(0.0)), "delta: is 0"),
+        (Config::default().with_cap(Cap::Dual(0.5)), "dual_clip: is 0.5"),
+        (Config::new(Variant::Sapo(Sapo { tau_positive: 0.0, ..Sapo::default() })), "tau_positive: is 0"),
+        (Config::new(Variant::Sapo(Sapo { tau_negative: -1.0, ..Sapo::default() })), "tau_negative: is -1"),
+        (Config::new(Variant::Vespo(Vespo { positive: (0.0, 3.0), ..Vespo::default() })), "vespo_k: is 0"),
+        (Config::new(Variant::Dppo(Dppo { cap: 0.0, ..dppo })), "dppo_cap: is 0"),
+        (Config::new(Variant::Dppo(Dppo { low: f64::NAN, ..dppo })), "dppo_low: is NaN"),
+        (Config { saturation: Saturation { low: 1.0, high: -1.0 }, ..Config::default() }, "saturation: is [1, -1]"),
         (Config::default().with_kl(Kl::new(-1.0, KlForm::K3)), "kl_beta: is -1"),
         (
             Config::default().with_kl(Kl { output_clamp: Some(0.0), ..Kl::new(1.0, KlForm::K3) }),
@@ -86,6 +95,19 @@ fn numbers_outside_their_range_are_named() {
         let error = config.validate().unwrap_err();
         assert!(error.is(Kind::Config) && error.to_string().contains(part), "{part:?} is not in {error}");
     }
+}
+
+/// εl of 1 and more is legal: a ratio is never below 0.
+#[test]
+fn a_window_may_have_no_lower_bound() {
+    let case = Case { advantages: vec![-1.0], ..Case::random(&[3], 4) };
+    let case = Case { logprobs: vec![-15.0, -1.0, -2.0], old_logprobs: Some(vec![-0.5, -1.0, -2.0]), ..case };
+    for low in [1.0, 1.5] {
+        let config = Config::ppo_clip(low, 0.2);
+        config.validate().unwrap();
+        assert!(run(&Reference, &config, &case).d_logprobs[0] > 0.0);
+    }
+    assert_eq!(run(&Reference, &Config::ppo_clip(0.9, 0.2), &case).d_logprobs[0], 0.0);
 }
 
 pub fn a_term_without_its_input_is_refused<B: Backend>(backend: &B) {

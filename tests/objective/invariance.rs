@@ -61,7 +61,7 @@ pub fn splitting_a_batch_changes_no_gradient<B: Backend>(backend: &B) {
         for aggregation in [Aggregation::SeqMeanTokenMean, Aggregation::TokenMean] {
             let config = config.clone().with_aggregation(aggregation);
             let (loss, gradient) = run_plain(backend, &config, &case);
-            for pieces in [2, 7, lengths.len()] {
+            for pieces in [1, 2, 7, lengths.len()] {
                 let cuts: Vec<usize> = (0..=pieces).map(|piece| piece * lengths.len() / pieces).collect();
                 let (mut total, mut joined, mut size) = (0.0, Vec::new(), 0.0);
                 for cut in cuts.windows(2) {
@@ -73,6 +73,161 @@ pub fn splitting_a_batch_changes_no_gradient<B: Backend>(backend: &B) {
                 assert_eq!(bits(&joined), bits(&gradient), "{pieces} pieces");
                 assert!((total - loss).abs() <= 1e-12 * size, "{pieces} pieces: {total} not {loss}");
             }
+        }
+    }
+}
+
+/// Ranks that each hold some of the segments, and the segments in another order: the same gradients, and losses that add up.
+pub fn the_order_and_the_ranks_of_segments_change_no_gradient<B: Backend>(backend: &B) {
+    let lengths = [40, 1, 1, 900, 17, 17, 0, 1100, 33, 5, 31];
+    let case = rich(&lengths, 12);
+    let segments = case.segments();
+    let of = |chosen: &[usize]| {
+        let tokens: Vec<usize> = chosen.iter().flat_map(|&i| segments.range(i)).collect();
+        (case.select(chosen.iter().map(|&i| lengths[i]).collect(), &tokens), tokens)
+    };
+    for config in objectives() {
+        let (loss, gradient) = run_plain(backend, &config, &case);
+        let agree = |parts: &[Vec<usize>], what: &str| {
+            let (mut total, mut size, mut seen) = (0.0, 0.0, 0);
+            for part in parts {
+                let (piece, tokens) = of(part);
+                let (loss, found) = run_plain(backend, &config, &piece);
+                total += loss;
+                size += loss.abs();
+                for (&u, g) in tokens.iter().zip(&found) {
+                    assert_eq!(g.to_bits(), gradient[u].to_bits(), "{what}: token {u}");
+                }
+                seen += tokens.len();
+            }
+            assert_eq!(seen, case.tokens());
+            assert!((total - loss).abs() <= 1e-12 * size, "{what}: {total} not {loss}");
+        };
+        for ranks in [1, 2, 3, 8] {
+            let parts: Vec<Vec<usize>> =
+                (0..ranks).map(|rank| (0..lengths.len()).filter(|i| i % ranks == rank).collect()).collect();
+            agree(&parts, &format!("{ranks} ranks"));
+        }
+        agree(&[(0..lengths.len()).rev().collect()], "reversed");
+        agree(&[vec![7, 2, 9, 0, 10, 4, 3, 6, 1, 8, 5]], "shuffled");
+    }
+}
+
+/// Tokens that do not count may lengthen a segment until kernels take it by another way: a lane, a warp, a block, tiles over the grid.
+pub fn the_size_class_does_not_change_a_bit<B: Backend>(backend: &B) {
+    for length in [1, 9, 31] {
+        let segment = rich(&[length], 14);
+        let padding = Case { loss_mask: Some(vec![0; 5000]), ..rich(&[5000], 15) };
+        for config in objectives() {
+            let (loss, gradient) = run_plain(backend, &config, &segment);
+            let ratio = run(backend, &config, &segment).sequence_ratio[0];
+            for longer in [32, 33, 128, 1024, 1025, 5000] {
+                // With a short segment in front, which shares a unit where there is room.
+                for front in [0, 3] {
+                    let mut case = padding.behind(&segment).behind(&rich(&[front], 16));
+                    case = case.select(vec![front, longer], &(0..front + longer).collect::<Vec<_>>());
+                    case.denominators = segment.denominators;
+                    let mask = case.loss_mask.as_mut().unwrap();
+                    mask[..front].fill(0);
+                    let (found_loss, found) = run_plain(backend, &config, &case);
+                    assert_eq!(bits(&found[front..front + length]), bits(&gradient), "{length} in {longer}");
+                    assert!(found[front + length..].iter().all(|g| g.to_bits() == 0), "{length} in {longer}");
+                    assert!((found_loss - loss).abs() <= 1e-12 * loss.abs(), "{length} in {longer}");
+                    let found = run(backend, &config, &case).sequence_ratio[1];
+                    assert_eq!(found.to_bits(), ratio.to_bits(), "{length} in {longer}");
+                }
+            }
+        }
+    }
+}
+
+/// Context-parallel ranks, each with a piece of every segment: planes are added up, every rank finishes all of it. Loss and gradient.
+fn by_ranks<B: Backend>(
+    backend: &B,
+    config: &Config,
+    case: &Case,
+    owner: impl Fn(usize) -> usize,
+    ranks: usize,
+) -> Vec<f32> {
+    let stream = backend.stream().unwrap();
+    let segments = case.segments();
+    let pieces: Vec<(Case, Vec<usize>)> = (0..ranks)
+        .map(|rank| {
+            let parts: Vec<Vec<usize>> = segments
+                .ranges()
+                .map(|range| range.clone().filter(|&u| owner(u - range.start) == rank).collect())
+                .collect();
+            let tokens = parts.concat();
+            (case.select(parts.iter().map(Vec::len).collect(), &tokens), tokens)
+        })
+        .collect();
+    let count = config.planes().len() * segments.len();
+    let plans: Vec<Plan<B>> =
+        pieces.iter().map(|(piece, _)| Plan::new(backend, &stream, &piece.segments()).unwrap()).collect();
+    let mut joined = vec![0.0; count];
+    let mut coefficients = backend.upload(&stream, &vec![Coefficient::zeroed(); segments.len()]).unwrap();
+    for ((piece, _), plan) in pieces.iter().zip(&plans) {
+        let mut sums = backend.upload(&stream, &vec![f64::NAN; count]).unwrap();
+        let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(plan)).unwrap();
+        let input = Uploaded::new(backend, &stream, piece);
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        let output = Output::new(workspace.view_mut());
+        backend.objective_partial(&stream, config, plan, input.batch(), phases, output).unwrap();
+        for (to, from) in joined.iter_mut().zip(backend.download(&stream, sums.view()).unwrap()) {
+            *to += from;
+        }
+    }
+    let mut gradient = vec![f32::NAN; case.tokens()];
+    for ((piece, tokens), plan) in pieces.iter().zip(&plans) {
+        let mut sums = backend.upload(&stream, &joined).unwrap();
+        let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(plan)).unwrap();
+        let input = Uploaded::new(backend, &stream, piece);
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        let output = Output::new(workspace.view_mut());
+        backend.objective_finish(&stream, config, plan, input.batch(), phases, output).unwrap();
+        let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; piece.tokens()]).unwrap();
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        let output = Output { d_logprobs: Some(d_logprobs.view_mut()), ..Output::new(workspace.view_mut()) };
+        backend.objective_apply(&stream, config, plan, input.batch(), phases, output).unwrap();
+        for (&u, g) in tokens.iter().zip(backend.download(&stream, d_logprobs.view()).unwrap()) {
+            gradient[u] = g;
+        }
+    }
+    gradient
+}
+
+pub fn context_parallel_ranks_agree<B: Backend>(backend: &B) {
+    // The longest one has segments whose pieces are empty on some rank.
+    let case = rich(&[40, 1, 0, 900, 17, 2100, 5], 13);
+    for config in objectives() {
+        let gradient = by_phases(backend, &config, &case, &[usize::MAX / 2]).1;
+        let largest = gradient.iter().fold(0.0_f32, |largest, g| largest.max(g.abs()));
+        let agrees = |found: &[f32], what: &str| {
+            for (u, (f, g)) in found.iter().zip(&gradient).enumerate() {
+                // 1e-8 in D/n; φ of VESPO is of D itself, a sum of up to 2100 terms of .3.
+                let tolerance = if matches!(config.variant, Variant::Vespo(_)) { 2e-4 } else { 5e-7 };
+                let error = (f - g).abs();
+                assert!(
+                    error <= tolerance * g.abs() + 1e-8 * largest,
+                    "{what}: {:?}: token {u}: {f} not {g}",
+                    config.variant
+                );
+            }
+        };
+        for ranks in [1, 2, 3, 8] {
+            // Round robin by 64, halves from both ends (zig-zag), and token by token.
+            agrees(&by_ranks(backend, &config, &case, |at| at / 64 % ranks, ranks), "round robin");
+            agrees(
+                &by_ranks(
+                    backend,
+                    &config,
+                    &case,
+                    |at| (at / 32 % (2 * ranks)).min(2 * ranks - 1 - at / 32 % (2 * ranks)),
+                    ranks,
+                ),
+                "zig-zag",
+            );
+            agrees(&by_ranks(backend, &config, &case, |at| at % ranks, ranks), "token by token");
         }
     }
 }

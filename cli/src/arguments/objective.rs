@@ -28,6 +28,9 @@ pub struct Objective {
     /// What cispo clamps its ratio to: window:LO,HI for 1 - LO to 1 + HI (verl, slime), raw:MAX for 0 to MAX (TRL's epsilon_high).
     #[arg(long, value_name = "CAP", value_parser = parse_cap)]
     pub cispo_cap: Option<CispoCap>,
+    /// The window 1 - LO to 1 + HI outside which cispo passes no gradient, by the rule of a clipped ratio (ROLL's unified mask).
+    #[arg(long, value_name = "LO,HI", value_parser = parse_mask)]
+    pub cispo_mask: Option<Window>,
     /// At which level cispo and sapo take their ratio.
     #[arg(long, value_name = "LEVEL")]
     pub ratio_level: Option<LevelName>,
@@ -37,6 +40,15 @@ pub struct Objective {
     /// The steepness of sapo's gate for negative advantages.
     #[arg(long, value_name = "TAU")]
     pub tau_neg: Option<f64>,
+    /// The shape of vespo's weight for positive advantages, exp(LAMBDA + K lw - LAMBDA e^lw) of a sequence's log-ratio lw; 2,3 in the paper.
+    #[arg(long, value_name = "K,LAMBDA", value_parser = parse_shape)]
+    pub vespo_pos: Option<(f64, f64)>,
+    /// The same for negative advantages; 3,2 in the paper.
+    #[arg(long, value_name = "K,LAMBDA", value_parser = parse_shape)]
+    pub vespo_neg: Option<(f64, f64)>,
+    /// The largest ratio that dppo weighs a token by, inf for none: that is the paper's; verl and skyrl have 20.
+    #[arg(long, value_name = "C")]
+    pub dppo_cap: Option<f64>,
     /// The weight of square-penalty's square, or of kl-cov's |log-ratio|.
     #[arg(long, value_name = "WEIGHT")]
     pub penalty: Option<f64>,
@@ -77,7 +89,8 @@ pub struct Objective {
     /// The policy that ratios are taken against: old unless the preset says rollout.
     #[arg(long, value_name = "POLICY")]
     pub anchor: Option<AnchorName>,
-    /// Weights and rejections against the rollout: terms with commas between them. Weights: tis=C, clamp=LO_HI, icepop=LO_HI (each also
+    /// Weights and rejections against the rollout: terms with commas between them. The first may be a system's own correction: trl, verl, slime,
+    /// openrlhf, nemo-rl, skyrl. Weights: tis=C, clamp=LO_HI, icepop=LO_HI (each also
     /// -sequence, -geometric: tis-sequence=2), seq-mask-tis=LO_HI, snis, metropolis=SEED, metropolis-mask=SEED; normalise. Rejections:
     /// band-LEVEL=LO_HI, k1-OVER=LO_HI, k2-OVER=T, k3-OVER=T (OVER: token, sum, mean, max), veto=LO or LO_HI, opsm=T.
     #[arg(long, value_name = "TERMS", value_parser = crate::step::parse_correction)]
@@ -124,6 +137,8 @@ pub enum ObjectiveName {
     SquarePenalty,
     /// Plain policy gradient.
     Gpg,
+    /// The self-normalised estimate of a group's mean reward, the gradient taken through its weights against the rollout; takes rewards.
+    SnisAttached,
     /// REINFORCE weighted by the truncated ratio (ROLL).
     TisLoss,
     /// REINFORCE weighted by --correction (verl's bypass mode).
@@ -154,6 +169,7 @@ impl ObjectiveName {
             ObjectiveName::Topr => Algorithm::Topr,
             ObjectiveName::SquarePenalty => Algorithm::SquarePenalty,
             ObjectiveName::Gpg => Algorithm::Gpg,
+            ObjectiveName::SnisAttached => Algorithm::SnisAttached,
             ObjectiveName::TisLoss => Algorithm::TisLoss,
             ObjectiveName::Cispo | ObjectiveName::ReinforceIs | ObjectiveName::KlCov => return None,
         })
@@ -235,13 +251,28 @@ impl From<LevelName> for RatioLevel {
     }
 }
 
+/// Two numbers.
+fn parse_pair(text: &str) -> Option<(f64, f64)> {
+    let (first, second) = text.split_once(',')?;
+    first.trim().parse().ok().zip(second.trim().parse().ok())
+}
+
+/// `LO,HI`
+fn parse_mask(text: &str) -> Result<Window, String> {
+    let window = parse_pair(text).map(|(low, high)| Window::new(low, high));
+    window.ok_or_else(|| "needs LO,HI (1 - LO to 1 + HI), as in 0.2,0.28".into())
+}
+
+/// `K,LAMBDA`
+fn parse_shape(text: &str) -> Result<(f64, f64), String> {
+    parse_pair(text).ok_or_else(|| "needs K,LAMBDA, as in 2,3".into())
+}
+
 /// `window:LO,HI` or `raw:MAX`. A bare number could be either and is refused.
 fn parse_cap(text: &str) -> Result<CispoCap, String> {
     let number = |text: &str| text.trim().parse::<f64>().ok();
     let cap = match text.split_once(':') {
-        Some(("window", bounds)) => bounds
-            .split_once(',')
-            .and_then(|(low, high)| Some(CispoCap::Window(Window::new(number(low)?, number(high)?)))),
+        Some(("window", bounds)) => parse_pair(bounds).map(|(low, high)| CispoCap::Window(Window::new(low, high))),
         Some(("raw", max)) => number(max).map(|max| CispoCap::Raw { max }),
         _ => None,
     };

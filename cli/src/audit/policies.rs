@@ -96,7 +96,15 @@ fn mismatch<B: Backend>(
     rollout: &[f32],
 ) -> Result<Option<correction::Diagnostics>> {
     let config = Correction::default().with_diagnostics();
-    let call = crate::correction::Inputs { segments, old, rollout, mask: inputs.mask, groups: None, advantages: None };
+    let call = crate::correction::Inputs {
+        segments,
+        old,
+        rollout,
+        mask: inputs.mask,
+        groups: None,
+        advantages: None,
+        rewards: None,
+    };
     let (found, _) = crate::correction::run(backend, stream, &config, &call, &mut Clock::default())?;
     Ok(correction::Diagnostics::from_sums(&found.sums, false))
 }

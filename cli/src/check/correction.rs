@@ -110,8 +110,15 @@ pub(super) fn check<B: Backend>(backend: &B, case: &Case<'_>) -> Result<Compared
     let mask = case.values::<u8>(&format!("{batch}/loss_mask"), n)?;
     let old = case.values::<f32>(&format!("{batch}/logp_old"), n)?;
     let rollout = case.values::<f32>(&format!("{batch}/logp_rollout"), n)?;
-    let inputs =
-        Inputs { segments: &segments, old: &old, rollout: &rollout, mask: &mask, groups: None, advantages: None };
+    let inputs = Inputs {
+        segments: &segments,
+        old: &old,
+        rollout: &rollout,
+        mask: &mask,
+        groups: None,
+        advantages: None,
+        rewards: None,
+    };
     let (found, fault) = run(backend, &backend.stream()?, &meaning.correction, &inputs, &mut Clock::default())?;
     if let Some(fault) = fault {
         return Err(Stop::Fail(fault.to_string()));

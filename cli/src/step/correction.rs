@@ -1,6 +1,6 @@
 //! The correction stage, and how `--correction` is written.
 
-use moerl::correction::{Config, Divergence, Level, Metropolis, Over, Rejection, Weight};
+use moerl::correction::{Config, Divergence, Level, Metropolis, Over, Preset, Rejection, Weight};
 use moerl::objective::{Anchor, Groups, Segments};
 use moerl::{Backend, Reference};
 
@@ -12,13 +12,20 @@ use crate::findings::Settle;
 use crate::objective::HostAdvantages;
 use crate::stepfile::Policy;
 
-/// Terms with commas between them: at most one weight, any number of rejections, `normalise`.
+/// Terms with commas between them: at most one weight, any number of rejections, `normalise`; in front of them perhaps a system's own.
 ///
 /// # Errors
 /// In words, for a term that is not known or whose numbers are not what it takes.
 pub fn parse(text: &str) -> std::result::Result<Config, String> {
     let mut config = Config::default().with_diagnostics();
-    for term in text.split(',').map(str::trim) {
+    for (at, term) in text.split(',').map(str::trim).enumerate() {
+        if let Some(preset) = preset(term) {
+            if at > 0 {
+                return Err(format!("{term}: stands in front; other terms add to it"));
+            }
+            config = Config::preset(preset).with_diagnostics();
+            continue;
+        }
         let (name, value) = term.split_once('=').unwrap_or((term, ""));
         if name == "normalise" {
             config.batch_normalise = true;
@@ -32,6 +39,19 @@ pub fn parse(text: &str) -> std::result::Result<Config, String> {
         }
     }
     config.validate().map(|()| config).map_err(|error| error.to_string())
+}
+
+/// The correction of a system, by its name.
+fn preset(name: &str) -> Option<Preset> {
+    Some(match name {
+        "trl" => Preset::Trl,
+        "verl" => Preset::Verl,
+        "slime" => Preset::Slime,
+        "openrlhf" => Preset::OpenRlhf,
+        "nemo-rl" => Preset::NemoRl,
+        "skyrl" => Preset::SkyRl,
+        _ => return None,
+    })
 }
 
 fn number(name: &str, text: &str) -> std::result::Result<f64, String> {
@@ -97,6 +117,10 @@ fn rejection(name: &str, value: &str) -> std::result::Result<Rejection, String> 
 /// What a correction came to.
 #[derive(Clone, Debug)]
 pub struct Corrected {
+    /// `[S]`: what the objective takes for advantages, where the correction makes that of rewards.
+    pub factors: Option<Vec<f32>>,
+    /// The mean over groups of their estimated mean reward, likewise.
+    pub expected_reward: Option<f64>,
     /// `[N]`: the weight of every token, if the correction has one.
     pub weights: Option<Vec<f32>>,
     /// `[N]`: 0 where a token is rejected, if the correction rejects.
@@ -111,7 +135,8 @@ impl Corrected {
     }
 }
 
-/// Weights and rejections, and the line of the table. `logprobs` are the current policy's.
+/// Weights and rejections, and the line of the table. `logprobs` are the current policy's, `advantages` rewards where the correction makes
+/// factors of them.
 ///
 /// # Errors
 /// Inputs that the correction needs, one correction too many, a finding at a counted token, or what the backend met.
@@ -123,25 +148,30 @@ pub fn correct<B: Backend>(
     advantages: HostAdvantages<'_>,
 ) -> Result<(Corrected, Stage)> {
     let file = context.file;
-    if anchor == Anchor::Rollout && config.weight != Weight::One {
+    let is_attached = config.weight == Weight::SelfNormalisedAttached;
+    if anchor == Anchor::Rollout && config.weight != Weight::One && !is_attached {
         return Err(Failure::input(
             "--correction: a weight on ratios against the rollout (--anchor rollout) corrects twice",
         ));
     }
-    let rollout = file
-        .logprobs(Policy::Rollout)
-        .ok_or_else(|| Failure::input("rollout_logprobs: missing, needed by --correction"))?;
-    let old = file.logprobs(Policy::Old);
+    let by = if is_attached { "--objective snis-attached" } else { "--correction" };
+    let missing = || Failure::input(format!("rollout_logprobs: missing, needed by {by}"));
+    let rollout = file.logprobs(Policy::Rollout).ok_or_else(missing)?;
+    let old = file.logprobs(Policy::Old).filter(|_| !is_attached);
     let segments = Segments::from_offsets(&file.offsets)?;
     let groups = file.group().map(|ids| Groups::from_ids(&ids));
     let inputs = Inputs {
         segments: &segments,
-        // Without an old policy the correction is of the current one.
+        // Without an old policy the correction is of the current one, and what is attached always is.
         old: old.as_deref().unwrap_or(logprobs),
         rollout: &rollout,
         mask: &context.mask,
         groups: groups.as_ref(),
-        advantages: Some(advantages),
+        advantages: Some(advantages).filter(|_| !is_attached),
+        rewards: match advantages {
+            HostAdvantages::PerSegment(rewards) if is_attached => Some(rewards),
+            _ => None,
+        },
     };
     let mut stage = Stage::new("correction", file.tokens);
     let (found, fault) = run(context.backend, &context.stream, config, &inputs, &mut stage.clock)?;
@@ -151,11 +181,18 @@ pub fn correct<B: Backend>(
     if context.compare {
         let (exact, _) = run(&Reference, &(), config, &inputs, &mut Clock::default())?;
         stage.differs("weights", largest_difference(&found.weights, &exact.weights));
+        if is_attached {
+            stage.differs("factors", largest_difference(&found.factors, &exact.factors));
+        }
         stage.rows_differ("keep", found.keep.iter().zip(&exact.keep).filter(|(a, b)| a != b).count());
     }
-    let weights = (config.weight != Weight::One).then_some(found.weights);
+    let groups = found.expected_rewards.len();
+    let expected_reward =
+        (is_attached && groups > 0).then(|| found.expected_rewards.iter().sum::<f64>() / groups as f64);
+    let factors = is_attached.then_some(found.factors);
+    let weights = (config.weight != Weight::One && !is_attached).then_some(found.weights);
     let keep = (!config.rejections.is_empty()).then_some(found.keep);
-    Ok((Corrected { weights, keep }, stage))
+    Ok((Corrected { factors, expected_reward, weights, keep }, stage))
 }
 
 #[cfg(test)]
@@ -172,6 +209,9 @@ mod tests {
         assert_eq!(config.rejections, [Rejection::Veto { low: 1e-4, high: f64::INFINITY }, k3, band]);
         let snis = Weight::SelfNormalised { level: Level::Sequence, leave_one_out: false };
         assert_eq!(parse("snis").unwrap().weight, snis);
+        let skyrl = parse("skyrl,k3-mean=0.1").unwrap();
+        assert_eq!(skyrl, Config::preset(Preset::SkyRl).with_rejection(k3).with_diagnostics());
+        assert_eq!(parse("nemo-rl").unwrap().weight, Weight::SequenceMasked { low: 0.999, high: 1.002 });
         assert_eq!(parse("icepop=0.5_5").unwrap().weight, Weight::Band { level: Level::Token, low: 0.5, high: 5.0 });
     }
 
@@ -181,6 +221,8 @@ mod tests {
             ("tis", "needs a number, as in tis=2"),
             ("tis=-1", "max: is -1"),
             ("tis=2,icepop=0.5_5", "there is a weight already"),
+            ("verl,icepop=0.5_5", "there is a weight already"),
+            ("veto=0.1,verl", "verl: stands in front"),
             ("icepop=2", "needs two numbers"),
             ("k1-max=0.5_2", "k1: has no maximum"),
             ("k4-sum=2", "k4-sum: is no weight and no rejection"),

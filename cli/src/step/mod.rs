@@ -177,13 +177,17 @@ impl Update<'_> {
         };
         output.write(Name::Logprobs, 0, &forwarded.logprobs)?;
         output.write(Name::Entropy, 0, &forwarded.entropy)?;
-        let (advantages, stage) = objective::advantages(context, plan)?;
+        let (mut advantages, stage) = objective::advantages(context, plan)?;
         report.stages.extend(stage);
-        let corrected = match &self.options.objective.correction {
+        let corrected = match &plan.correction {
             Some(config) => {
-                let (corrected, stage) =
+                let (mut corrected, stage) =
                     correction::correct(context, config, plan.config.anchor, &forwarded.logprobs, advantages.get())?;
                 report.stages.push(stage);
+                report.expected_reward = corrected.expected_reward;
+                if let Some(factors) = corrected.factors.take() {
+                    advantages = objective::Owned::PerSegment(factors.into());
+                }
                 Some(corrected)
             }
             None => None,

@@ -36,14 +36,15 @@ impl Owned<'_> {
     }
 }
 
-/// The file's advantages, or those that its rewards come to.
+/// The file's advantages, or those that its rewards come to. Where the correction makes something of rewards, the rewards.
 ///
 /// # Errors
 /// Rewards that `--advantage` needs, or what the backend met.
 pub fn advantages<'a, B: Backend>(context: &Context<'a, B>, plan: &Plan) -> Result<(Owned<'a>, Option<Stage>)> {
     let file = context.file;
     let rewards = match file.advantage() {
-        _ if plan.from_rewards => file.reward()?,
+        _ if plan.advantage == Advantage::Attached => file.reward("--objective snis-attached")?,
+        _ if plan.from_rewards => file.reward("--advantage")?,
         Some(AdvantageSource::PerToken(tensor)) => return Ok((Owned::PerToken(tensor.all()), None)),
         Some(AdvantageSource::PerSegment(tensor)) => return Ok((Owned::PerSegment(tensor.all()), None)),
         Some(AdvantageSource::Reward(tensor)) => tensor.all::<f32>(),
@@ -65,6 +66,8 @@ pub fn advantages<'a, B: Backend>(context: &Context<'a, B>, plan: &Plan) -> Resu
             }
             Ok((Owned::PerSegment(found.into()), Some(stage)))
         }
+        // Their correction makes something of the rewards.
+        Advantage::Attached => Ok((Owned::PerSegment(rewards), None)),
         Advantage::Returns { gamma } => {
             let (backend, stream, mask) = (context.backend, &context.stream, &context.mask);
             let found = returns(backend, stream, gamma, &segments, &rewards, mask, &mut stage.clock)?;

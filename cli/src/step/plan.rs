@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use moerl::advantage::{Baseline, Config as Group};
+use moerl::correction::{self, Rejection, Weight};
 use moerl::covariance::Rule;
 use moerl::objective::{
     Aggregation, Anchor, Cap, Cispo, CispoCap, Config, Kl, NonFinite, Sapo, Variant, Warning, Window,
@@ -28,6 +29,8 @@ pub struct Plan {
     pub advantage: Advantage,
     /// True where they do even if the file has advantages.
     pub from_rewards: bool,
+    /// Weights and rejections.
+    pub correction: Option<correction::Config>,
     /// Which tokens are singled out by their covariance.
     pub covariance: Option<Rule>,
     /// L, if it is given.
@@ -48,6 +51,8 @@ pub enum Advantage {
         /// The discount.
         gamma: f64,
     },
+    /// None: the correction makes factors of the rewards.
+    Attached,
 }
 
 impl Advantage {
@@ -70,6 +75,7 @@ impl Advantage {
                 format!("{}, whitened over tokens", group(config))
             }
             Advantage::Returns { gamma } => format!("returns with the discount {gamma}, whitened over tokens"),
+            Advantage::Attached => "rewards less their group's mean by weight, times the weight".into(),
         }
     }
 }
@@ -90,6 +96,7 @@ impl Plan {
         window(&mut config.variant, options, &name)?;
         caps(&mut config.variant, options, &name)?;
         levels(&mut config.variant, options, &name)?;
+        shapes(&mut config.variant, options, &name)?;
         if let Some(aggregation) = options.aggregation {
             config.aggregation = aggregation.into();
         }
@@ -105,8 +112,9 @@ impl Plan {
             return Err(Failure::input("--objective reinforce-is: weighs tokens by --correction, which is not given"));
         }
         Ok(Plan {
-            advantage: advantage(options),
-            from_rewards: options.advantage.is_some(),
+            correction: correction(options, &config)?,
+            advantage: advantage(options)?,
+            from_rewards: options.advantage.is_some() || config.variant == Variant::SnisAttached,
             covariance,
             max_len: options.max_len,
             words: words(&name, &config),
@@ -184,10 +192,14 @@ fn window(variant: &mut Variant, options: &Objective, name: &str) -> Result<()> 
     Ok(())
 }
 
-/// `--dual-clip`, `--delta` and `--cispo-cap`.
+/// `--dual-clip`, `--delta`, `--cispo-cap` and `--cispo-mask`.
 fn caps(variant: &mut Variant, options: &Objective, name: &str) -> Result<()> {
-    if options.cispo_cap.is_some() && !matches!(variant, Variant::Cispo(_)) {
-        return Err(has_no("--cispo-cap", name, "cispo has it"));
+    match variant {
+        Variant::Cispo(cispo) => cispo.unified_mask = options.cispo_mask,
+        _ if options.cispo_cap.is_some() || options.cispo_mask.is_some() => {
+            return Err(has_no("--cispo-cap, --cispo-mask", name, "cispo has them"));
+        }
+        _ => {}
     }
     let cap = options.dual_clip.map(Cap::Dual).or(options.delta.map(Cap::Delta));
     let Some(cap) = cap else { return Ok(()) };
@@ -219,6 +231,42 @@ fn levels(variant: &mut Variant, options: &Objective, name: &str) -> Result<()> 
     Ok(())
 }
 
+/// `--vespo-pos`, `--vespo-neg` and `--dppo-cap`.
+fn shapes(variant: &mut Variant, options: &Objective, name: &str) -> Result<()> {
+    match variant {
+        Variant::Vespo(vespo) => {
+            vespo.positive = options.vespo_pos.unwrap_or(vespo.positive);
+            vespo.negative = options.vespo_neg.unwrap_or(vespo.negative);
+        }
+        _ if options.vespo_pos.is_some() || options.vespo_neg.is_some() => {
+            return Err(has_no("--vespo-pos, --vespo-neg", name, "vespo has them"));
+        }
+        Variant::Dppo(dppo) => dppo.cap = options.dppo_cap.unwrap_or(dppo.cap),
+        _ => {}
+    }
+    if options.dppo_cap.is_some() && !matches!(variant, Variant::Dppo(_)) {
+        return Err(has_no("--dppo-cap", name, "dppo-tv and dppo-kl have it"));
+    }
+    Ok(())
+}
+
+/// `--correction`, and the weights that are part of an objective.
+fn correction(options: &Objective, config: &Config) -> Result<Option<correction::Config>> {
+    if config.variant != Variant::SnisAttached {
+        return Ok(options.correction.clone());
+    }
+    let rejections = options.correction.clone().unwrap_or_else(|| correction::Config::default().with_diagnostics());
+    if rejections.weight != Weight::One {
+        return Err(Failure::input(
+            "--correction: a weight, but --objective snis-attached has its own; rejections are allowed",
+        ));
+    }
+    if rejections.rejections.iter().any(|rejection| matches!(rejection, Rejection::OffPolicySequence { .. })) {
+        return Err(Failure::input("--correction opsm: needs advantages, but --objective snis-attached takes rewards"));
+    }
+    Ok(Some(correction::Config { weight: Weight::SelfNormalisedAttached, ..rejections }))
+}
+
 /// LUSPO means to weigh sequences by length, and the custom coefficients of a step do not.
 fn warnings(options: &Objective, config: &Config) -> Vec<Warning> {
     let is_meant = options.name == ObjectiveName::Luspo && config.aggregation == Aggregation::SeqMeanTokenSum
@@ -245,19 +293,25 @@ fn covariance(options: &Objective, name: &str) -> Result<Option<Rule>> {
     Ok(Some(rule))
 }
 
-fn advantage(options: &Objective) -> Advantage {
+fn advantage(options: &Objective) -> Result<Advantage> {
+    if options.name == ObjectiveName::SnisAttached {
+        return match options.advantage {
+            None => Ok(Advantage::Attached),
+            Some(_) => Err(has_no("--advantage", "snis-attached", "it takes rewards as they are")),
+        };
+    }
     let name = options.advantage.unwrap_or(AdvantageName::Group);
     // Estimators with a baseline of their own do not divide, unless told to.
     let divides = name == AdvantageName::Group && options.name != ObjectiveName::DrGrpo;
     let group = options.preset.advantage(options.std.map_or(divides, |std| std == Switch::On));
-    Advantage::Segments(match name {
+    Ok(Advantage::Segments(match name {
         AdvantageName::Group => Estimator::Group(group),
         AdvantageName::Rloo => Estimator::Group(Group { baseline: Baseline::LeaveOneOut, ..group }),
         AdvantageName::Opo => Estimator::Group(Group { baseline: Baseline::LengthWeighted, ..group }),
         AdvantageName::BatchNorm => Estimator::BatchNorm(group),
         AdvantageName::ReinforcePpBaseline => Estimator::ReinforcePpBaseline(group),
-        AdvantageName::ReinforcePp => return Advantage::Returns { gamma: options.gamma },
-    })
+        AdvantageName::ReinforcePp => return Ok(Advantage::Returns { gamma: options.gamma }),
+    }))
 }
 
 /// The name that `--aggregation` has for it.
@@ -275,11 +329,21 @@ fn words(name: &str, config: &Config) -> String {
     words += &match config.variant {
         Variant::Gmpo(Window { low, high }) => around(0, low, high),
         Variant::MiniRl(Window { low, high }) => around(1, low, high),
-        Variant::Dppo(dppo) => format!(", bounds {} down and {} up", dppo.low, dppo.high),
-        Variant::Cispo(Cispo { cap, level, .. }) => {
+        Variant::Dppo(dppo) => {
+            let cap = if dppo.cap.is_finite() { format!(", ratio at most {}", dppo.cap) } else { String::new() };
+            format!(", bounds {} down and {} up{cap}", dppo.low, dppo.high)
+        }
+        Variant::Vespo(vespo) => {
+            let ((k, lambda), (k_negative, lambda_negative)) = (vespo.positive, vespo.negative);
+            format!(", k {k} and {k_negative}, lambda {lambda} and {lambda_negative}")
+        }
+        Variant::Cispo(Cispo { cap, level, unified_mask }) => {
             let (low, high) = cap.range();
             let convention = if matches!(cap, CispoCap::Raw { .. }) { "raw" } else { "window" };
-            format!(", {level:?} ratio clamped to {low} to {high} ({convention})").to_lowercase()
+            let mask = unified_mask.map_or_else(String::new, |mask| {
+                format!(", no gradient outside 1 - {} to 1 + {}", mask.low, mask.high)
+            });
+            format!(", {level:?} ratio clamped to {low} to {high} ({convention}){mask}").to_lowercase()
         }
         Variant::Sapo(sapo) => {
             let (positive, negative) = (sapo.tau_positive, sapo.tau_negative);

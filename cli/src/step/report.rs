@@ -22,6 +22,8 @@ pub struct Report {
     pub backward: Option<Stage>,
     /// The loss.
     pub loss: f64,
+    /// The mean over groups of their mean reward under the current policy, where the objective estimates it.
+    pub expected_reward: Option<f64>,
     /// The objective's own statistics.
     pub objective: Option<Diagnostics>,
     /// The reference's loss and statistics, from the same inputs.
@@ -203,6 +205,9 @@ impl Report {
         let exact = self.exact.as_ref();
         let apart = |found: f64, exact: Option<f64>| exact.map(|e| difference((found - e).abs())).unwrap_or_default();
         table.row(["loss".into(), number(self.loss, 6), apart(self.loss, exact.map(|(loss, _)| *loss))]);
+        if let Some(expected) = self.expected_reward {
+            table.row(["estimated mean reward", &number(expected, 6)]);
+        }
         if let Some(found) = &self.objective {
             let exact = exact.map(|(_, diagnostics)| diagnostics);
             clipped(&mut table, "tokens", found.clip_fraction, exact.and_then(|e| e.clip_fraction));
@@ -249,6 +254,9 @@ impl Report {
             all.insert((*name).into(), json!(text));
         }
         all.insert("loss".into(), json!(self.loss));
+        if let Some(expected) = self.expected_reward {
+            all.insert("expected_reward".into(), json!(expected));
+        }
         all.insert("objective_diagnostics".into(), json!(self.objective));
         if let Value::Object(statistics) = self.statistics.to_json() {
             all.extend(statistics);

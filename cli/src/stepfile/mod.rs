@@ -195,13 +195,15 @@ impl StepFile {
         per_token.or_else(per_segment).or_else(|| self.present("reward").map(AdvantageSource::Reward))
     }
 
-    /// The rewards `[S]`, also where the file has advantages.
+    /// The rewards `[S]`, also where the file has advantages; `by` is the option that needs them.
     ///
     /// # Errors
     /// [`Failure::Input`] where they are missing or of another type or shape.
-    pub fn reward(&self) -> Result<Cow<'_, [f32]>> {
-        let tensor =
-            self.container.tensor("reward").ok_or_else(|| Failure::input("reward: missing, needed by --advantage"))?;
+    pub fn reward(&self, by: &str) -> Result<Cow<'_, [f32]>> {
+        let tensor = self
+            .container
+            .tensor("reward")
+            .ok_or_else(|| Failure::input(format!("reward: missing, needed by {by}")))?;
         if tensor.element != Some(Element::F32) || tensor.shape != [self.segments] {
             let found = tensor.describe();
             return Err(Failure::input(format!("reward: is {found}, needs f32 [S = {}]", self.segments)));

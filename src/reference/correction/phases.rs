@@ -1,6 +1,6 @@
 //! The three phases, and all in one.
 
-use super::groups::{self, Chain, Decided};
+use super::groups::{self, Decided, GroupOutcome};
 use super::segments::{self, Segment};
 use super::{
     OF_SEGMENT, Statistics, Sums, Tokens, accepts, is_catastrophic, keeps_token_at_all, own_weight, saturate,
@@ -95,9 +95,9 @@ fn finish_all(
     if let Some(groups) = plans.groups {
         for index in 0..groups.groups().len() {
             let members = groups.groups().members(index);
-            let chain = groups::decide(config, batch, index, members, &mut all, &mut decided);
+            let outcome = groups::decide(config, batch, index, members, &mut all, &mut decided);
             group_statistics(members, &all, &mut statistics);
-            write_chain(config, output, index, chain);
+            write_group(config, output, index, outcome);
         }
     }
     let mut fault = MOERL_NO_FAULT;
@@ -116,10 +116,11 @@ fn finish_all(
         .collect()
 }
 
-fn write_chain(config: &Config, output: &mut Output<'_, Host>, index: usize, chain: Chain) {
+fn write_group(config: &Config, output: &mut Output<'_, Host>, index: usize, outcome: GroupOutcome) {
+    set(&mut output.expected_rewards, index, outcome.expected_reward);
     if matches!(config.weight, correction::Weight::Metropolis { .. }) && config.needs_groups() {
-        set(&mut output.carry_multiplicity, index, chain.carry_multiplicity);
-        set(&mut output.carry_log_weights, index, chain.carry);
+        set(&mut output.carry_multiplicity, index, outcome.carry_multiplicity);
+        set(&mut output.carry_log_weights, index, outcome.carry);
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) fn policy_of(config: &Config, segment: &Coefficient, token: &Token, r
             surrogate(token, if a > 0.0 { 1.0 } else { ratio.min(1.0) }, if ratio > 1.0 { flag::CAPPED } else { 0 })
         }
         Variant::TisLoss => surrogate(token, ratio.min(1.0), if ratio > 1.0 { flag::ABOVE | flag::CAPPED } else { 0 }),
-        Variant::Gpg | Variant::ReinforceIs => surrogate(token, 1.0, 0),
+        Variant::Gpg | Variant::ReinforceIs | Variant::SnisAttached => surrogate(token, 1.0, 0),
         Variant::SquarePenalty { tau } => {
             let plain = surrogate(token, 1.0, 0);
             Policy { value: plain.value + tau / 2.0 * delta * delta, slope: plain.slope + tau * delta, ..plain }

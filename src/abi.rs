@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xad9b8d4cc5fa6df6;
+pub const ABI_DIGEST: u64 = 0xd9c4079f0dc64516;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -153,12 +153,13 @@ pub const MOERL_SUM_GAMMA: MoerlSum = 31;
 pub const MOERL_SUM_REJECTED: MoerlSum = 32;
 pub const MOERL_SUM_LOGPROBS_SEEN: MoerlSum = 33;
 pub const MOERL_SUM_BF16_LOOKING: MoerlSum = 34;
-pub const MOERL_MAX_RATIO: MoerlSum = 35;
-pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 36;
-pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 37;
-pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 38;
-pub const MOERL_MAX_WEIGHT: MoerlSum = 39;
-pub const MOERL_MAX_NEGATIVE_WEIGHT: MoerlSum = 40;
+pub const MOERL_SUM_POSITIVE_LOGPROBS: MoerlSum = 35;
+pub const MOERL_MAX_RATIO: MoerlSum = 36;
+pub const MOERL_MAX_NEGATIVE_RATIO: MoerlSum = 37;
+pub const MOERL_MAX_SEQUENCE_RATIO: MoerlSum = 38;
+pub const MOERL_MAX_NEGATIVE_SEQUENCE_RATIO: MoerlSum = 39;
+pub const MOERL_MAX_WEIGHT: MoerlSum = 40;
+pub const MOERL_MAX_NEGATIVE_WEIGHT: MoerlSum = 41;
 pub type MoerlSum = ::core::ffi::c_uint;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -58,6 +58,8 @@ pub enum Sum {
     /// l and o that are not 0, and those among them that bf16 could hold
     LogprobsSeen,
     Bf16Looking,
+    /// l and o above 0
+    PositiveLogprobs,
     /// max ρ, max −ρ, max s, max −s, max w, max −w
     MaxRatio,
     MaxNegativeRatio,
@@ -179,6 +181,8 @@ pub struct Diagnostics {
     /// The share of log-probabilities other than 0 that bf16 could hold: about 1 where a trainer has rounded them, which drowns the ratio
     /// of a segment.
     pub bf16_looking: Option<f64>,
+    /// Log-probabilities above 0. Up to 1e-3 is what rounding can do; what is larger is a fault.
+    pub positive_logprobs: u64,
     /// Token weights as they were given.
     pub weight: Option<Weights>,
     /// (Σw)²/Σw² of the token weights: how many tokens the weighted ones are worth.
@@ -244,6 +248,7 @@ impl Diagnostics {
             router_gamma: formed(Sum::RouterGamma, at(Sum::RouterGamma) != 0.0),
             rejected_tokens: count(Sum::RejectedTokens),
             bf16_looking: over(at(Sum::Bf16Looking), at(Sum::LogprobsSeen)),
+            positive_logprobs: count(Sum::PositiveLogprobs),
             weight: over(at(Sum::Weight), finite).map(|mean| Weights {
                 mean,
                 std: (at(Sum::WeightSquared) / finite - mean * mean).max(0.0).sqrt(),

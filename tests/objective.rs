@@ -63,6 +63,7 @@ on_every_backend!(
     a_bad_segment_weight_is_reported,
     the_parts_of_a_loss_add_up,
     rounded_log_probabilities_are_noticed,
+    log_probabilities_just_above_0_are_counted,
     results_agree_for_every_aggregation,
     results_agree_for_every_saturation_and_cap,
     absent_old_logprobs_make_every_ratio_one,

@@ -5,19 +5,20 @@
 #include "ratio.cuh"
 
 struct TokenTally {
-    uint32_t tokens, nonfinite, saturated_high, saturated_low, clipped_high, clipped_low, capped, rejected, seen, bf16_looking, outside;
+    uint32_t tokens, nonfinite, saturated_high, saturated_low, clipped_high, clipped_low, capped, rejected, seen, bf16_looking, positive, outside;
     float k1, k2, k3, ratio, ratio_squared, weight, weight_squared, gamma, pull, max_ratio, max_negative_ratio, max_weight, max_negative_weight;
 };
 
 MOERL_DEVICE TokenTally no_tokens() {
     const float least = f32_of(0xff800000u);
-    return {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, least, least, least, least};
+    return {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, least, least, least, least};
 }
 
-// Counts an array's value that bf16 could hold, but for 0.
-MOERL_DEVICE void look_at_precision(TokenTally& tally, float logprob) {
+// Counts an array's value: whether it is 0, could be a bf16, or is above 0.
+MOERL_DEVICE void look_at(TokenTally& tally, float logprob) {
     tally.seen += logprob != 0.0f;
     tally.bf16_looking += logprob != 0.0f && (bits_of(logprob) & 0xffffu) == 0;
+    tally.positive += logprob > 0.0f;
 }
 
 // A token that counts; `flags` are the clip flags of a token variant.
@@ -40,8 +41,8 @@ template <bool WIDE> MOERL_DEVICE void count_token(TokenTally& tally, const Moer
     tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -ratio);
     tally.max_weight = fmaxf(tally.max_weight, token.weight);
     tally.max_negative_weight = fmaxf(tally.max_negative_weight, -token.weight);
-    look_at_precision(tally, pack.logprobs.x[v]);
-    look_at_precision(tally, pack.old_logprobs.x[v]);
+    look_at(tally, pack.logprobs.x[v]);
+    look_at(tally, pack.old_logprobs.x[v]);
     if constexpr (WIDE) {
         tally.rejected += !token.is_kept;
         if (p.router_shift != nullptr) tally.gamma += expf(token.shift);
@@ -79,6 +80,7 @@ template <bool WIDE> MOERL_DEVICE Tally spread(const TokenTally& tally) {
     place(mine, MOERL_SUM_CAPPED, reduce_add_u32(tally.capped));
     place(mine, MOERL_SUM_LOGPROBS_SEEN, reduce_add_u32(tally.seen));
     place(mine, MOERL_SUM_BF16_LOOKING, reduce_add_u32(tally.bf16_looking));
+    place(mine, MOERL_SUM_POSITIVE_LOGPROBS, reduce_add_u32(tally.positive));
     place(mine, MOERL_SUM_POLICY_K1, warp_sum(tally.k1));
     place(mine, MOERL_SUM_POLICY_K2, warp_sum(tally.k2));
     place(mine, MOERL_SUM_POLICY_K3, warp_sum(tally.k3));

@@ -25,7 +25,7 @@ const _: () = {
     assert!(Sum::PolicyKlK1 as u32 == MOERL_SUM_POLICY_K1 && Sum::Weight as u32 == MOERL_SUM_WEIGHT);
     assert!(Sum::Capped as u32 == MOERL_SUM_CAPPED && Sum::Segments as u32 == MOERL_SUM_SEGMENTS);
     assert!(Sum::SequenceCapped as u32 == MOERL_SUM_SEQUENCE_CAPPED && Sum::MaxRatio as u32 == MOERL_MAX_RATIO);
-    assert!(Sum::Loss as u32 == MOERL_SUM_LOSS && Sum::Bf16Looking as u32 == MOERL_SUM_BF16_LOOKING);
+    assert!(Sum::Loss as u32 == MOERL_SUM_LOSS && Sum::PositiveLogprobs as u32 == MOERL_SUM_POSITIVE_LOGPROBS);
     assert!(diagnostics::LEN == MOERL_MAX_NEGATIVE_WEIGHT as usize + 1 && diagnostics::LEN < MOERL_TALLY as usize);
 };
 

@@ -184,6 +184,19 @@ pub fn rounded_log_probabilities_are_noticed<B: Backend>(backend: &B) {
     assert_eq!(looking(&case), 1.0);
 }
 
+/// What rounding leaves above 0 is taken, and counted.
+pub fn log_probabilities_just_above_0_are_counted<B: Backend>(backend: &B) {
+    let mut case = Case::random(&[40, 3, 2000], 4).with_mask(3);
+    let counted: Vec<usize> = (0..case.logprobs.len()).filter(|&u| case.loss_mask.as_ref().unwrap()[u] != 0).collect();
+    for &u in &counted[..7] {
+        case.logprobs[u] = 1e-4;
+    }
+    case.old_logprobs.as_mut().unwrap()[counted[20]] = 9e-4;
+    let found = run(backend, &Config::default(), &case);
+    assert_eq!(found.fault, None);
+    assert_eq!(Diagnostics::from_sums(&found.diagnostics).unwrap().positive_logprobs, 8);
+}
+
 #[test]
 fn a_mean_over_nothing_is_none() {
     let mut sums = [0.0; LEN];

@@ -48,9 +48,9 @@ impl Statistics {
         self.raise(Sum::MaxNegativeRatio, -ratio);
         self.raise(Sum::MaxWeight, seen.weight);
         self.raise(Sum::MaxNegativeWeight, -seen.weight);
-        self.precision(seen.current);
+        self.logprob(seen.current);
         if tokens.old_logprobs.as_ref().is_some_and(|old| old[u] != 0.0) {
-            self.precision(seen.old);
+            self.logprob(seen.old);
         }
         if !config.variant.is_sequence_level() {
             self.saturation(config.saturation, delta);
@@ -58,10 +58,11 @@ impl Statistics {
     }
 
     /// A log-probability, which came as f32.
-    fn precision(&mut self, logprob: f64) {
+    fn logprob(&mut self, logprob: f64) {
         let bits = (logprob as f32).to_bits();
         self.add(Sum::LogprobsSeen, f64::from(logprob != 0.0));
         self.add(Sum::Bf16Looking, f64::from(logprob != 0.0 && bits & 0xffff == 0));
+        self.add(Sum::PositiveLogprobs, f64::from(logprob > 0.0));
     }
 
     fn saturation(&mut self, saturation: Saturation, x: f64) {

@@ -55,5 +55,8 @@ MOERL_ALL_REGISTERS(objective_apply_any_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_apply_any_tally, MoerlObjective, 128) { apply_phase<ANY, true>(p); }
 
 MOERL_KERNEL(objective_fused_ppo, MoerlObjective, 128) { fused_phase<CLIPPED_RATIO>(p); }
+// With the registers of more blocks these two spill on sm_100.
+MOERL_RESIDENT(objective_fused_gspo, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_fused_gspo, MoerlObjective, 128) { fused_phase<SHARED_GRADIENT>(p); }
+MOERL_RESIDENT(objective_fused_gspo_token, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO>(p); }

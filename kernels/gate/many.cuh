@@ -88,7 +88,8 @@ template <class T, int LANES, int RANK, bool SCORED> MOERL_DEVICE void gate_forw
     using Slots = Runs<LANES, RANK <= 8 ? 8 : 16>;
     constexpr uint32_t ROWS = WARP / LANES;  // of a warp
     MOERL_DYNAMIC_SHARED(unsigned char, shared);
-    MOERL_SHARED(float, bias, SCORED ? MANY_EXPERTS : 1);
+    MOERL_SHARED(Words4, bias_words, SCORED ? MANY_EXPERTS / 4 : 1);
+    float* const bias = reinterpret_cast<float*>(bias_words);
     const uint32_t top_k = p.router.top_k, experts = p.router.experts;
     const ManyPlace<T, LANES, SCORED> place(shared + static_cast<size_t>(warp_index()) * p.stage_bytes, experts);
     uint64_t fault = MOERL_NO_FAULT;

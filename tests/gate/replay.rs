@@ -74,7 +74,10 @@ fn replaying_native_ids_is_bitwise_native_for_every_shape<B: Backend>(backend: &
                 // The softmax over all takes another road where rows are replayed: every row whole.
                 let config = if k % 4 == 2 { Config::softmax(k) } else { Config::softmax_selected(k) };
                 let problem = Problem::<T>::random(config, 3, experts, k, 5);
-                is_identical(backend, &format!("{experts} experts, {k} chosen"), &problem, Element::ROUTES);
+                // Under a sanitizer each shape has one type of ids, and each type many shapes.
+                let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+                let elements = if sanitized { &Element::ROUTES[(experts / 8 + k) % 4..][..1] } else { Element::ROUTES };
+                is_identical(backend, &format!("{experts} experts, {k} chosen"), &problem, elements);
             }
         }
     }

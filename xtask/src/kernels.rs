@@ -194,4 +194,13 @@ mod tests {
         let plain = Usage { registers: 8, ..Usage::default() };
         assert_eq!(usages(said), [(("gate".to_owned(), 90), gate), (("plain".to_owned(), 90), plain)]);
     }
+    #[test]
+    fn what_is_no_statistic_is_a_complaint() {
+        let said = "ptxas info    : 0 bytes gmem\n    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n\n\
+            kernels/gate.cu(9): warning #177-D: variable \"x\" was declared but never referenced\n\
+            ptxas warning : Registers are spilled to local memory in function 'gate'\n";
+        let complaints: Vec<&str> = said.lines().filter(|line| !is_statistics(line)).collect();
+        assert_eq!(complaints.len(), 2, "{complaints:?}");
+        assert!(complaints.iter().all(|line| line.contains("warning")));
+    }
 }

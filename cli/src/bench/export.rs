@@ -14,12 +14,15 @@ use crate::backend::Task;
 use crate::failure::{Failure, Result};
 use crate::stepfile::{Slot, Writer};
 
+/// Writes all of a tensor, whatever its type.
+type Write = Box<dyn Fn(&mut Writer, Slot) -> Result<()>>;
+
 /// A tensor of the file.
 struct Tensor {
     name: String,
     element: Element,
     shape: Vec<usize>,
-    write: Box<dyn Fn(&mut Writer, Slot) -> Result<()>>,
+    write: Write,
 }
 
 /// Calls of a backend, with the arrays that went in and came out.

@@ -153,7 +153,7 @@ def transformer_engine_peer(case, arrays):
         )
 
     if case.operation != BACKWARD:
-        return forward, lambda routed: {"weights": routed[0].float()}
+        return forward, lambda routed: {"weights": routed[0]}
     # Of its own choice, which is that of our gradient's ids where these come from a file.
     upstream = dense(arrays["ids"], arrays["d_weights"], experts).to(logits.dtype)
     return gradient(lambda: forward()[0], logits, upstream)

@@ -32,6 +32,7 @@ from common import DEVICE, Missing, torch
 
 NOUNS = {"gate": gate, "logprob": logprob, "objective": objective, "correction": correction, "advantage": advantage, "ema": ema}
 
+NO_MEASUREMENT = "times of a CPU, one call each: they show that the program works, and nothing else"
 FLUSHED_BYTES = 256 << 20
 COLD_RUNS = 15
 # Fewer where a call is long: a loop over the tokens takes a good part of a second.
@@ -156,9 +157,10 @@ def main():
     ran_on = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     version = torch.__version__ if torch else None
     if options.json:
-        options.json.write_text(json.dumps({"ran_on": ran_on, "torch": version, "rows": rows}, indent=2) + "\n")
+        note = {} if DEVICE == "cuda" else {"note": NO_MEASUREMENT}
+        options.json.write_text(json.dumps({"ran_on": ran_on, "torch": version} | note | {"rows": rows}, indent=2) + "\n")
     ours = json.loads(options.ours.read_text())["cases"] if options.ours else []
-    print(f"peers on {ran_on}, torch {version or 'not installed'}")
+    print(f"peers on {ran_on}, torch {version or 'not installed'}" + ("" if DEVICE == "cuda" else f": {NO_MEASUREMENT}"))
     print(table(rows, ours))
 
 

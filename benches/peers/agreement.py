@@ -46,7 +46,7 @@ def compare_call(peer, case, inputs, expected, rule):
     heading = (f"{case.noun} {case.operation}, {case.shape}", case.element, peer.name)
     try:
         # A call may write into what it is given.
-        call, named = ready(peer, case, {name: tensor.clone() for name, tensor in inputs.items()}, rule)
+        call, named = ready(peer, case, lambda: {name: tensor.clone() for name, tensor in inputs.items()}, rule)
         results = named(call())
     except Missing as reason:
         return (*heading, str(reason)), True

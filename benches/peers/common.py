@@ -61,7 +61,7 @@ class Rule:
 
 
 def ready(peer, case, inputs, rule):
-    """The call of a peer, and what names its results."""
+    """The call of a peer, and what names its results. `inputs()` makes its arrays, which may be large."""
     if peer.is_compiled:
         rule.admit(peer, case)
     if peer.module is not None:
@@ -73,7 +73,7 @@ def ready(peer, case, inputs, rule):
             raise Missing(f"{peer.module} does not load: {type(error).__name__}: {error}".splitlines()[0]) from error
         if DEVICE != "cuda":
             raise Missing("needs a GPU")
-    return peer.prepare(case, inputs)
+    return peer.prepare(case, inputs())
 
 
 def generator(seed=0):

@@ -30,7 +30,7 @@ def inputs(case):
 
 def statistics(logits, tokens):
     """As a trainer writes it, in f32: the whole distribution exists."""
-    logp = torch.log_softmax(logits.float(), -1)
+    logp = torch.log_softmax(logits, -1, dtype=torch.float32)
     return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
 

@@ -12,6 +12,7 @@ A peer that is not installed, or that refuses a shape, is a row that says so; wi
 """
 
 import argparse
+import collections
 import json
 import pathlib
 import statistics
@@ -37,6 +38,7 @@ FLUSHED_BYTES = 256 << 20
 COLD_RUNS = 15
 # Fewer where a call is long: a loop over the tokens takes a good part of a second.
 COLD_SECONDS = 2.0
+SAVED_SECONDS = 10.0
 # Cycles that the device waits before every call, about two milliseconds: what the host does to queue it is then no part of its time.
 QUEUED_CYCLES = 4_000_000
 
@@ -79,7 +81,7 @@ def measure(peer, case, clock, rule):
     if torch is None:
         return row | {"missing": common.NO_TORCH}
     try:
-        call, _ = common.ready(peer, case, NOUNS[case.noun].inputs(case), rule)
+        call, _ = common.ready(peer, case, lambda: NOUNS[case.noun].inputs(case), rule)
         return row | {"us": clock.microseconds(call)}
     except Missing as reason:
         return row | {"missing": str(reason)}
@@ -97,21 +99,33 @@ def jobs(options):
                     yield peer, case
 
 
-def measured(options):
-    """All rows. What must be compiled comes last: it takes seconds a case, and the time may be up before."""
+def measure_all(options, save):
+    """All rows; saved now and then, for whoever ends this before its time. What must be compiled comes last, for it takes seconds a case: one of
+    every operation, then another of each."""
     todo = list(jobs(options))
-    rows, begin = [None] * len(todo), time.perf_counter()
+    turns, saved = collections.Counter(), time.perf_counter()
+
+    def order(index):
+        peer, case = todo[index]
+        operation = (peer.name, case.noun, case.operation)
+        turns[operation] += 1
+        return peer.is_compiled, turns[operation] if peer.is_compiled else 0
+
+    rows, begin = [heading(*job) | {"missing": "not reached"} for job in todo], time.perf_counter()
     clock = Clock() if torch else None
     rule = common.Rule(takes_all=(options.compile or ("all" if DEVICE == "cuda" else "first")) == "all")
-    for index in sorted(range(len(todo)), key=lambda index: todo[index][0].is_compiled):
-        peer, case = todo[index]
+    for index in sorted(range(len(todo)), key=order):
         if options.limit is not None and time.perf_counter() - begin > options.limit:
-            rows[index] = heading(peer, case) | {"missing": f"not reached in {options.limit:.0f} s"}
-            continue
+            break
+        peer, case = todo[index]
         rows[index] = measure(peer, case, clock, rule)
         if DEVICE == "cuda":
             torch.cuda.empty_cache()
-        print(f"{case.noun} {case.operation} {case.shape}: {peer.name}", file=sys.stderr)
+        if time.perf_counter() - saved > SAVED_SECONDS:
+            save(rows)
+            saved = time.perf_counter()
+        print(f"{case}: {peer.name}", file=sys.stderr)
+    save(rows)
     return rows
 
 
@@ -153,14 +167,18 @@ def main():
     options = arguments.parse_args()
     if options.agree:
         compare(options.agree, common.Rule(takes_all=options.compile == "all"))
-    rows = measured(options)
     ran_on = torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu"
     version = torch.__version__ if torch else None
-    if options.json:
-        note = {} if DEVICE == "cuda" else {"note": NO_MEASUREMENT}
-        options.json.write_text(json.dumps({"ran_on": ran_on, "torch": version} | note | {"rows": rows}, indent=2) + "\n")
+    note = NO_MEASUREMENT if torch and DEVICE == "cpu" else None
+    document = {"ran_on": ran_on, "torch": version} | ({"note": note} if note else {})
+
+    def save(rows):
+        if options.json:
+            options.json.write_text(json.dumps(document | {"rows": rows}, indent=2) + "\n")
+
+    rows = measure_all(options, save)
     ours = json.loads(options.ours.read_text())["cases"] if options.ours else []
-    print(f"peers on {ran_on}, torch {version or 'not installed'}" + ("" if DEVICE == "cuda" else f": {NO_MEASUREMENT}"))
+    print(f"peers on {ran_on}, torch {version or 'not installed'}" + (f": {note}" if note else ""))
     print(table(rows, ours))
 
 

@@ -1,33 +1,55 @@
-"""Peers of `gate`: softmax over the chosen experts (Qwen3) and sigmoid with a bias (DeepSeek-V3, GLM-5, Kimi-K2)."""
+"""Peers of `gate`: ids and weights of the chosen experts, natively or of given ids, and the gradient of the logits from that of the weights."""
 
-from common import Case, Peer, compiled, torch
+from common import DEVICE, Case, Missing, Peer, generator, of_torch, pair, torch
 
+# Experts, k, score, groups of which the best are admitted, scale. `chosen`: softmax over the chosen experts; `all`: over all of them.
 ROUTERS = {
-    "qwen3": (128, 8, "softmax", None),
-    "qwen3_5": (256, 8, "softmax", None),
-    "deepseek_v3": (256, 8, "sigmoid", (8, 4)),
-    "glm5": (256, 8, "sigmoid", None),
-    "kimi_k2": (384, 8, "sigmoid", None),
-    "qwen3_next": (512, 10, "softmax", None),
+    "qwen3": (128, 8, "chosen", None, 1.0),
+    "qwen3_5": (256, 8, "chosen", None, 1.0),
+    "deepseek_v3": (256, 8, "sigmoid", (8, 4), 2.5),
+    "glm5": (256, 8, "sigmoid", None, 2.5),
+    "kimi_k2": (384, 8, "sigmoid", None, 2.827),
+    "qwen3_next": (512, 10, "chosen", None, 1.0),
+    "softmax": (128, 8, "all", None, 1.0),
 }
-OPERATIONS = ("forward, native", "forward, replay", "backward")
+NATIVE, REPLAY, BACKWARD = OPERATIONS = ("forward, native", "forward, replay", "backward")
 
 
 def cases(full):
-    for preset, (experts, k, *_) in ROUTERS.items():
-        for tokens in (1, 64, 4096, 16384, 65536) if full else (4, 64):
+    # First what the time should be spent on, if not all of it can be compiled.
+    for tokens in (16384, 65536, 4096, 64, 1) if full else (64, 4):
+        for router, (experts, k, *_) in ROUTERS.items():
             for element in ("bf16", "f32"):
                 for operation in OPERATIONS:
-                    yield Case("gate", operation, f"{preset} T={tokens} E={experts} k={k}", element, (preset, tokens, experts, k))
+                    yield Case("gate", operation, f"{router} T={tokens} E={experts} k={k}", element, (tokens, experts, k))
 
 
-def arrays(case, device):
-    _, tokens, experts, k = case.sizes
-    generator = torch.Generator(device).manual_seed(0)
-    logits = torch.randn(tokens, experts, generator=generator, device=device).to(case.dtype)
-    forced = torch.rand(tokens, experts, generator=generator, device=device).topk(k, dim=-1).indices
-    bias = 0.1 * torch.randn(experts, generator=generator, device=device)
-    return logits, forced, bias
+def inputs(case):
+    tokens, experts, k = case.sizes
+    seeded = generator()
+    arrays = {"logits": torch.randn(tokens, experts, generator=seeded, device=DEVICE).to(case.dtype)}
+    if case.operation != NATIVE:
+        arrays["ids"] = torch.rand(tokens, experts, generator=seeded, device=DEVICE).topk(k, dim=-1).indices
+    if case.operation == BACKWARD:
+        arrays["d_weights"] = torch.randn(tokens, k, generator=seeded, device=DEVICE)
+    if router_of(case)[2] == "sigmoid":
+        arrays["bias"] = 0.1 * torch.randn(experts, generator=seeded, device=DEVICE)
+    return arrays
+
+
+def router_of(case):
+    return ROUTERS[case.shape.split()[0]]
+
+
+def dense(ids, weights, experts):
+    """`[T, E]`: the weights at their experts. In which order a peer has its slots does not matter then."""
+    return weights.float().new_zeros(len(ids), experts).scatter_(-1, ids.long(), weights.float())
+
+
+def expected(arrays, results):
+    if "weights" in results:
+        return {"weights": dense(results["ids"], results["weights"], arrays["logits"].shape[-1])}
+    return results
 
 
 def admitted(scores, groups):
@@ -39,100 +61,117 @@ def admitted(scores, groups):
     return by_group.masked_fill(~chosen.unsqueeze(-1), float("-inf")).flatten(-2)
 
 
-def route(logits, bias, forced, preset, k):
+def route(logits, bias, forced, router):
     """Ids and weights as a trainer writes them in PyTorch, in f32."""
-    _, _, score, groups = ROUTERS[preset]
-    x = logits.float()
-    scores = torch.softmax(x, -1) if score == "softmax" else torch.sigmoid(x)
+    _, k, score, groups, scale = router
+    scores = torch.sigmoid(logits.float()) if score == "sigmoid" else torch.softmax(logits, -1, dtype=torch.float32)
     if forced is None:
-        ranked = scores if score == "softmax" else scores.detach() + bias
+        ranked = scores.detach() + bias if score == "sigmoid" else scores
         ids = (admitted(ranked, groups) if groups else ranked).topk(k, dim=-1).indices
     else:
         ids = forced
     weights = scores.gather(-1, ids)
-    return ids, weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    if score != "all":
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return ids, weights * scale if scale != 1.0 else weights
 
 
-def torch_peer(compile_it):
-    def prepare(case, device):
-        preset, _, _, k = case.sizes
-        logits, forced, bias = arrays(case, device)
-        forced = None if case.operation == "forward, native" else forced
-        function = compiled(route, device) if compile_it else route
-        if case.operation != "backward":
-            return lambda: function(logits, bias, forced, preset, k)
-        logits.requires_grad_()
-        weights = function(logits, bias, forced, preset, k)[1]
-        upstream = torch.ones_like(weights)
-        return lambda: torch.autograd.grad(weights, logits, upstream, retain_graph=True)
+def torch_peer(is_compiled):
+    def prepare(case, arrays):
+        logits, bias = arrays["logits"], arrays.get("bias")
+        forced = arrays["ids"].long() if case.operation != NATIVE else None
+        router = router_of(case)
+        function = of_torch(route, is_compiled)
+        if case.operation != BACKWARD:
+            return lambda: function(logits, bias, forced, router), lambda routed: {"weights": dense(*routed, router[0])}
+        return gradient(lambda: function(logits, bias, forced, router)[1], logits, arrays["d_weights"])
 
     return prepare
 
 
-def vllm_peer(case, device):
+def gradient(weights, logits, upstream):
+    """Backward alone: what forward saves is there before the clock starts, as with us."""
+    logits.requires_grad_()
+    weights = weights()
+    return lambda: torch.autograd.grad(weights, logits, upstream, retain_graph=True), lambda grads: {"d_logits": grads[0]}
+
+
+
+def vllm_peer(case, arrays):
     from vllm import _custom_ops as ops
 
-    preset, tokens, experts, k = case.sizes
-    if ROUTERS[preset][2] != "softmax":
-        raise NotImplementedError("its plain kernel is the softmax")
-    logits, _, _ = arrays(case, device)
-    logits = logits.float()
-    weights = torch.empty(tokens, k, device=device)
-    ids, rows = torch.empty(tokens, k, dtype=torch.int32, device=device), torch.empty(tokens, k, dtype=torch.int32, device=device)
-    return lambda: ops.topk_softmax(weights, ids, rows, logits, True)
+    logits, (experts, k, score, groups, scale) = arrays["logits"], router_of(case)
+    tokens = len(logits)
+    if score == "sigmoid":
+        count, best = groups or (1, 1)
+        of_logits = 1  # the kernel takes the sigmoid too
+        return (
+            lambda: ops.grouped_topk(logits, count, best, k, True, scale, arrays["bias"], of_logits),
+            lambda routed: {"weights": dense(routed[1], routed[0], experts)},
+        )
+    weights = torch.empty(tokens, k, device=DEVICE)
+    ids, rows = (torch.empty(tokens, k, dtype=torch.int32, device=DEVICE) for _ in range(2))
+    renormalize = score == "chosen"
+    return lambda: ops.topk_softmax(weights, ids, rows, logits, renormalize), lambda _: {"weights": dense(ids, weights, experts)}
 
 
-def sglang_peer(case, device):
+def sglang_peer(case, arrays):
     import sgl_kernel
 
-    preset, tokens, experts, k = case.sizes
-    logits, _, bias = arrays(case, device)
-    if ROUTERS[preset][2] == "softmax":
-        weights = torch.empty(tokens, k, device=device)
-        ids = torch.empty(tokens, k, dtype=torch.int32, device=device)
-        return lambda: sgl_kernel.topk_softmax(weights, ids, logits, True)
-    groups, best = ROUTERS[preset][3] or (1, 1)
-    return lambda: sgl_kernel.moe_fused_gate(logits.float(), bias, groups, best, k)
+    logits, (experts, k, score, groups, scale) = arrays["logits"], router_of(case)
+    weights = torch.empty(len(logits), k, device=DEVICE)
+    ids = torch.empty(len(logits), k, dtype=torch.int32, device=DEVICE)
+    filled = lambda _: {"weights": dense(ids, weights, experts)}
+    returned = lambda routed: {"weights": dense(routed[1], routed[0], experts)}
+    if score != "sigmoid":
+        renormalize = score == "chosen"
+        return lambda: sgl_kernel.topk_softmax(weights, ids, logits, renormalize), filled
+    bias, scaled = arrays["bias"], {"routed_scaling_factor": scale, "apply_routed_scaling_factor_on_output": True}
+    # Its kernels of sigmoids take f32; SGLang converts before every call, and so it is timed here.
+    if groups:
+        return lambda: sgl_kernel.moe_fused_gate(logits.float(), bias, *groups, k, **scaled), returned
+    if experts == 384:
+        return lambda: sgl_kernel.kimi_k2_moe_fused_gate(logits.float(), bias, topk=k, renormalize=True, **scaled), returned
+    # Without the scale, which SGLang leaves to whoever adds up the experts.
+    return (
+        lambda: sgl_kernel.topk_sigmoid(weights, ids, logits.float(), renormalize=True, correction_bias=bias),
+        lambda _: {"weights": scale * dense(ids, weights, experts)},
+    )
 
 
-def transformer_engine_peer(case, device):
+def transformer_engine_peer(case, arrays):
     from transformer_engine.pytorch.router import fused_topk_with_score_function
 
-    preset, _, _, k = case.sizes
-    _, _, score, groups = ROUTERS[preset]
-    logits, _, bias = arrays(case, device)
+    logits, (experts, k, score, groups, scale) = arrays["logits"], router_of(case)
     count, best = groups or (None, None)
-    logits.requires_grad_(case.operation == "backward")
 
     def forward():
         return fused_topk_with_score_function(
-            logits=logits, topk=k, use_pre_softmax=False, num_groups=count, group_topk=best, scaling_factor=None,
-            score_function=score, expert_bias=bias if score == "sigmoid" else None,
+            logits=logits, topk=k, use_pre_softmax=score == "all", num_groups=count, group_topk=best,
+            scaling_factor=None if scale == 1.0 else scale, score_function="sigmoid" if score == "sigmoid" else "softmax",
+            expert_bias=arrays.get("bias"),
         )
 
-    if case.operation != "backward":
-        return forward
-    probabilities = forward()[0]
-    upstream = torch.ones_like(probabilities)
-    return lambda: torch.autograd.grad(probabilities, logits, upstream, retain_graph=True)
+    if case.operation != BACKWARD:
+        return forward, lambda routed: {"weights": routed[0]}
+    # Of its own choice, which is that of our gradient's ids where these come from a file.
+    upstream = dense(arrays["ids"], arrays["d_weights"], experts).to(logits.dtype)
+    return gradient(lambda: forward()[0], logits, upstream)
 
 
-def triton_peer(case, device):
+def triton_peer(case, arrays):
     from triton_topk import topk_softmax
 
-    preset, _, _, k = case.sizes
-    if ROUTERS[preset][2] != "softmax":
-        raise NotImplementedError("written for the softmax")
-    logits, _, _ = arrays(case, device)
-    return lambda: topk_softmax(logits, k)
+    experts, k, score, *_ = router_of(case)
+    if score != "chosen":
+        raise Missing("written for the softmax over the chosen")
+    return lambda: topk_softmax(arrays["logits"], k), lambda routed: {"weights": dense(*routed, experts)}
 
 
-EVERYTHING, NATIVE = frozenset(OPERATIONS), frozenset({"forward, native"})
 PEERS = (
-    Peer("PyTorch, eager", None, EVERYTHING, torch_peer(False)),
-    Peer("PyTorch, compiled", None, EVERYTHING, torch_peer(True)),
-    Peer("Triton, one program a row", "triton", NATIVE, triton_peer),
-    Peer("Transformer Engine", "transformer_engine", frozenset({"forward, native", "backward"}), transformer_engine_peer),
-    Peer("vLLM", "vllm", NATIVE, vllm_peer),
-    Peer("SGLang", "sgl_kernel", NATIVE, sglang_peer),
+    *pair(OPERATIONS, torch_peer),
+    Peer("Triton, one program a row", "triton", frozenset({NATIVE}), triton_peer),
+    Peer("Transformer Engine", "transformer_engine", frozenset({NATIVE, BACKWARD}), transformer_engine_peer),
+    Peer("vLLM", "vllm", frozenset({NATIVE}), vllm_peer),
+    Peer("SGLang", "sgl_kernel", frozenset({NATIVE}), sglang_peer),
 )

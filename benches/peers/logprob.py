@@ -1,9 +1,10 @@
 """Peers of `logprob`: log-probability of a token and the entropy of its distribution, and the gradient of the logits."""
 
-from common import Case, Peer, compiled, torch
+from common import DEVICE, Case, Peer, generator, of_torch, pair, torch
 
 BACKWARD = tuple(f"backward, {share} % of the rows without a gradient" for share in (0, 90, 100))
-OPERATIONS = ("forward", *BACKWARD)
+FORWARD = "forward"
+OPERATIONS = (FORWARD, *BACKWARD)
 
 
 def cases(full):
@@ -13,87 +14,82 @@ def cases(full):
             for operation in OPERATIONS:
                 yield Case("logprob", operation, f"N={rows} V={vocabulary}", element, (rows, vocabulary))
     for rows in (1, 16, 128) if full else (1,):
-        yield Case("logprob", "forward", f"N={rows} V=151936", "bf16", (rows, 151936))
+        yield Case("logprob", FORWARD, f"N={rows} V=151936", "bf16", (rows, 151936))
 
 
-def arrays(case, device):
+def inputs(case):
     rows, vocabulary = case.sizes
-    generator = torch.Generator(device).manual_seed(0)
-    row = 3.0 * torch.randn(vocabulary, generator=generator, device=device)
-    logits = row.to(case.dtype).expand(rows, vocabulary).contiguous()
-    tokens = torch.arange(rows, device=device) * 31 % vocabulary
-    return logits, tokens
-
-
-def upstream(case, device):
-    share = 0 if case.operation == "forward" else int(case.operation.split()[1])
-    return (torch.arange(case.sizes[0], device=device) * 61 % 100 >= share).float()
+    row = 3.0 * torch.randn(vocabulary, generator=generator(), device=DEVICE)
+    position = torch.arange(rows, device=DEVICE)
+    arrays = {"logits": row.to(case.dtype).expand(rows, vocabulary).contiguous(), "tokens": position * 31 % vocabulary}
+    if case.operation != FORWARD:
+        share = int(case.operation.split()[1])
+        arrays["d_logprobs"] = arrays["d_entropy"] = (position * 61 % 100 >= share).float()
+    return arrays
 
 
 def statistics(logits, tokens):
     """As a trainer writes it, in f32: the whole distribution exists."""
-    logp = torch.log_softmax(logits.float(), -1)
+    logp = torch.log_softmax(logits, -1, dtype=torch.float32)
     return logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
 
-def torch_peer(compile_it):
-    def prepare(case, device):
-        logits, tokens = arrays(case, device)
-        function = compiled(statistics, device) if compile_it else statistics
-        if case.operation == "forward":
-            def forward():
-                with torch.no_grad():
-                    return function(logits, tokens)
-
-            return forward
+def torch_peer(is_compiled):
+    def prepare(case, arrays):
+        logits, tokens = arrays["logits"], arrays["tokens"].long()
+        function = of_torch(statistics, is_compiled)
+        if case.operation == FORWARD:
+            return lambda: function(logits, tokens), lambda found: {"logprobs": found[0], "entropy": found[1]}
         logits.requires_grad_()
         outputs = function(logits, tokens)
-        up = upstream(case, device)
-        return lambda: torch.autograd.grad(outputs, logits, (up, up), retain_graph=True)
+        upstream = (arrays["d_logprobs"], arrays["d_entropy"])
+        return (
+            lambda: torch.autograd.grad(outputs, logits, upstream, retain_graph=True),
+            lambda grads: {"d_logits": grads[0]},
+        )
 
     return prepare
 
 
-def gradient_of_loss(loss, logits, case, device):
-    """The call that is timed for a peer with a loss a row: forward or backward."""
-    if case.operation == "forward":
-        return loss
+def of_loss(cross_entropy, case, arrays):
+    """A peer with a loss a row, which is the negative log-probability; without entropy."""
+    logits, tokens = arrays["logits"], arrays["tokens"].long()
+    if case.operation == FORWARD:
+        return lambda: cross_entropy(logits, tokens), lambda loss: {"logprobs": -loss}
     logits.requires_grad_()
-    value = loss()
-    up = upstream(case, device)
-    return lambda: torch.autograd.grad(value, logits, up, retain_graph=True)
+    loss, upstream = cross_entropy(logits, tokens), -arrays["d_logprobs"]
+    return (
+        lambda: torch.autograd.grad(loss, logits, upstream, retain_graph=True),
+        lambda grads: {"d_logits of logprobs": grads[0]},
+    )
 
 
-def liger_peer(case, device):
+def liger_peer(case, arrays):
     from liger_kernel.ops.grpo_loss import fused_selective_log_softmax
 
-    logits, tokens = arrays(case, device)
-    rows = logits.shape[0]
+    logits, tokens = arrays["logits"], arrays["tokens"].long().unsqueeze(0)
+    rows, vocabulary = logits.shape
     # Its kernel leaves the last position out.
-    padded = logits.new_empty(1, rows + 1, logits.shape[1])
+    padded = logits.new_empty(1, rows + 1, vocabulary)
     padded[0, :rows] = logits
-    return lambda: fused_selective_log_softmax(padded, tokens.unsqueeze(0), 1.0, mask=None)
+    return lambda: fused_selective_log_softmax(padded, tokens, 1.0, mask=None), lambda found: {"logprobs": found[0]}
 
 
-def flash_attn_peer(case, device):
+def flash_attn_peer(case, arrays):
     from flash_attn.ops.triton.cross_entropy import cross_entropy_loss
 
-    logits, tokens = arrays(case, device)
-    return gradient_of_loss(lambda: cross_entropy_loss(logits, tokens)[0], logits, case, device)
+    return of_loss(lambda logits, tokens: cross_entropy_loss(logits, tokens)[0], case, arrays)
 
 
-def quack_peer(case, device):
+def quack_peer(case, arrays):
     from quack.cross_entropy import cross_entropy
 
-    logits, tokens = arrays(case, device)
-    return gradient_of_loss(lambda: cross_entropy(logits, tokens, reduction="none"), logits, case, device)
+    return of_loss(lambda logits, tokens: cross_entropy(logits, tokens, reduction="none"), case, arrays)
 
 
-EVERYTHING = frozenset(OPERATIONS)
 PEERS = (
-    Peer("PyTorch, eager", None, EVERYTHING, torch_peer(False)),
-    Peer("PyTorch, compiled", None, EVERYTHING, torch_peer(True)),
-    Peer("Liger (log-probability alone)", "liger_kernel", frozenset({"forward"}), liger_peer),
-    Peer("flash-attn (cross entropy alone)", "flash_attn", EVERYTHING, flash_attn_peer),
-    Peer("Quack (cross entropy alone)", "quack", EVERYTHING, quack_peer),
+    *pair(OPERATIONS, torch_peer),
+    Peer("Liger (log-probability alone)", "liger_kernel", frozenset({FORWARD}), liger_peer),
+    Peer("flash-attn (cross entropy alone)", "flash_attn", frozenset(OPERATIONS), flash_attn_peer),
+    Peer("Quack (cross entropy alone)", "quack", frozenset(OPERATIONS), quack_peer),
 )

@@ -1,6 +1,5 @@
 //! Advantages of groups, and of the tokens of packed segments.
 
-use moerl::Buffer;
 use moerl::advantage::{
     BaselineCall, BaselinePlan, Call as Group, Config, CountTokens, DoublyRobust, GroupPlan, MOMENTS, TokenBaseline,
     TokenCall, TokenEstimator, Weights, Whitening, baseline_workspace_bytes, moments_workspace_bytes,
@@ -8,13 +7,19 @@ use moerl::advantage::{
 };
 use moerl::element::Element;
 use moerl::objective::{Groups, Plan};
+use moerl::{Backend, Buffer};
 
 use super::case::{Call, Case, Floor, Prepare, Scale, generate, hashed, normal};
+use super::export::Exporter;
 use super::measure::Measure;
-use super::packed::{Packed, two_kinds};
+use super::packed::{EXPORTED, Packed, exported_mask, two_kinds};
+use crate::failure::Result;
 
 /// Segments of a group of answers.
 const GROUP: usize = 8;
+
+const REWARD_TO_GO: TokenEstimator = TokenEstimator::Returns { gamma: 1.0 };
+const GAE: TokenEstimator = TokenEstimator::Gae { gamma: 1.0, lambda: 0.95 };
 
 /// All of them.
 pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
@@ -77,8 +82,8 @@ fn of_tokens<B: Measure + 'static>(packed: &Packed) -> Vec<Case<B>> {
         Box::new(move |backend, stream| prepare(backend, stream, &packed))
     };
     vec![
-        estimator("reward to go", TokenEstimator::Returns { gamma: 1.0 }, 0, 4),
-        estimator("gae", TokenEstimator::Gae { gamma: 1.0, lambda: 0.95 }, 1, 8),
+        estimator("reward to go", REWARD_TO_GO, 0, 4),
+        estimator("gae", GAE, 1, 8),
         estimator("v-trace", TokenEstimator::vtrace(1.0), 2, 8),
         // Two passes over values and mask, and one that also writes.
         case("whitening", packed.shape(), 15 * tokens, 4 * tokens, plain(whitening)),
@@ -220,4 +225,91 @@ fn counted_tokens<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed:
         let call = CountTokens { loss_mask: Some(mask.view()), counts: counts.view_mut() };
         backend.count_tokens(stream, &plan, call)
     }))
+}
+
+/// Groups and tokens.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    export_group_norm(to)?;
+    export_doubly_robust(to)?;
+    export_tokens(to, "reward to go", &REWARD_TO_GO)?;
+    export_tokens(to, "gae", &GAE)?;
+    export_whitening(to)
+}
+
+fn export_group_norm<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let (segments, shape) = (8 * GROUP, [8, GROUP]);
+    to.call("advantage", "group norm", &format!("S={segments} in groups of {GROUP}"), Element::F32);
+    let plan = GroupPlan::new(to.backend, &to.stream, &groups(segments, GROUP))?;
+    // The rewards of one group are all the same.
+    let rewards = generate(segments, |i| if i / GROUP == 3 { 0.7 } else { normal(i) });
+    let rewards = to.input("rewards", &shape, &rewards)?;
+    let (mut advantages, mut workspace) = (to.zeros::<f32>(segments)?, to.zeros::<u8>(workspace_bytes(&plan))?);
+    let call = Group { workspace: Some(workspace.view_mut()), ..Group::new(rewards.view(), advantages.view_mut()) };
+    to.backend.group_advantages(&to.stream, &Config::default(), &plan, call)?;
+    to.result("advantages", &shape, &advantages)
+}
+
+fn export_doubly_robust<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let segments = 64;
+    to.call("advantage", "doubly robust", &format!("S={segments}"), Element::F32);
+    let rewards = to.input("rewards", &[segments], &generate(segments, normal))?;
+    let values = to.input("values", &[segments], &generate(segments, |i| normal(i + segments)))?;
+    let weights = to.input("weights", &[segments], &generate(segments, hashed))?;
+    let (mut advantages, mut estimates) = (to.zeros::<f32>(segments)?, to.zeros::<f32>(segments)?);
+    let call = DoublyRobust {
+        rewards: rewards.view(),
+        values: values.view(),
+        weights: Some(weights.view()),
+        advantages: advantages.view_mut(),
+        estimates: Some(estimates.view_mut()),
+        nonfinite: None,
+    };
+    to.backend.doubly_robust(&to.stream, call)?;
+    to.result("advantages", &[segments], &advantages)?;
+    to.result("estimates", &[segments], &estimates)
+}
+
+fn export_tokens<B: Backend>(to: &mut Exporter<'_, B>, name: &str, estimator: &TokenEstimator) -> Result<()> {
+    let packed = Packed::exported();
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    let with_values = !matches!(estimator, TokenEstimator::Returns { .. });
+    to.call("advantage", name, &packed.shape(), Element::F32);
+    let plan = Plan::new(to.backend, &to.stream, &packed.segments()?)?;
+    let rewards = to.input("rewards", &[segments], &generate(segments, normal))?;
+    let values = if with_values {
+        Some(to.input("values", &EXPORTED, &generate(tokens, |u| normal(u + segments)))?)
+    } else {
+        None
+    };
+    let mask = to.input("mask", &EXPORTED, &exported_mask())?;
+    let (mut advantages, mut returns) = (to.zeros::<f32>(tokens)?, to.zeros::<f32>(tokens)?);
+    let mut workspace = to.zeros::<u8>(token_workspace_bytes(&plan))?;
+    let call = TokenCall {
+        segment_rewards: Some(rewards.view()),
+        values: values.as_ref().map(|values| values.view()),
+        loss_mask: Some(mask.view()),
+        advantages: Some(advantages.view_mut()),
+        returns: with_values.then(|| returns.view_mut()),
+        ..TokenCall::new(workspace.view_mut())
+    };
+    to.backend.token_advantages(&to.stream, estimator, &plan, call)?;
+    to.result("advantages", &EXPORTED, &advantages)?;
+    if with_values { to.result("returns", &EXPORTED, &returns) } else { Ok(()) }
+}
+
+fn export_whitening<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let packed = Packed::exported();
+    let tokens = packed.tokens();
+    to.call("advantage", "whitening", &packed.shape(), Element::F32);
+    let mut values = to.input("values", &EXPORTED, &generate(tokens, |u| 0.5 + normal(u)))?;
+    let mask = to.input("mask", &EXPORTED, &exported_mask())?;
+    let mut moments = to.zeros::<f64>(MOMENTS)?;
+    let mut workspace = to.zeros::<u8>(moments_workspace_bytes(tokens))?;
+    let (weights, whitening) = (Weights::Mask(mask.view()), Whitening::default());
+    let (place, moments, workspace) = (values.view_mut(), moments.view_mut(), workspace.view_mut());
+    whiten(to.backend, &to.stream, &whitening, place, weights, moments, workspace)?;
+    to.result("advantages", &EXPORTED, &values)
 }

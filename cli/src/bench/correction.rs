@@ -1,16 +1,18 @@
 //! Weights of tokens and of segments, rejections and groups over packed segments.
 
-use moerl::Buffer;
 use moerl::advantage::GroupPlan;
 use moerl::correction::{
     Batch, Config, Level, Metropolis, Output, Plans, Rejection, Weight, diagnostics, workspace_bytes,
 };
 use moerl::element::Element;
 use moerl::objective::{Groups, Plan};
+use moerl::{Backend, Buffer};
 
-use super::case::{Call, Case, Floor, Scale, generate, hashed};
+use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
+use super::export::Exporter;
 use super::measure::Measure;
-use super::packed::{Packed, two_kinds};
+use super::packed::{EXPORTED, Packed, exported_mask, two_kinds};
+use crate::failure::Result;
 
 /// Segments of a group.
 const GROUP: usize = 8;
@@ -106,4 +108,44 @@ fn correction<B: Measure + 'static>(
         };
         backend.correction(stream, &config, plans, batch, output)
     }))
+}
+
+/// Every correction that tosses no coin, without its statistics.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let packed = Packed::exported();
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    let plan = Plan::new(to.backend, &to.stream, &packed.segments()?)?;
+    let members: Vec<i32> = (0..segments).map(|i| (i / GROUP) as i32).collect();
+    let groups = GroupPlan::new(to.backend, &to.stream, &Groups::from_ids(&members))?;
+    let is_exported = |config: &Config| !config.diagnostics && !matches!(config.weight, Weight::Metropolis { .. });
+    for Kind { name, config, grouped, .. } in kinds().into_iter().filter(|kind| is_exported(&kind.config)) {
+        let shape = packed.shape() + if grouped { ", groups of 8" } else { "" };
+        to.call("correction", name, &shape, Element::F32);
+        let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));
+        // Around 1, but for a segment above every cap, and two tokens that the veto is about.
+        let log_ratio = |u: usize| match u {
+            600 => 11.0,
+            1201 => -11.0,
+            _ => 0.3 * normal(u + tokens) + f32::from(u8::from(u / EXPORTED[1] == 5)),
+        };
+        let rollout: Vec<f32> = generate(tokens, |u| old[u] - log_ratio(u));
+        let (old, rollout) = (to.input("old", &EXPORTED, &old)?, to.input("rollout", &EXPORTED, &rollout)?);
+        let mask = to.input("mask", &EXPORTED, &exported_mask())?;
+        let (mut weights, mut keep) = (to.zeros::<f32>(tokens)?, to.zeros::<u8>(tokens)?);
+        let plans = Plans { groups: grouped.then_some(&groups), ..Plans::new(&plan) };
+        let mut workspace = to.zeros::<u8>(workspace_bytes(&plans))?;
+        let batch = Batch { loss_mask: Some(mask.view()), ..Batch::new(old.view(), rollout.view()) };
+        let output = Output {
+            weights: Some(weights.view_mut()),
+            keep: Some(keep.view_mut()),
+            ..Output::new(workspace.view_mut())
+        };
+        to.backend.correction(&to.stream, &config, plans, batch, output)?;
+        to.result("weights", &EXPORTED, &weights)?;
+        to.result("keep", &EXPORTED, &keep)?;
+    }
+    Ok(())
 }

@@ -1,12 +1,17 @@
 //! Moving averages of lists of tensors: one large tensor, a layer's worth, and many small ones.
 
-use moerl::Buffer;
 use moerl::element::{Float, bf16};
 use moerl::ema::{Call as Ema, Step, Tensor};
 use moerl::memory::{Matrix, MatrixMut};
+use moerl::{Backend, Buffer, Reference};
 
-use super::case::{Call, Case, Floor, Scale};
+use super::case::{Call, Case, Floor, Scale, generate, normal};
+use super::export::Exporter;
 use super::measure::Measure;
+use crate::failure::Result;
+
+/// Of every step.
+const DECAY: f64 = 0.999;
 
 /// So many tensors of so many elements each.
 #[derive(Clone, Copy)]
@@ -66,7 +71,7 @@ fn step<B: Measure + 'static, T: Float>(
             copy: backend.allocate(stream, if with_copy { len } else { 0 })?,
         });
     }
-    let step = Step::new(0.999)?;
+    let step = Step::new(DECAY)?;
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         let mut tensors = Vec::with_capacity(count);
         for Arrays { parameters, state, copy } in &mut arrays {
@@ -76,4 +81,37 @@ fn step<B: Measure + 'static, T: Float>(
         }
         backend.ema(stream, &step, Ema { tensors: &mut tensors, nonfinite: None })
     }))
+}
+
+/// A step of three tensors, with and without a bf16 copy.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    for with_copy in [false, true] {
+        export_type::<B, bf16>(to, with_copy)?;
+        export_type::<B, f32>(to, with_copy)?;
+    }
+    Ok(())
+}
+
+fn export_type<B: Backend, T: Float>(to: &mut Exporter<'_, B>, with_copy: bool) -> Result<()> {
+    let List { count, len } = List { count: 3, len: 1003 };
+    let case = case::<Reference, T>(List { count, len }, with_copy);
+    to.call(case.noun, &case.operation, &case.shape, case.element);
+    for index in 0..count {
+        let parameters = generate(len, |i| T::from_f32(normal(i + 2 * index * len)));
+        let parameters = to.input(&format!("parameters {index}"), &[len], &parameters)?;
+        let state = generate(len, |i| normal(i + (2 * index + 1) * len));
+        let mut state = to.input(&format!("state {index}"), &[len], &state)?;
+        let mut copy = to.zeros::<bf16>(if with_copy { len } else { 0 })?;
+        let rows = (Matrix::new(parameters.view(), 1, len)?, MatrixMut::new(state.view_mut(), 1, len)?);
+        let tensor = Tensor { copy: with_copy.then(|| copy.view_mut()), ..Tensor::new(rows.0, rows.1) };
+        to.backend.ema(&to.stream, &Step::new(DECAY)?, Ema { tensors: &mut [tensor], nonfinite: None })?;
+        to.result(&format!("state {index}"), &[len], &state)?;
+        if with_copy {
+            to.result(&format!("copy {index}"), &[len], &copy)?;
+        }
+    }
+    Ok(())
 }

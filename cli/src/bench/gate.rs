@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use moerl::Buffer;
 use moerl::element::{Element, Float, bf16};
 use moerl::gate::{Backward, Config, Forward, Output, Preset, ROW_COUNTS, ShiftFinish, Surrogate, Telemetry};
 use moerl::memory::{Matrix, MatrixMut};
+use moerl::{Backend, Buffer};
 
 use super::case::{Call, Case, Floor, Prepare, Scale, generate, normal};
+use super::export::Exporter;
 use super::measure::Measure;
+use crate::failure::Result;
 
 /// A model's router, or a kind that none of these models has.
 #[derive(Clone, Copy)]
@@ -47,6 +49,8 @@ const ROUTERS: [(Router, usize, usize); 7] = [
 
 /// Layers whose router shift is added up.
 const LAYERS: usize = 48;
+/// Rows of an exported call.
+const EXPORTED: usize = 32;
 
 #[derive(Clone, Copy)]
 struct Shape {
@@ -54,6 +58,13 @@ struct Shape {
     tokens: usize,
     experts: usize,
     k: usize,
+}
+
+impl Shape {
+    fn name(self) -> String {
+        let Shape { router, tokens, experts, k } = self;
+        format!("{} T={tokens} E={experts} k={k}", router.name())
+    }
 }
 
 /// What forward is asked for beside ids, weights and saved logits.
@@ -99,15 +110,7 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
 }
 
 fn case<B: Measure>(operation: &str, shape: Shape, element: Element, floor: Floor, prepare: Prepare<B>) -> Case<B> {
-    let Shape { router, tokens, experts, k } = shape;
-    Case {
-        noun: "gate",
-        operation: operation.into(),
-        shape: format!("{} T={tokens} E={experts} k={k}", router.name()),
-        element,
-        floor,
-        prepare,
-    }
+    Case { noun: "gate", operation: operation.into(), shape: shape.name(), element, floor, prepare }
 }
 
 fn row_bytes<T: Float>(shape: Shape) -> u64 {
@@ -370,4 +373,80 @@ fn router_shift<B: Measure + 'static>(backend: &B, stream: &B::Stream, shape: Sh
         let (shift, router_shift) = (shift.view(), router_shift.view_mut());
         backend.gate_router_shift(stream, ShiftFinish { shift, layers: LAYERS, gamma_min: 0.8, router_shift })
     }))
+}
+
+/// Native choice, replay and dense gradient of every router.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    for (router, experts, k) in ROUTERS {
+        let shape = Shape { router, tokens: EXPORTED, experts, k };
+        export_type::<B, bf16>(to, shape)?;
+        export_type::<B, f32>(to, shape)?;
+    }
+    Ok(())
+}
+
+/// Logits of row t whose k largest, and the next, all differ: which of two equal ones is chosen is everyone's own affair.
+fn row_without_ties<T: Float>(Shape { experts, k, .. }: Shape, t: usize) -> Vec<T> {
+    let row = |attempt: usize| -> Vec<T> {
+        (0..experts).map(|e| T::from_f32(2.0 * normal((attempt * EXPORTED + t) * experts + e))).collect()
+    };
+    let is_clear = |row: &Vec<T>| {
+        let mut sorted: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        sorted[..=k].windows(2).all(|pair| pair[0] > pair[1])
+    };
+    (0..).map(row).find(is_clear).expect("one of them")
+}
+
+fn export_type<B: Backend, T: Float>(to: &mut Exporter<'_, B>, shape: Shape) -> Result<()> {
+    let Shape { router, tokens, experts, k } = shape;
+    let config = router.config(k);
+    let (rows, slots) = ([tokens, experts], [tokens, k]);
+    let values: Vec<T> = (0..tokens).flat_map(|t| row_without_ties::<T>(shape, t)).collect();
+    let recorded: Vec<i32> = (0..tokens).flat_map(|t| routes(shape, t)).map(|e| e as i32).collect();
+    let bias: Vec<f32> = (0..experts).map(|e| 0.1 * normal(e)).collect();
+    let (mut selected, mut lse) = (to.zeros::<f32>(tokens * k)?, to.zeros::<f32>(tokens)?);
+    let mut chosen = Vec::new();
+    // Native last: the gradient is that of its choice.
+    for is_forced in [true, false] {
+        to.call("gate", if is_forced { "forward, replay" } else { "forward, native" }, &shape.name(), T::ELEMENT);
+        let logits = to.input("logits", &rows, &values)?;
+        let forced = if is_forced { Some(to.input("ids", &slots, &recorded)?) } else { None };
+        let bias = if config.needs_selection_bias { Some(to.input("bias", &[experts], &bias)?) } else { None };
+        let (mut ids, mut weights) = (to.zeros::<i32>(tokens * k)?, to.zeros::<f32>(tokens * k)?);
+        let mut call = Forward::new(
+            Matrix::new(logits.view(), tokens, experts)?,
+            ids.view_mut(),
+            MatrixMut::new(weights.view_mut(), tokens, k)?,
+        );
+        if let Some(forced) = &forced {
+            call.routes = Matrix::new(forced.view(), tokens, k)?.into();
+        }
+        call.selection_bias = bias.as_ref().map(|bias| bias.view());
+        call.selected_logits = Some(selected.view_mut());
+        call.lse = config.needs_lse().then(|| lse.view_mut());
+        to.backend.gate_forward(&to.stream, &config, call)?;
+        to.result("ids", &slots, &ids)?;
+        to.result("weights", &slots, &weights)?;
+        chosen = to.backend.download(&to.stream, ids.view())?;
+    }
+    to.call("gate", "backward", &shape.name(), T::ELEMENT);
+    let logits = to.input("logits", &rows, &values)?;
+    let ids = to.input("ids", &slots, &chosen)?;
+    if config.needs_selection_bias {
+        to.input("bias", &[experts], &bias)?;
+    }
+    let upstream = to.input("d_weights", &slots, &generate(tokens * k, normal))?;
+    let mut d_logits = to.zeros::<T>(tokens * experts)?;
+    let dense = MatrixMut::new(d_logits.view_mut(), tokens, experts)?;
+    let mut call = Backward::new(Matrix::new(upstream.view(), tokens, k)?, ids.view(), selected.view(), dense);
+    if config.needs_lse() {
+        call.router_logits = Some(Matrix::new(logits.view(), tokens, experts)?);
+        call.lse = Some(lse.view());
+    }
+    to.backend.gate_backward(&to.stream, &config, call)?;
+    to.result("d_logits", &rows, &d_logits)
 }

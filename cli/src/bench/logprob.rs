@@ -1,13 +1,15 @@
 //! Vocabularies of released models: forward, and backward with none, most and all of the rows clipped; what further outputs cost; keep-sets,
 //! several tokens a row, and shards of a vocabulary.
 
-use moerl::Buffer;
 use moerl::element::{Float, bf16};
 use moerl::logprob::{Backward, Combine, Config, Forward, Gradient, KeepSets, Partial, PartialCall, workspace_bytes};
 use moerl::memory::{Matrix, MatrixMut};
+use moerl::{Backend, Buffer};
 
 use super::case::{Call, Case, Floor, Prepare, Scale, normal};
+use super::export::Exporter;
 use super::measure::Measure;
+use crate::failure::Result;
 
 /// 50257 is odd, so that almost no row begins at a 16-byte boundary.
 const VOCABULARIES: [usize; 5] = [32_000, 50_257, 128_256, 151_936, 262_144];
@@ -318,4 +320,57 @@ fn combine_case<B: Measure + 'static>(shape: Shape) -> Case<B> {
         }))
     });
     case::<B, f32>(format!("combine, {SHARDS} shards"), shape, floor, prepare)
+}
+
+/// Forward and backward.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    export_type::<B, bf16>(to)?;
+    export_type::<B, f32>(to)
+}
+
+fn export_type<B: Backend, T: Float>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let (rows, vocabulary) = (6, 1000);
+    let (name, config) = (format!("N={rows} V={vocabulary}"), Config::default());
+    let values: Vec<T> = (0..rows * vocabulary).map(|i| T::from_f32(3.0 * normal(i))).collect();
+    let chosen: Vec<i32> = (0..rows).map(|i| (i * 331 % vocabulary) as i32).collect();
+    to.call("logprob", "forward", &name, T::ELEMENT);
+    let logits = to.input("logits", &[rows, vocabulary], &values)?;
+    let tokens = to.input("tokens", &[rows], &chosen)?;
+    let (mut logprobs, mut entropy) = (to.zeros::<f32>(rows)?, to.zeros::<f32>(rows)?);
+    let mut saved = to.zeros::<Partial>(rows)?;
+    let mut workspace = to.zeros::<u8>(workspace_bytes(rows, vocabulary))?;
+    let mut call = Forward::new(Matrix::new(logits.view(), rows, vocabulary)?);
+    call.tokens = Some(Matrix::new(tokens.view(), rows, 1)?);
+    call.logprobs = Some(logprobs.view_mut());
+    call.entropy = Some(entropy.view_mut());
+    call.saved = Some(saved.view_mut());
+    call.workspace = Some(workspace.view_mut());
+    to.backend.logprob_forward(&to.stream, &config, call)?;
+    to.result("logprobs", &[rows], &logprobs)?;
+    to.result("entropy", &[rows], &entropy)?;
+
+    to.call("logprob", "backward, 0 % of the rows without a gradient", &name, T::ELEMENT);
+    let logits = to.input("logits", &[rows, vocabulary], &values)?;
+    let tokens = to.input("tokens", &[rows], &chosen)?;
+    let upstream: Vec<f32> = (0..2 * rows).map(normal).collect();
+    let d_logprobs = to.input("d_logprobs", &[rows], &upstream[..rows])?;
+    let d_entropy = to.input("d_entropy", &[rows], &upstream[rows..])?;
+    // The second is what a peer can compute that knows no entropy.
+    for (name, d_entropy) in [("d_logits", Some(&d_entropy)), ("d_logits of logprobs", None)] {
+        let mut d_logits = to.zeros::<T>(rows * vocabulary)?;
+        let gradient = Gradient::Into {
+            logits: Matrix::new(logits.view(), rows, vocabulary)?,
+            d_logits: MatrixMut::new(d_logits.view_mut(), rows, vocabulary)?,
+        };
+        let mut call = Backward::new(gradient, saved.view());
+        call.tokens = Some(Matrix::new(tokens.view(), rows, 1)?);
+        call.d_logprobs = Some(d_logprobs.view());
+        call.d_entropy = d_entropy.map(|array| array.view());
+        to.backend.logprob_backward(&to.stream, &config, call)?;
+        to.result(name, &[rows, vocabulary], &d_logits)?;
+    }
+    Ok(())
 }

@@ -10,6 +10,7 @@ pub mod correction;
 pub mod covariance;
 pub mod ema;
 pub mod expert_ledger;
+pub mod export;
 pub mod gate;
 pub mod linear;
 pub mod logprob;
@@ -47,11 +48,14 @@ struct Measured {
     figure: Figure,
 }
 
-/// Measures, prints a table and writes the figures where the options ask for it.
+/// Measures, prints a table and writes the figures where the options ask for it; or exports calls instead.
 ///
 /// # Errors
 /// [`Failure`]: no such backend, a file that cannot be written, a kernel at fault.
 pub fn run(options: &Options) -> Result<String> {
+    if let Some(path) = &options.export {
+        return Chosen::open(options.backend)?.run(export::Export { options, path });
+    }
     let Outcome { heading, bandwidth, measured, notes } = match options.backend {
         BackendName::Emulator => emulated(options)?,
         BackendName::Reference => on("reference: plain f64 loops on this CPU", &Reference, options, Scale::Small)?,

@@ -2,11 +2,13 @@
 
 use moerl::element::Element;
 use moerl::objective::{Advantages, Batch, Config, Denominators, Kl, KlForm, Output, Plan, workspace_bytes};
-use moerl::{Buffer, diagnostics};
+use moerl::{Backend, Buffer, diagnostics};
 
 use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
+use super::export::Exporter;
 use super::measure::Measure;
-use super::packed::{Packed, every_kind, two_kinds};
+use super::packed::{EXPORTED, Packed, every_kind, exported_mask, two_kinds};
+use crate::failure::Result;
 
 /// Tokens of a segment that a warp can keep.
 const KEPT: usize = 1024;
@@ -45,12 +47,16 @@ impl Beside {
     }
 }
 
+/// Those that everyone has.
+fn common() -> [Objective; 2] {
+    let plain = |name, config| Objective { name, config, needs: None };
+    [plain("ppo_clip", Config::ppo_clip(0.2, 0.28)), plain("gspo", Config::gspo(3e-4, 4e-4))]
+}
+
 /// All of them.
 pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
-    let plain = |name, config| Objective { name, config, needs: None };
-    let ppo_clip = plain("ppo_clip", Config::ppo_clip(0.2, 0.28));
-    let gspo = plain("gspo", Config::gspo(3e-4, 4e-4));
-    let gspo_token = plain("gspo_token", Config::gspo_token(3e-4, 4e-4));
+    let [ppo_clip, gspo] = common();
+    let gspo_token = Objective { name: "gspo_token", config: Config::gspo_token(3e-4, 4e-4), needs: None };
     let k3 = Objective {
         name: "ppo_clip, k3",
         config: ppo_clip.config.clone().with_kl(Kl::new(1e-3, KlForm::K3)),
@@ -152,4 +158,43 @@ fn objective_call<B: Measure + 'static>(
         };
         backend.objective(stream, &config, &plan, batch, output)
     }))
+}
+
+/// Loss and gradient, some of it clipped, of the objectives that everyone has.
+///
+/// # Errors
+/// The backend's.
+pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+    let packed = Packed::exported();
+    let plan = Plan::new(to.backend, &to.stream, &packed.segments()?)?;
+    let (tokens, segments) = (packed.tokens(), packed.count());
+    for Objective { name, config, .. } in common() {
+        to.call("objective", name, &packed.shape(), Element::F32);
+        let old: Vec<f32> = generate(tokens, |u| -5.0 * hashed(u));
+        let new = to.input("new", &EXPORTED, &generate(tokens, |u| old[u] + 0.2 * normal(u + tokens)))?;
+        let old = to.input("old", &EXPORTED, &old)?;
+        let advantages = to.input("advantages", &[segments], &generate(segments, normal))?;
+        let mask = exported_mask();
+        let counted = mask.iter().map(|&m| u64::from(m)).sum();
+        let mask = to.input("mask", &EXPORTED, &mask)?;
+        let (mut loss, mut d_logprobs) = (to.zeros::<f64>(1)?, to.zeros::<f32>(tokens)?);
+        let mut workspace = to.zeros::<u8>(workspace_bytes(&plan))?;
+        let denominators = Denominators::global(counted, segments as u64);
+        let batch = Batch {
+            old_logprobs: Some(old.view()),
+            loss_mask: Some(mask.view()),
+            ..Batch::new(new.view(), Advantages::PerSegment(advantages.view()), denominators)
+        };
+        let output = Output {
+            loss: Some(loss.view_mut()),
+            d_logprobs: Some(d_logprobs.view_mut()),
+            ..Output::new(workspace.view_mut())
+        };
+        to.backend.objective(&to.stream, &config, &plan, batch, output)?;
+        let loss = to.backend.download(&to.stream, loss.view())?;
+        let loss = to.backend.upload(&to.stream, &[loss[0] as f32])?;
+        to.result("loss", &[1], &loss)?;
+        to.result("d_logprobs", &EXPORTED, &d_logprobs)?;
+    }
+    Ok(())
 }

@@ -22,6 +22,10 @@ pub struct Options {
     /// Write the figures to this file too.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Instead of measuring, write inputs and results of small calls to this safetensors file, for other implementations to compute again
+    /// (benches/peers).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "shapes", "json"])]
+    pub export: Option<PathBuf>,
     /// Who executes: time on a device, bytes under emulation.
     #[arg(long, default_value = "auto")]
     pub backend: BackendName,

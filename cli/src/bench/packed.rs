@@ -15,7 +15,26 @@ pub struct Packed {
     lengths: Rc<[usize]>,
 }
 
+/// Segments of an exported call, and the tokens of each: of one length, so that a peer may take them for a matrix.
+pub const EXPORTED: [usize; 2] = [16, 96];
+
+/// The mask of an exported call: gaps, whole turns, and here and there the last token.
+pub fn exported_mask() -> Vec<u8> {
+    let [segments, length] = EXPORTED;
+    let is_counted = |u: usize| {
+        let (segment, token) = (u / length, u % length);
+        hashed(u) >= 0.1 && token / 12 != segment % 16 && (token < length - 1 || segment % 4 != 1)
+    };
+    (0..segments * length).map(|u| u8::from(is_counted(u))).collect()
+}
+
 impl Packed {
+    /// What is exported.
+    pub fn exported() -> Packed {
+        let [segments, length] = EXPORTED;
+        packed("of 96", segments * length, |_| length)
+    }
+
     /// `N=1048576 of 8k`
     pub fn shape(&self) -> String {
         format!("N={} {}", self.tokens(), self.name)

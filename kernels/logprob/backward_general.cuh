@@ -11,7 +11,7 @@ struct Share {
     double id, entropy, lse;     // upstream: of all ids together, of the entropy, of the log-sum-exp
 };
 
-// A row of a group, in shared memory.
+// A row, in shared memory.
 struct GeneralRow {
     RowGradient::Kind kind;
     bool is_dense;         // the distribution of all columns has a gradient
@@ -114,11 +114,12 @@ MOERL_DEVICE Capped capped_at(const MoerlLogprobBackward& p, float x, float max)
     return {fminf(cap.limited(x), max), p.logit_scale * cap.slope(x)};
 }
 
+MOERL_DEVICE Slope slope_of(const GeneralRow& g) { return {g.full.max, g.scale, g.full.constant, g.full.slope, g.reciprocal}; }
+
 // As gradient_of. Without a softcap the same bits.
 MOERL_DEVICE float dense_gradient(const MoerlLogprobBackward& p, const GeneralRow& g, float x) {
     const Capped u = capped_at(p, x, g.full.max);
-    const float t = exponent_of(u.value, g.full.max, g.scale);
-    return exp2_approx(t) * fmaf(g.full.slope, t, g.full.constant) * g.reciprocal * u.slope;
+    return gradient_of(u.value, slope_of(g)) * u.slope;
 }
 
 // A share's gradient at a column whose ids have the upstream `own`: own - p * ids + p * (...), formed so that 1 - p does not cancel.
@@ -195,19 +196,22 @@ MOERL_DEVICE bool mark_stretch(const MoerlLogprobBackward& p, const GeneralRow& 
     return any(found, FULL_WARP);
 }
 
-// As gradient_packs; then the marked columns again, by the lanes that have just stored them: a thread's stores to one address stay in order.
-template <class T, class G>
-MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, const Parts& parts, int64_t start) {
+// As gradient_packs, with `COUNT` packs of a lane on their way and the gradient of a column that is not marked by `unmarked`; then the marked
+// columns again, by the lanes that have just stored them: a thread's stores to one address stay in order.
+template <int COUNT, class T, class G, class Unmarked>
+MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, const Parts& parts,
+                                int64_t start, Unmarked unmarked) {
     constexpr int WIDTH = PACK<T>;
     const int lane = static_cast<int>(lane_index());
     const int skipped = parts.begin / WIDTH, last = parts.end / WIDTH;
     const uint32_t packs = static_cast<uint32_t>(last - skipped);
     const auto is_ours = [&](int slot) { return static_cast<uint32_t>(slot - skipped) < packs; };
-    for (int first = 0; first < last; first += STRIP * WARP) {
-        Words4 held[STRIP];
-        uint32_t todo[STRIP];
+    MOERL_ROLLED
+    for (int first = 0; first < last; first += COUNT * WARP) {
+        Words4 held[COUNT];
+        uint32_t todo[COUNT];
         MOERL_UNROLL
-        for (int turn = 0; turn < STRIP; turn++) {
+        for (int turn = 0; turn < COUNT; turn++) {
             const int slot = first + turn * WARP + lane;
             todo[turn] = is_ours(slot) ? bits_from(marks.any, slot * WIDTH, WIDTH) : 0;
             // Without a dense gradient only the marked columns are looked at.
@@ -215,26 +219,26 @@ MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow&
             if (is_ours(slot) && (g.is_dense || todo[turn] != 0)) held[turn] = load16_once(logits + slot * WIDTH);
         }
         MOERL_UNROLL
-        for (int turn = 0; turn < STRIP; turn++) {
+        for (int turn = 0; turn < COUNT; turn++) {
             const int slot = first + turn * WARP + lane;
             float x[WIDTH];
             unpack<T>(held[turn], x);
             MOERL_UNROLL
-            for (int i = 0; i < WIDTH; i++) x[i] = g.is_dense ? dense_gradient(p, g, x[i]) : 0.0f;
+            for (int i = 0; i < WIDTH; i++) x[i] = unmarked(x[i]);
             if (is_ours(slot)) store_packs(gradient + slot * WIDTH, x);
         }
         while (true) {
-            int chosen = STRIP;
+            int chosen = COUNT;
             uint32_t bits = 0;
             Words4 words = {};
             MOERL_UNROLL
-            for (int turn = STRIP - 1; turn >= 0; turn--) {
+            for (int turn = COUNT - 1; turn >= 0; turn--) {
                 if (todo[turn] != 0) chosen = turn, bits = todo[turn], words = held[turn];
             }
             if (bits == 0) break;
             const int place = lowest_set(bits);
             MOERL_UNROLL
-            for (int turn = 0; turn < STRIP; turn++) todo[turn] &= turn == chosen ? todo[turn] - 1 : ~0u;
+            for (int turn = 0; turn < COUNT; turn++) todo[turn] &= turn == chosen ? todo[turn] - 1 : ~0u;
             float x[WIDTH];
             unpack<T>(words, x);
             float logit = x[0];
@@ -247,13 +251,21 @@ MOERL_DEVICE void general_packs(const MoerlLogprobBackward& p, const GeneralRow&
     }
 }
 
-// A stretch of a live row that has marks, or a softcap.
+// Packs of a lane on their way under a softcap, which takes far longer than the logits take to come; and where next to none are read.
+constexpr int SHORT_STRIP = 2;
+
+// A stretch of a live row.
 template <class T, class G>
 MOERL_DEVICE void general_stretch(const MoerlLogprobBackward& p, const GeneralRow& g, const Marks& marks, const T* logits, G* gradient, const Stretch& s) {
     const int lane = static_cast<int>(lane_index());
     const bool aligned_alike = columns_to_boundary(logits) == 0;
     const Parts parts = parts_of(s.first, aligned_alike ? s.counted : 0, s.written, PACK<T>);
-    general_packs(p, g, marks, logits, gradient, parts, s.start);
+    if (g.is_dense && !cap_of(p).is_on()) {
+        const Slope slope = slope_of(g);
+        general_packs<STRIP>(p, g, marks, logits, gradient, parts, s.start, [&](float x) { return gradient_of(x, slope); });
+    } else {
+        general_packs<SHORT_STRIP>(p, g, marks, logits, gradient, parts, s.start, [&](float x) { return g.is_dense ? dense_gradient(p, g, x) : 0.0f; });
+    }
 
     for (int i = lane; i < parts.edges; i += WARP) {
         const int column = parts.edge(i);
@@ -267,33 +279,51 @@ MOERL_DEVICE void general_stretch(const MoerlLogprobBackward& p, const GeneralRo
     }
 }
 
-// Blocks take groups of rows; `shares` blocks take one group together. Nothing is summed here, so any division gives the same bits.
-template <class T, class G> MOERL_DEVICE void backward_general(const MoerlLogprobBackward& p) {
-    MOERL_SHARED(GeneralRow, rows, WARP);
-    MOERL_SHARED(Marks, marks, 8);
-    const uint64_t number = block_index() / p.shares;
-    const uint32_t share = block_index() % p.shares, warps = block_size() / WARP;
-    const uint64_t count = (p.rows - number + p.groups - 1) / p.groups;
-    if (warp_index() == 0 && lane_index() < count) rows[lane_index()] = general_row(p, row_of(p, number, static_cast<int>(lane_index())));
-    sync_block();
+// A panel of a row. One warp.
+template <class T, class G> MOERL_DEVICE void general_panel(const MoerlLogprobBackward& p, const GeneralRow& g, Marks& marks, uint32_t panel) {
+    const int64_t row = static_cast<int64_t>(g.row);
+    G* const gradient = static_cast<G*>(p.d_logits) + row * p.d_logits_stride;
+    const Stretch s = stretch_of(p, gradient, panel);
+    const bool is_live = g.kind == RowGradient::LIVE;
+    const bool has_marks = is_live && mark_stretch(p, g, marks, s);
+    if (is_live && (g.is_dense || has_marks)) {
+        const T* const logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
+        general_stretch(p, g, marks, logits + s.start, gradient + s.start, s);
+        sync_warp();  // every lane has read the marks
+    } else {
+        fill_stretch(gradient + s.start, s, g.kind == RowGradient::FAULTY ? not_a_number() : 0.0f);
+    }
+}
 
-    uint32_t panel = share * warps + warp_index(), turn = 0;
-    while (true) {
-        for (; panel >= p.panels; panel -= p.panels) turn++;
-        if (turn >= count) return;
-        const GeneralRow& g = rows[turn];
-        const int64_t row = static_cast<int64_t>(g.row);
-        G* const gradient = static_cast<G*>(p.d_logits) + row * p.d_logits_stride;
-        const Stretch s = stretch_of(p, gradient, panel);
-        const bool is_live = g.kind == RowGradient::LIVE;
-        const bool has_marks = is_live && mark_stretch(p, g, marks[warp_index()], s);
-        if (is_live && (g.is_dense || has_marks)) {
-            const T* const logits = static_cast<const T*>(p.logits) + row * p.logits_stride;
-            general_stretch(p, g, marks[warp_index()], logits + s.start, gradient + s.start, s);
-            sync_warp();  // every lane has read the marks
-        } else {
-            fill_stretch(gradient + s.start, s, g.kind == RowGradient::FAULTY ? not_a_number() : 0.0f);
+// Panels of a row that lie side by side, one for each warp of a block, in shared memory.
+struct Piece {
+    GeneralRow row;
+    uint32_t first;
+};
+
+// Pieces of all rows, dealt to all blocks in turn, so that a row's ids and records are looked at once for all warps of a block. A lane of the first
+// warp prepares one of the next 32 pieces. A row's last piece may be short, and so the warps take turns. Nothing is summed here, so any
+// division gives the same bits.
+template <class T, class G> MOERL_DEVICE void backward_general(const MoerlLogprobBackward& p) {
+    MOERL_SHARED(Piece, pieces, WARP);
+    MOERL_SHARED(Marks, marks, 8);
+    const uint32_t warps = block_size() / WARP, per_row = (p.panels + warps - 1) / warps;
+    MOERL_ROLLED
+    for (uint64_t next = block_index();; next += static_cast<uint64_t>(p.step) * WARP) {
+        if (warp_index() == 0) {
+            const uint64_t number = next + static_cast<uint64_t>(p.step) * lane_index(), row = number / per_row;
+            Piece& prepared = pieces[lane_index()];
+            prepared.first = NO_PANEL;
+            if (row < p.rows) prepared = {general_row(p, row), static_cast<uint32_t>(number % per_row) * warps};
         }
-        panel += p.shares * warps;
+        sync_block();
+        MOERL_ROLLED
+        for (uint32_t turn = 0; turn < WARP; turn++) {
+            const Piece& piece = pieces[turn];
+            if (piece.first == NO_PANEL) return;
+            const uint32_t panel = piece.first + (warp_index() + turn) % warps;
+            if (panel < p.panels) general_panel<T, G>(p, piece.row, marks[warp_index()], panel);
+        }
+        sync_block();  // every warp has read what is prepared anew
     }
 }

@@ -34,16 +34,23 @@ MOERL_KERNEL(logprob_merge_general, MoerlLogprobForward, 256) { merge_rows<Gener
 MOERL_ALL_REGISTERS(logprob_combine, MoerlLogprobCombine, 256)
 MOERL_KERNEL(logprob_combine, MoerlLogprobCombine, 256) { combine_rows(p); }
 
-MOERL_ALL_REGISTERS(logprob_keep_bf16, MoerlLogprobKeep, 256)
+// Two blocks are to share a multiprocessor, which leaves 128 registers a thread.
+MOERL_RESIDENT(logprob_keep_bf16, MoerlLogprobKeep, 256, 2)
 MOERL_KERNEL(logprob_keep_bf16, MoerlLogprobKeep, 256) { keep_by_rows<bf16>(p); }
-MOERL_ALL_REGISTERS(logprob_keep_f16, MoerlLogprobKeep, 256)
+MOERL_RESIDENT(logprob_keep_f16, MoerlLogprobKeep, 256, 2)
 MOERL_KERNEL(logprob_keep_f16, MoerlLogprobKeep, 256) { keep_by_rows<f16>(p); }
-MOERL_ALL_REGISTERS(logprob_keep_f32, MoerlLogprobKeep, 256)
+MOERL_RESIDENT(logprob_keep_f32, MoerlLogprobKeep, 256, 2)
 MOERL_KERNEL(logprob_keep_f32, MoerlLogprobKeep, 256) { keep_by_rows<float>(p); }
 
+MOERL_RESIDENT(logprob_backward_general_bf16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_bf16, MoerlLogprobBackward, 256) { backward_general<bf16, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f16, MoerlLogprobBackward, 256) { backward_general<f16, f16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f32, MoerlLogprobBackward, 256) { backward_general<float, float>(p); }
+MOERL_RESIDENT(logprob_backward_general_bf16_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_bf16_f32, MoerlLogprobBackward, 256) { backward_general<bf16, float>(p); }
+MOERL_RESIDENT(logprob_backward_general_f32_bf16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f32_bf16, MoerlLogprobBackward, 256) { backward_general<float, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f16_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f16_f32, MoerlLogprobBackward, 256) { backward_general<f16, float>(p); }

@@ -54,13 +54,7 @@ MOERL_DEVICE void open_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t r
     else kept.count = static_cast<int32_t>(count);
 }
 
-// The token of position `at` of a set, the row's own behind the last; -1 where there is none.
-MOERL_DEVICE int64_t token_at(const MoerlLogprobKeep& p, const KeptRow& kept, int64_t at) {
-    if (at >= kept.count) return -1;
-    return kept.is_every ? p.vocab_start + at : load(p.kept_ids + kept.begin + at);
-}
-
-MOERL_DEVICE bool is_disordered(const MoerlLogprobKeep& p, int64_t token, int64_t before) { return token <= before || token >= p.vocab_total; }
+MOERL_DEVICE bool is_disordered(const MoerlLogprobKeep& p, int32_t token, int32_t before) { return token <= before || token >= p.vocab_total; }
 
 // Looks a row's id up in its set, and in a shard cuts the set to the ids that are columns here. One warp.
 MOERL_DEVICE void search_set(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t row) {
@@ -95,29 +89,34 @@ constexpr int OCTETS = PANEL / (8 * WARP);  // of a lane
 template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t row, int64_t first) {
     const int lane = static_cast<int>(lane_index());
     const T* const logits = static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride;
-    const int64_t label = kept.row.label >= 0 ? p.vocab_start + kept.row.label : -1;
-    const int64_t count = kept.count;
+    // Tokens and positions from `first` on, which 32 bits hold as they hold the vocabulary.
+    const int32_t start = static_cast<int32_t>(p.vocab_start), here = static_cast<int32_t>(kept.count - first);
+    const int32_t label = kept.row.label >= 0 ? start + kept.row.label : -1;
+    const int32_t* const ids = p.kept_ids + kept.begin + first;
+    const int32_t every = start + static_cast<int32_t>(first);
+    const bool is_every = kept.is_every;
+    const auto token_at = [&](int32_t at) { return at >= here ? -1 : is_every ? every + at : load(ids + at); };
     float x[OCTETS][8];
     float own = -INFINITE;
     bool disordered = false, found = false;
-    int64_t before = first > 0 ? token_at(p, kept, first - 1) : -1;  // in lane 0: the token before the lane's next octet
+    int32_t before = first > 0 ? token_at(-1) : -1;  // in lane 0: the token before the lane's next octet
     MOERL_UNROLL
     for (int turn = 0; turn < OCTETS; turn++) {
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) x[turn][i] = -INFINITE;
-        if (first + turn * 8 * WARP >= count) continue;
-        const int64_t start = first + (turn * WARP + lane) * 8;
-        int64_t token[8];
+        if (turn * 8 * WARP >= here) continue;
+        const int32_t from = (turn * WARP + lane) * 8;
+        int32_t token[8];
         MOERL_UNROLL
-        for (int i = 0; i < 8; i++) token[i] = token_at(p, kept, start + i);
-        const int64_t left = shuffle_up(token[7], 1), last = shuffle(token[7], WARP - 1);
+        for (int i = 0; i < 8; i++) token[i] = token_at(from + i);
+        const int32_t left = shuffle_up(token[7], 1), last = shuffle(token[7], WARP - 1);
         if (lane > 0) before = left;
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) {
-            const bool there = start + i < count;
-            const int64_t at = token[i] - p.vocab_start;
+            const bool there = from + i < here;
             disordered = disordered || (there && is_disordered(p, token[i], before));
-            if (there && at >= 0 && at < static_cast<int64_t>(p.vocabulary)) x[turn][i] = to_f32(load(logits + at));
+            const bool is_column = there && token[i] >= start && static_cast<uint32_t>(token[i] - start) < p.vocabulary;
+            if (is_column) x[turn][i] = to_f32(load(logits + (token[i] - start)));
             if (there && token[i] == label) found = true, own = x[turn][i];
             before = token[i];
         }
@@ -126,14 +125,14 @@ template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep&
     if (any(disordered, FULL_WARP) && lane == 0) shared_atomic_or(&kept.bad, 1u);
     bool added = kept.added != 0;
     if (!kept.is_searched) {
-        const bool missed = label >= 0 && !kept.is_every && !any(found, FULL_WARP);
+        const bool missed = label >= 0 && !is_every && !any(found, FULL_WARP);
         added = missed && p.strict_keep == 0;
         sync_warp();
         if (lane == 0) kept.missed = missed ? 1 : 0;
     }
 
     // Where it is not in the set, the row's id comes behind the last one; the places from here on are counted from this lane's first.
-    const int64_t behind = count - first - lane * 8;
+    const int32_t behind = here - lane * 8;
     const bool is_here = added && behind >= 0 && behind < PANEL && behind % (8 * WARP) < 8;
     if (is_here) own = to_f32(load(logits + kept.row.label));
     const Cap cap = cap_of(p);
@@ -153,7 +152,7 @@ template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep&
     for (int i = 0; i < 8; i++) chains.e[i] = chains.et[i] = 0.0f;
     MOERL_UNROLL
     for (int turn = 0; turn < OCTETS; turn++) {
-        if (first + turn * 8 * WARP > count) continue;
+        if (turn * 8 * WARP > here) continue;
         cap.apply(x[turn], max);
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) {

@@ -86,7 +86,12 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Likewise, NaN being one value: nothing says which NaN it is.
+/// The bits of a value, NaN being one value: nothing says which NaN it is.
+pub fn canonical_bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+/// Those of each value.
 pub fn canonical(values: &[f32]) -> impl Iterator<Item = u32> {
-    values.iter().map(|&x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() })
+    values.iter().map(|&x| canonical_bits(x))
 }

@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 pub use crate::common::formulas::*;
-pub use crate::common::{canonical, normal};
+pub use crate::common::{canonical, canonical_bits, normal};
 
 /// The arguments of a call. Element (r, j) of the logits is `logits[offset + r·stride + j]`.
 #[derive(Clone, Debug)]
@@ -248,7 +248,7 @@ impl Outputs {
 
     pub fn row_bits(&self, r: usize) -> [u32; 11] {
         let s = &self.saved[r];
-        let values = [
+        [
             self.logprobs[r * self.ids()],
             self.entropy[r],
             self.max[r],
@@ -260,10 +260,8 @@ impl Outputs {
             s.sum,
             s.weighted,
             s.label,
-        ];
-        let mut bits = [0; 11];
-        bits.iter_mut().zip(canonical(&values)).for_each(|(to, from)| *to = from);
-        bits
+        ]
+        .map(canonical_bits)
     }
 
     pub fn floats(&self, r: usize) -> [f32; 6] {

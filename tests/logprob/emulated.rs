@@ -326,7 +326,7 @@ fn a_token_costs_no_second_look_at_its_logit() {
 
 /// Panels that cover a row of gradients wherever it begins in a line of 128 bytes, where rows follow one another from such a boundary on.
 fn panels_of<G>(columns: usize) -> usize {
-    let alike = 1 << (columns * size_of::<G>() | 128).trailing_zeros();
+    let alike = 1 << ((columns * size_of::<G>()) | 128).trailing_zeros();
     (columns + (128 - alike) / size_of::<G>()).div_ceil(2048)
 }
 

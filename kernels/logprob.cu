@@ -45,18 +45,16 @@ MOERL_ALL_REGISTERS(logprob_panels_f32, MoerlLogprobForward, 256)
 MOERL_KERNEL(logprob_panels_f32, MoerlLogprobForward, 256) { forward_by_panels<float, Squares>(p); }
 MOERL_KERNEL(logprob_merge, MoerlLogprobForward, 256) { merge_rows<Plain>(p); }
 
-// Three blocks of 80 registers, but where the division of f64 is a function that does not fit beside what its callers keep.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-MOERL_ALL_REGISTERS(logprob_backward_bf16, MoerlLogprobBackward, 256)
-MOERL_ALL_REGISTERS(logprob_backward_f16, MoerlLogprobBackward, 256)
-MOERL_ALL_REGISTERS(logprob_backward_f32, MoerlLogprobBackward, 256)
-MOERL_ALL_REGISTERS(logprob_backward_bf16_f32, MoerlLogprobBackward, 256)
-MOERL_ALL_REGISTERS(logprob_backward_f32_bf16, MoerlLogprobBackward, 256)
-MOERL_ALL_REGISTERS(logprob_backward_f16_f32, MoerlLogprobBackward, 256)
-#endif
+// Three blocks are to share a multiprocessor, which leaves 80 registers a thread.
+MOERL_RESIDENT(logprob_backward_bf16, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_bf16, MoerlLogprobBackward, 256) { backward_by_panels<bf16, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_f16, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_f16, MoerlLogprobBackward, 256) { backward_by_panels<f16, f16>(p); }
+MOERL_RESIDENT(logprob_backward_f32, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_f32, MoerlLogprobBackward, 256) { backward_by_panels<float, float>(p); }
+MOERL_RESIDENT(logprob_backward_bf16_f32, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_bf16_f32, MoerlLogprobBackward, 256) { backward_by_panels<bf16, float>(p); }
+MOERL_RESIDENT(logprob_backward_f32_bf16, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_f32_bf16, MoerlLogprobBackward, 256) { backward_by_panels<float, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_f16_f32, MoerlLogprobBackward, 256, 3)
 MOERL_KERNEL(logprob_backward_f16_f32, MoerlLogprobBackward, 256) { backward_by_panels<f16, float>(p); }

@@ -5,14 +5,18 @@
 //   rank_k = #(x_j > x_{y_k}) + #(x_j = x_{y_k}, j < y_k)     argmax: the column of rank 0
 //
 // Data. As in logprob.cu: the panel that a warp holds serves everything. The logit of an id is taken from the panel it lies in, whichever
-// this is; only a rank needs it before the row is read, which costs a load per id. Squares are always summed.
+// this is; only a rank needs it before the row is read, which costs a load per id. Squares are always summed. Backward: as many panels as a block has
+// warps, side by side in a row, are a piece; pieces of all rows are dealt to all blocks, so that a row's ids and records are looked at once for
+// all warps of a block.
 //
 // Tricks.
 // 1. Ranks by one comparison per element: in the panels before the id's, columns that equal it count too, and to equal or exceed a number is to
 //    exceed the next one below. Two counters of a 16-bit type go into one word.
 // 2. The argmax is looked for only in panels whose maximum beats the best that any warp has met so far in the row: a few of them.
 // 3. In the gradient, columns that are not like the others (ids, kept ones) are marked in a bitmap of the panel. Lanes compute what they
-//    hold as in logprob.cu, then walk over their marked columns and store these again.
+//    hold as in logprob.cu, then walk over their marked columns and store these again. Panels without marks, nearly all of them, cost what
+//    they cost there.
+// 4. Under a softcap the gradient is bound by arithmetic, and few packs at a time are enough: a loop of its own, with little code.
 #include "logprob/backward_general.cuh"
 #include "logprob/combine.cuh"
 #include "logprob/keep.cuh"
@@ -34,16 +38,20 @@ MOERL_KERNEL(logprob_merge_general, MoerlLogprobForward, 256) { merge_rows<Gener
 MOERL_ALL_REGISTERS(logprob_combine, MoerlLogprobCombine, 256)
 MOERL_KERNEL(logprob_combine, MoerlLogprobCombine, 256) { combine_rows(p); }
 
-MOERL_ALL_REGISTERS(logprob_keep_bf16, MoerlLogprobKeep, 256)
-MOERL_KERNEL(logprob_keep_bf16, MoerlLogprobKeep, 256) { keep_by_rows<bf16>(p); }
-MOERL_ALL_REGISTERS(logprob_keep_f16, MoerlLogprobKeep, 256)
-MOERL_KERNEL(logprob_keep_f16, MoerlLogprobKeep, 256) { keep_by_rows<f16>(p); }
-MOERL_ALL_REGISTERS(logprob_keep_f32, MoerlLogprobKeep, 256)
-MOERL_KERNEL(logprob_keep_f32, MoerlLogprobKeep, 256) { keep_by_rows<float>(p); }
+MOERL_KERNEL(logprob_keep_bf16, MoerlLogprobKeep, 384) { keep_by_rows<bf16>(p); }
+MOERL_KERNEL(logprob_keep_f16, MoerlLogprobKeep, 384) { keep_by_rows<f16>(p); }
+MOERL_KERNEL(logprob_keep_f32, MoerlLogprobKeep, 384) { keep_by_rows<float>(p); }
 
+// Two blocks are to share a multiprocessor, which leaves 128 registers a thread.
+MOERL_RESIDENT(logprob_backward_general_bf16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_bf16, MoerlLogprobBackward, 256) { backward_general<bf16, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f16, MoerlLogprobBackward, 256) { backward_general<f16, f16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f32, MoerlLogprobBackward, 256) { backward_general<float, float>(p); }
+MOERL_RESIDENT(logprob_backward_general_bf16_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_bf16_f32, MoerlLogprobBackward, 256) { backward_general<bf16, float>(p); }
+MOERL_RESIDENT(logprob_backward_general_f32_bf16, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f32_bf16, MoerlLogprobBackward, 256) { backward_general<float, bf16>(p); }
+MOERL_RESIDENT(logprob_backward_general_f16_f32, MoerlLogprobBackward, 256, 2)
 MOERL_KERNEL(logprob_backward_general_f16_f32, MoerlLogprobBackward, 256) { backward_general<f16, float>(p); }

@@ -49,6 +49,7 @@
 
 mod call;
 mod keep;
+mod outputs;
 mod shard;
 
 use std::ops::Range;

@@ -12,8 +12,6 @@ mod emulated;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 #[path = "logprob/exponential.rs"]
 mod exponential;
-#[path = "logprob/formulas.rs"]
-mod formulas;
 #[path = "logprob/forward.rs"]
 mod forward;
 #[cfg(feature = "cuda")]

@@ -23,33 +23,31 @@ struct RowGradient {
 MOERL_DEVICE float load_optional(const float* array, uint64_t row) { return array != nullptr ? load(array + row) : 0.0f; }
 
 // Everything in f64 but the one exponential that the label's column shares with the others: 1 - p is formed here, where it does not cancel
-// against a rounded p.
-MOERL_DEVICE RowGradient row_gradient(const MoerlLogprobBackward& p, uint64_t row) {
-    RowGradient g = {};
+// against a rounded p. What is known goes to shared memory at once, so that no register keeps it through the divisions.
+MOERL_DEVICE void put_row_gradient(const MoerlLogprobBackward& p, uint64_t row, RowGradient& to) {
     const Row r = read_row(p, row);
     const float a = load_optional(p.d_logprobs, row), b = load_optional(p.d_entropy, row), c = load_optional(p.d_lse, row);
-    g.kind = RowGradient::ZERO;
-    if (r.absent || (a == 0.0f && b == 0.0f && c == 0.0f)) return g;
+    to.kind = RowGradient::ZERO;
+    if (r.absent || (a == 0.0f && b == 0.0f && c == 0.0f)) return;
     const MoerlPartial saved = {load(&p.saved[row].max_logit), load(&p.saved[row].sum), load(&p.saved[row].weighted), load(&p.saved[row].label)};
     const bool is_upstream_finite = is_finite(a) && is_finite(b) && is_finite(c);
     const bool is_row_valid = r.scalable && is_finite(saved.max_logit) && saved.sum >= 1.0f;
-    g.kind = RowGradient::FAULTY;
-    if (!is_upstream_finite || !is_row_valid || (r.label == LABEL_OUTSIDE && a != 0.0f)) return g;
+    to.kind = RowGradient::FAULTY;
+    if (!is_upstream_finite || !is_row_valid || (r.label == LABEL_OUTSIDE && a != 0.0f)) return;
 
-    const double sum = saved.sum, mean = saved.weighted * LN_2 / sum, temperature = temperature_of(p, r);
-    g.kind = RowGradient::LIVE;
-    g.label = r.label;
-    g.slope.max = saved.max_logit;
-    g.slope.scale = r.scale;
-    g.slope.constant = static_cast<float>(-(a - b * mean - c) / sum);
-    g.slope.linear = static_cast<float>(-b * LN_2 / sum);
-    g.slope.reciprocal = static_cast<float>(1.0 / temperature);
-    if (r.label >= 0) {
-        const float t = exponent_of(saved.label, g.slope.max, g.slope.scale);
-        const double chosen = exp2_approx(t) / sum;
-        g.at_label = static_cast<float>((a * (1.0 - chosen) + chosen * (b * (mean - t * LN_2) + c)) / temperature);
-    }
-    return g;
+    to.kind = RowGradient::LIVE;
+    to.label = r.label;
+    to.slope.max = saved.max_logit;
+    to.slope.scale = r.scale;
+    const double temperature = temperature_of(p, r);
+    to.slope.reciprocal = static_cast<float>(1.0 / temperature);
+    const double sum = saved.sum, mean = saved.weighted * LN_2 / sum;
+    to.slope.constant = static_cast<float>(-(a - b * mean - c) / sum);
+    to.slope.linear = static_cast<float>(-b * LN_2 / sum);
+    if (r.label < 0) return;
+    const float t = exponent_of(saved.label, saved.max_logit, r.scale);
+    const double chosen = exp2_approx(t) / sum;
+    to.at_label = static_cast<float>((a * (1.0 - chosen) + chosen * (b * (mean - t * LN_2) + c)) / temperature);
 }
 
 // The label's term is not in here: its column is stored a second time.
@@ -201,7 +199,11 @@ template <class T, class G> MOERL_DEVICE void backward_by_panels(const MoerlLogp
         const uint64_t unit = warp + static_cast<uint64_t>(p.step) * (first + lane_index()), row = unit / p.panels;
         Work& prepared = mine[lane_index()];
         prepared.panel = NO_PANEL;
-        if (row < p.rows) prepared = {row_gradient(p, row), row, static_cast<uint32_t>(unit % p.panels)};
+        if (row < p.rows) {
+            prepared.row = row;
+            prepared.panel = static_cast<uint32_t>(unit % p.panels);
+            put_row_gradient(p, row, prepared.gradient);
+        }
         sync_warp();
         MOERL_ROLLED
         for (int turn = 0; turn < WARP; turn++) {

@@ -16,6 +16,7 @@ struct KeptRow {
     uint32_t missed;   // 1: the row's id is not in the set
     uint32_t bad;      // not 0: the ids do not ascend, or are outside the vocabulary
     bool is_walked;    // the record is to be summed
+    bool is_searched;  // and search_set has looked for the row's id
     bool is_every;     // the set is empty and stands for all columns
     float label;
     MoerlPartial record;
@@ -35,7 +36,7 @@ MOERL_DEVICE void open_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t r
     kept.added = kept.missed = kept.bad = 0;
     kept.label = -INFINITE;
     kept.record = empty_record();
-    kept.is_walked = kept.is_every = false;
+    kept.is_walked = kept.is_searched = kept.is_every = false;
     if (!is_read(kept.row)) return;
     kept.set = read_keep_set(p, row, p.first_row, p.call_rows);
     if (kept.set.fault != 0) return;
@@ -53,13 +54,7 @@ MOERL_DEVICE void open_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t r
     else kept.count = static_cast<int32_t>(count);
 }
 
-// The token of position `at` of a set, the row's own behind the last; -1 where there is none.
-MOERL_DEVICE int64_t token_at(const MoerlLogprobKeep& p, const KeptRow& kept, int64_t at) {
-    if (at >= kept.count) return -1;
-    return kept.is_every ? p.vocab_start + at : load(p.kept_ids + kept.begin + at);
-}
-
-MOERL_DEVICE bool is_disordered(const MoerlLogprobKeep& p, int64_t token, int64_t before) { return token <= before || token >= p.vocab_total; }
+MOERL_DEVICE bool is_disordered(const MoerlLogprobKeep& p, int32_t token, int32_t before) { return token <= before || token >= p.vocab_total; }
 
 // Looks a row's id up in its set, and in a shard cuts the set to the ids that are columns here. One warp.
 MOERL_DEVICE void search_set(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t row) {
@@ -78,6 +73,7 @@ MOERL_DEVICE void search_set(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t 
     const bool missed = at >= set.end || load(p.kept_ids + at) != token;
     sync_warp();  // every lane has read the row
     if (lane_index() != 0) return;
+    kept.is_searched = true;
     kept.begin = begin;
     kept.count = static_cast<int32_t>(end - begin);
     if (disordered) shared_atomic_or(&kept.bad, 1u);
@@ -90,57 +86,63 @@ constexpr int OCTETS = PANEL / (8 * WARP);  // of a lane
 
 // The record of positions [first, first + PANEL) of a set, in every lane. Where the set was not searched (it fits into one panel), its own id is
 // looked for here.
-template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t row, int64_t first, bool is_searched) {
+template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep& p, KeptRow& kept, uint64_t row, int64_t first) {
     const int lane = static_cast<int>(lane_index());
-    const int64_t label = kept.row.label >= 0 ? p.vocab_start + kept.row.label : -1;
-    const int64_t count = kept.count;
-    int32_t column[OCTETS][8];
+    const T* const logits = static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride;
+    // Tokens and positions from `first` on, which 32 bits hold as they hold the vocabulary.
+    const int32_t start = static_cast<int32_t>(p.vocab_start), here = static_cast<int32_t>(kept.count - first);
+    const int32_t label = kept.row.label >= 0 ? start + kept.row.label : -1;
+    const int32_t* const ids = p.kept_ids + kept.begin + first;
+    const int32_t every = start + static_cast<int32_t>(first);
+    const bool is_every = kept.is_every;
+    const auto token_at = [&](int32_t at) { return at >= here ? -1 : is_every ? every + at : load(ids + at); };
+    float x[OCTETS][8];
+    float own = -INFINITE;
     bool disordered = false, found = false;
-    int64_t before = first > 0 ? token_at(p, kept, first - 1) : -1;  // in lane 0: the token before the lane's next octet
+    int32_t before = first > 0 ? token_at(-1) : -1;  // in lane 0: the token before the lane's next octet
     MOERL_UNROLL
     for (int turn = 0; turn < OCTETS; turn++) {
         MOERL_UNROLL
-        for (int i = 0; i < 8; i++) column[turn][i] = -1;
-        if (first + turn * 8 * WARP >= count) continue;
-        const int64_t start = first + (turn * WARP + lane) * 8;
-        int64_t token[8];
+        for (int i = 0; i < 8; i++) x[turn][i] = -INFINITE;
+        if (turn * 8 * WARP >= here) continue;
+        const int32_t from = (turn * WARP + lane) * 8;
+        int32_t token[8];
         MOERL_UNROLL
-        for (int i = 0; i < 8; i++) token[i] = token_at(p, kept, start + i);
-        const int64_t left = shuffle_up(token[7], 1), last = shuffle(token[7], WARP - 1);
+        for (int i = 0; i < 8; i++) token[i] = token_at(from + i);
+        const int32_t left = shuffle_up(token[7], 1), last = shuffle(token[7], WARP - 1);
         if (lane > 0) before = left;
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) {
-            const bool there = start + i < count;
-            const int64_t at = token[i] - p.vocab_start;
+            const bool there = from + i < here;
             disordered = disordered || (there && is_disordered(p, token[i], before));
-            found = found || (there && token[i] == label);
-            if (there && at >= 0 && at < static_cast<int64_t>(p.vocabulary)) column[turn][i] = static_cast<int32_t>(at);
+            const bool is_column = there && token[i] >= start && static_cast<uint32_t>(token[i] - start) < p.vocabulary;
+            if (is_column) x[turn][i] = to_f32(load(logits + (token[i] - start)));
+            if (there && token[i] == label) found = true, own = x[turn][i];
             before = token[i];
         }
         before = last;
     }
     if (any(disordered, FULL_WARP) && lane == 0) shared_atomic_or(&kept.bad, 1u);
     bool added = kept.added != 0;
-    if (!is_searched) {
-        const bool missed = label >= 0 && !kept.is_every && !any(found, FULL_WARP);
+    if (!kept.is_searched) {
+        const bool missed = label >= 0 && !is_every && !any(found, FULL_WARP);
         added = missed && p.strict_keep == 0;
         sync_warp();
         if (lane == 0) kept.missed = missed ? 1 : 0;
     }
 
-    const T* const logits = static_cast<const T*>(p.logits) + static_cast<int64_t>(row) * p.logits_stride;
+    // Where it is not in the set, the row's id comes behind the last one; the places from here on are counted from this lane's first.
+    const int32_t behind = here - lane * 8;
+    const bool is_here = added && behind >= 0 && behind < PANEL && behind % (8 * WARP) < 8;
+    if (is_here) own = to_f32(load(logits + kept.row.label));
     const Cap cap = cap_of(p);
-    float x[OCTETS][8];
-    float largest = -INFINITE, own = -INFINITE;
+    float largest = -INFINITE;
     MOERL_UNROLL
     for (int turn = 0; turn < OCTETS; turn++) {
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) {
-            const bool is_label = added && first + (turn * WARP + lane) * 8 + i == count;
-            const int32_t at = is_label ? kept.row.label : column[turn][i];
-            x[turn][i] = at >= 0 ? to_f32(load(logits + at)) : -INFINITE;
+            if (is_here && behind == turn * 8 * WARP + i) x[turn][i] = own;
             largest = max_nan(largest, x[turn][i]);
-            if (at >= 0 && at == kept.row.label) own = x[turn][i];
         }
     }
     const float max = cap.of(warp_max_nan(largest) + 0.0f);
@@ -150,7 +152,7 @@ template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep&
     for (int i = 0; i < 8; i++) chains.e[i] = chains.et[i] = 0.0f;
     MOERL_UNROLL
     for (int turn = 0; turn < OCTETS; turn++) {
-        if (first + turn * 8 * WARP > count) continue;
+        if (turn * 8 * WARP > here) continue;
         cap.apply(x[turn], max);
         MOERL_UNROLL
         for (int i = 0; i < 8; i++) {
@@ -162,25 +164,43 @@ template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep&
     return {max, fold<bf16>(chains.e, 0), fold<bf16>(chains.et, 0), own};
 }
 
-// Where a set needs more than one panel all warps of the block share it. The whole block calls.
-template <class T> MOERL_DEVICE void reduce_long(const MoerlLogprobKeep& p, KeptGroup& group, Upper* upper, KeptRow& kept, uint64_t row) {
-    const int panels = static_cast<int>((static_cast<int64_t>(kept.count) + kept.added + PANEL - 1) / PANEL);
-    for (int n = 0; n * SUPER_PANEL < panels; n++) {
-        const int left = panels - n * SUPER_PANEL, span = left < SUPER_PANEL ? left : SUPER_PANEL;
-        for (int at = static_cast<int>(warp_index()); at < span; at += static_cast<int>(block_size() / WARP)) {
-            const int64_t first = (static_cast<int64_t>(n) * SUPER_PANEL + at) * PANEL;
-            MoerlPartial record = reduce_kept<T>(p, kept, row, first, true);
-            if (lane_index() == 0 && record.label != -INFINITE) kept.label = record.label;
-            record.label = 0.0f;
-            if (lane_index() == 0) group.record[at] = record;
+// Positions of a row's set.
+MOERL_DEVICE int64_t positions_of(const KeptRow& kept) { return static_cast<int64_t>(kept.count) + kept.added; }
+
+// The records of a group's rows. The whole block calls. First each warp takes rows whose sets fit into a panel, then all of them share the
+// panels of the others, row by row: one walk, so that the code of a panel is there once.
+template <class T> MOERL_DEVICE void reduce_group(const MoerlLogprobKeep& p, KeptGroup& group, Upper* upper, uint64_t number, int count) {
+    const int lane = static_cast<int>(lane_index()), warp = static_cast<int>(warp_index()), warps = static_cast<int>(block_size() / WARP);
+    constexpr int SHORT = -1;
+    MOERL_ROLLED
+    for (int shared = SHORT; shared < count; shared++) {
+        const bool is_short = shared == SHORT;
+        if (!is_short && !(group.row[shared].is_walked && positions_of(group.row[shared]) > PANEL)) continue;
+        const int panels = is_short ? count : static_cast<int>((positions_of(group.row[shared]) + PANEL - 1) / PANEL);
+        MOERL_ROLLED
+        for (int n = 0; n * SUPER_PANEL < panels; n++) {
+            const int left = panels - n * SUPER_PANEL, span = left < SUPER_PANEL ? left : SUPER_PANEL;
+            MOERL_ROLLED
+            for (int at = warp; at < span; at += warps) {
+                const int index = is_short ? at : shared;
+                KeptRow& kept = group.row[index];
+                if (is_short && !(kept.is_walked && positions_of(kept) <= PANEL)) continue;
+                const int64_t first = is_short ? 0 : (static_cast<int64_t>(n) * SUPER_PANEL + at) * PANEL;
+                MoerlPartial record = reduce_kept<T>(p, kept, row_of(p, number, index), first);
+                if (lane == 0 && record.label != -INFINITE) kept.label = record.label;
+                record.label = 0.0f;
+                if (lane == 0) (is_short ? kept.record : group.record[at]) = record;
+            }
+            sync_block();
+            if (is_short) continue;
+            KeptRow& kept = group.row[shared];
+            if (warp == 0) {
+                MoerlPartial record = merge([&](int i) { return group.record[i]; }, span, kept.row.scale);
+                if (panels > SUPER_PANEL) record = climb(upper, n, n * SUPER_PANEL + span == panels, record, kept.row.scale);
+                if (lane == 0) kept.record = record;
+            }
+            sync_block();
         }
-        sync_block();
-        if (warp_index() == 0) {
-            MoerlPartial record = merge([&](int i) { return group.record[i]; }, span, kept.row.scale);
-            if (panels > SUPER_PANEL) record = climb(upper, n, n * SUPER_PANEL + span == panels, record, kept.row.scale);
-            if (lane_index() == 0) kept.record = record;
-        }
-        sync_block();
     }
 }
 
@@ -211,20 +231,11 @@ template <class T> MOERL_DEVICE void keep_by_rows(const MoerlLogprobKeep& p) {
         sync_block();
         for (int index = warp; index < count; index += warps) {
             KeptRow& kept = group.row[index];
-            if (!kept.is_walked) continue;
-            const bool is_searched = !kept.is_every && (p.is_shard != 0 || kept.count >= PANEL);
-            if (is_searched) search_set(p, kept, row_of(p, number, index));
-            sync_warp();
-            if (static_cast<int64_t>(kept.count) + kept.added > PANEL) continue;
-            const MoerlPartial record = reduce_kept<T>(p, kept, row_of(p, number, index), 0, is_searched);
-            if (lane == 0) kept.record = record, kept.label = record.label;
+            if (!kept.is_walked || kept.is_every || (p.is_shard == 0 && kept.count < PANEL)) continue;
+            search_set(p, kept, row_of(p, number, index));
         }
         sync_block();
-        for (int index = 0; index < count; index++) {
-            KeptRow& kept = group.row[index];
-            if (kept.is_walked && static_cast<int64_t>(kept.count) + kept.added > PANEL) reduce_long<T>(p, group, upper, kept, row_of(p, number, index));
-        }
-        sync_block();
+        reduce_group<T>(p, group, upper, number, count);
         if (warp == 0 && lane < count) close_kept(p, group.row[lane], row_of(p, number, lane), fault, added);
         sync_block();
     }

@@ -33,8 +33,10 @@ struct Tuning {
     forward_f32: (u32, usize),
     /// or 200 for 16-bit logits in the general kernels, which leaves room for 8 warps.
     general: (u32, usize),
-    /// Likewise for backward, which holds 128 bytes a thread in 80 registers.
+    /// Likewise for backward, which holds 128 bytes a thread in 80 registers,
     backward: (u32, usize),
+    /// or in up to 128 in the general kernels.
+    backward_general: (u32, usize),
     /// Rows per group at most: one warp finishes a group, a lane each.
     group_rows: usize,
     /// Panel records that a block keeps in shared memory: 40 KB, so that with the kernel's own 6 KB it stays under the 48 KB that any
@@ -51,6 +53,7 @@ const TUNING: Tuning = Tuning {
     forward_f32: (256, 1),
     general: (128, 2),
     backward: (256, 3),
+    backward_general: (256, 2),
     group_rows: 32,
     shared_records: 2560,
     split_below: 2,
@@ -471,7 +474,7 @@ pub(super) fn backward_of<E: Executor>(
         rows: sizes.rows as u64,
         first_row: sizes.first_row as u64,
         call_rows: sizes.call_rows as u64,
-        groups: division.groups as u64,
+        groups: 0, // of no use here, nor are shares
         kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: logits_stride as i64,
         d_logits_stride: d_logits_stride as i64,
@@ -485,7 +488,7 @@ pub(super) fn backward_of<E: Executor>(
         ids: sizes.ids as u32,
         columns: sizes.columns as u32,
         panels: panels as u32,
-        shares: division.shares as u32,
+        shares: 0,
         uniform_temperature: config.temperature,
         softcap: config.softcap.unwrap_or(0.0),
         cap_scale: config.cap_scale(),
@@ -507,34 +510,24 @@ fn skipped_at_most(address: usize, row_stride: usize, element: Element) -> usize
 /// How the gradient's panels are dealt.
 struct Division {
     grid: Grid,
-    /// Of the general kernels: blocks take groups of rows, and where rows are too few for all blocks several share a group.
-    groups: usize,
-    shares: usize,
-    /// Of the others: the panels of all rows go to so many warps in turn.
+    /// Among so many the panels of all rows go in turn: warps, a panel each; of the general kernels blocks, a panel for each of their warps.
     step: usize,
 }
 
 impl Division {
     fn of(rows: usize, panels: usize, multiprocessors: usize, is_general: bool) -> Division {
-        let (threads, resident) = TUNING.backward;
-        let (most, warps) = (resident * multiprocessors, threads as usize / WARP);
-        if is_general {
-            let groups = groups(rows, most, TUNING.group_rows);
-            let shares = (most / groups).clamp(1, panels.div_ceil(warps));
-            let grid = Grid { blocks: (groups * shares) as u32, threads, shared_bytes: 0 };
-            return Division { grid, groups, shares, step: 0 };
-        }
-        // In blocks so small that every multiprocessor gets one. No divisor in common with the panels of a row, so that every warp meets
-        // short last panels as often as any other.
-        let units = rows * panels;
-        let warps = units.div_ceil(multiprocessors).clamp(1, warps);
-        let blocks = units.div_ceil(warps).min(most);
-        let mut step = blocks * warps;
-        while step < units && greatest_common_divisor(step, panels) > 1 {
+        let (threads, resident) = if is_general { TUNING.backward_general } else { TUNING.backward };
+        // In blocks so small that every multiprocessor gets one.
+        let warps = (rows * panels).div_ceil(multiprocessors).clamp(1, threads as usize / WARP);
+        let (pieces, per_block) = if is_general { (panels.div_ceil(warps), 1) } else { (panels, warps) };
+        let blocks = (rows * pieces).div_ceil(per_block).min(resident * multiprocessors);
+        // No divisor in common with the pieces of a row, so that all meet the short last ones equally often.
+        let mut step = blocks * per_block;
+        while step < rows * pieces && greatest_common_divisor(step, pieces) > 1 {
             step -= 1;
         }
-        let grid = Grid { blocks: blocks as u32, threads: (warps * WARP) as u32, shared_bytes: 0 };
-        Division { grid, groups: 0, shares: 0, step }
+        let blocks = step.div_ceil(per_block);
+        Division { grid: Grid { blocks: blocks as u32, threads: (warps * WARP) as u32, shared_bytes: 0 }, step }
     }
 }
 

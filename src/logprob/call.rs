@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
+use super::outputs::{Outputs, outputs_of};
 #[cfg(doc)]
 use super::workspace_bytes;
 use super::{Config, KeepSets, Partial, Sizes, check_error_word, check_row_array, check_rows};
@@ -143,16 +144,9 @@ impl<'a, M: Memory, L> Forward<'a, M, L> {
         );
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
         self.check_tokens(&mut checks);
-        for (name, output) in self.float_outputs() {
-            let len = rows * if name == "logprobs" { ids } else { 1 };
-            check_row_array(&mut checks, name, output.as_ref().map(ViewMut::as_view), len);
-        }
+        self.outputs().check(&mut checks, rows, ids);
         let other_labels = self.other_labels.as_ref().map(ViewMut::as_view);
         check_row_array(&mut checks, "other_labels", other_labels, rows * ids.saturating_sub(1));
-        check_row_array(&mut checks, "rank", self.rank.as_ref().map(ViewMut::as_view), rows * ids);
-        check_row_array(&mut checks, "argmax", self.argmax.as_ref().map(ViewMut::as_view), rows);
-        check_row_array(&mut checks, "saved", self.saved.as_ref().map(ViewMut::as_view), rows);
-        check_row_array(&mut checks, "kept_saved", self.kept_saved.as_ref().map(ViewMut::as_view), rows);
         check_row_array(&mut checks, "label_added", self.label_added.as_ref().map(ViewMut::as_view), 1);
         if let Some(keep) = &self.keep {
             keep.check(&mut checks, rows, ids);
@@ -216,16 +210,12 @@ impl<'a, M: Memory, L> Forward<'a, M, L> {
             self.loss_mask.map(|array| array.extent("loss_mask")),
             self.keep.map(|keep| keep.ids.extent("kept_ids")),
             self.keep.map(|keep| keep.offsets.extent("kept_offsets")),
-            self.rank.as_ref().map(|array| array.extent("rank")),
-            self.argmax.as_ref().map(|array| array.extent("argmax")),
-            self.saved.as_ref().map(|array| array.extent("saved")),
-            self.kept_saved.as_ref().map(|array| array.extent("kept_saved")),
             self.label_added.as_ref().map(|array| array.extent("label_added")),
             self.other_labels.as_ref().map(|array| array.extent("other_labels")),
             self.workspace.as_ref().map(|array| array.extent("workspace")),
             self.errors.as_ref().map(|array| array.extent("errors")),
         ];
-        extents.extend(self.float_outputs().map(|(name, array)| array.as_ref().map(|array| array.extent(name))));
+        extents.extend(self.outputs().extents());
         extents
     }
 
@@ -241,7 +231,7 @@ impl<'a, M: Memory, L> Forward<'a, M, L> {
     /// True if an output of the whole rows is asked for; otherwise only kept logits are read.
     pub(crate) fn asks_for_rows(&self) -> bool {
         let kept = ["kept_logprobs", "kept_entropy", "kept_mass"];
-        self.float_outputs().iter().any(|(name, array)| array.is_some() && !kept.contains(name))
+        self.outputs().floats.iter().any(|(name, array)| array.is_some() && !kept.contains(name))
             || self.rank.is_some()
             || self.argmax.is_some()
             || self.saved.is_some()
@@ -249,19 +239,8 @@ impl<'a, M: Memory, L> Forward<'a, M, L> {
             || !self.asks_for_kept()
     }
 
-    fn float_outputs(&self) -> [(&'static str, &Option<ViewMut<'a, f32, M>>); 10] {
-        [
-            ("logprobs", &self.logprobs),
-            ("entropy", &self.entropy),
-            ("max", &self.max),
-            ("log_sum", &self.log_sum),
-            ("lse", &self.lse),
-            ("sum_p2", &self.sum_p2),
-            ("sum_sq", &self.sum_sq),
-            ("kept_logprobs", &self.kept_logprobs),
-            ("kept_entropy", &self.kept_entropy),
-            ("kept_mass", &self.kept_mass),
-        ]
+    fn outputs(&self) -> Outputs<'_, 'a, M> {
+        outputs_of!(self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::outputs::{Outputs, outputs_of};
 use super::{
     Config, KeepSets, PANEL, Partial, Sizes, check_error_word, check_row_array, check_rows, part, workspace_bytes,
 };
@@ -336,14 +337,7 @@ impl<'a, M: Memory> Combine<'a, M> {
         );
         check_row_array(&mut checks, "shard_best", self.shard_best, shards * rows);
         check_row_array(&mut checks, "kept_records", self.kept_records, shards * rows);
-        for (name, output) in self.float_outputs() {
-            let len = rows * if name == "logprobs" { ids } else { 1 };
-            check_row_array(&mut checks, name, output.as_ref().map(ViewMut::as_view), len);
-        }
-        check_row_array(&mut checks, "rank", self.rank.as_ref().map(ViewMut::as_view), rows * ids);
-        check_row_array(&mut checks, "argmax", self.argmax.as_ref().map(ViewMut::as_view), rows);
-        check_row_array(&mut checks, "saved", self.saved.as_ref().map(ViewMut::as_view), rows);
-        check_row_array(&mut checks, "kept_saved", self.kept_saved.as_ref().map(ViewMut::as_view), rows);
+        self.outputs().check(&mut checks, rows, ids);
         if let Some(keep) = &self.keep {
             keep.check(&mut checks, rows, ids);
         }
@@ -387,28 +381,13 @@ impl<'a, M: Memory> Combine<'a, M> {
             self.temperature.map(|array| array.extent("temperature")),
             self.loss_mask.map(|array| array.extent("loss_mask")),
             self.keep.map(|keep| keep.offsets.extent("kept_offsets")),
-            self.rank.as_ref().map(|array| array.extent("rank")),
-            self.argmax.as_ref().map(|array| array.extent("argmax")),
-            self.saved.as_ref().map(|array| array.extent("saved")),
-            self.kept_saved.as_ref().map(|array| array.extent("kept_saved")),
             self.errors.as_ref().map(|array| array.extent("errors")),
         ];
-        extents.extend(self.float_outputs().map(|(name, array)| array.as_ref().map(|array| array.extent(name))));
+        extents.extend(self.outputs().extents());
         extents
     }
 
-    fn float_outputs(&self) -> [(&'static str, &Option<ViewMut<'a, f32, M>>); 10] {
-        [
-            ("logprobs", &self.logprobs),
-            ("entropy", &self.entropy),
-            ("max", &self.max),
-            ("log_sum", &self.log_sum),
-            ("lse", &self.lse),
-            ("sum_p2", &self.sum_p2),
-            ("sum_sq", &self.sum_sq),
-            ("kept_logprobs", &self.kept_logprobs),
-            ("kept_entropy", &self.kept_entropy),
-            ("kept_mass", &self.kept_mass),
-        ]
+    fn outputs(&self) -> Outputs<'_, 'a, M> {
+        outputs_of!(self)
     }
 }

@@ -2,6 +2,29 @@
 //!
 //! One thing is defined rather than real: a probability ratio `e_j` below 2⁻¹²⁶ is 0, because that is where f32 exponentials end.
 
+/// Writes the outputs of row r that have one number a row, and its record.
+macro_rules! put_row {
+    ($call:expr, $r:expr, $outputs:expr) => {
+        put(&mut $call.entropy, $r, $outputs.entropy as f32);
+        put(&mut $call.max, $r, $outputs.max as f32);
+        put(&mut $call.log_sum, $r, $outputs.log_sum as f32);
+        put(&mut $call.lse, $r, $outputs.lse as f32);
+        put(&mut $call.sum_p2, $r, $outputs.sum_p2 as f32);
+        put(&mut $call.sum_sq, $r, $outputs.sum_sq as f32);
+        put(&mut $call.saved, $r, $outputs.saved);
+    };
+}
+
+/// Likewise those of its keep-set.
+macro_rules! put_kept {
+    ($call:expr, $r:expr, $outputs:expr) => {
+        put(&mut $call.kept_logprobs, $r, $outputs.logprob as f32);
+        put(&mut $call.kept_entropy, $r, $outputs.entropy as f32);
+        put(&mut $call.kept_mass, $r, $outputs.mass as f32);
+        put(&mut $call.kept_saved, $r, $outputs.saved);
+    };
+}
+
 mod keep;
 mod shard;
 
@@ -276,13 +299,7 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
                 put(&mut call.rank, r * sizes.ids + k, rank);
             }
             put(&mut call.argmax, r, if outputs.is_ranked { argmax(&raw) as i32 } else { -1 });
-            put(&mut call.entropy, r, outputs.entropy as f32);
-            put(&mut call.max, r, outputs.max as f32);
-            put(&mut call.log_sum, r, outputs.log_sum as f32);
-            put(&mut call.lse, r, outputs.lse as f32);
-            put(&mut call.sum_p2, r, outputs.sum_p2 as f32);
-            put(&mut call.sum_sq, r, outputs.sum_sq as f32);
-            put(&mut call.saved, r, outputs.saved);
+            put_row!(call, r, outputs);
             for (k, &label) in outputs.other_labels.iter().enumerate() {
                 put(&mut call.other_labels, r * (sizes.ids - 1) + k, label as f32);
             }
@@ -295,10 +312,7 @@ pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()
             let sums = set.sums(&row, &logits, config);
             let full = call.saved.is_some().then(|| Sums::of(&logits, row.temperature));
             let found = keep::Outputs::of(&row, &set, sums, full);
-            put(&mut call.kept_logprobs, r, found.logprob as f32);
-            put(&mut call.kept_entropy, r, found.entropy as f32);
-            put(&mut call.kept_mass, r, found.mass as f32);
-            put(&mut call.kept_saved, r, found.saved);
+            put_kept!(call, r, found);
             if let Some(count) = &mut call.label_added {
                 count.as_mut_slice()[0] += u64::from(set.misses(&row));
             }

@@ -1,14 +1,16 @@
 //! What every agreement suite uses: the backends, seeded inputs, comparison by tolerance, data files.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod formulas;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod large;
 pub mod report;
 
 use std::path::PathBuf;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rand_distr::StandardNormal;
 
 /// Stamps a suite on every backend: `on_every_backend!(a_behaviour, another)` makes the tests `reference::a_behaviour`,
 /// `emulator::a_behaviour`, `cuda::a_behaviour`, … from functions `fn a_behaviour<B: Backend>(backend: &B)`, with any attributes that stand
@@ -54,6 +56,11 @@ pub fn seeded(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
+/// A normal number.
+pub fn normal(rng: &mut StdRng) -> f32 {
+    rng.sample(StandardNormal)
+}
+
 /// A data file of `tests/golden`: under `$MOERL_DATA`, beside the test binary, or in the source tree the test was started from.
 pub fn data(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(|dir| dir.join("data")));
@@ -77,4 +84,14 @@ pub fn worst(found: &[f32], expected: &[f64], absolute: f64, relative: f64) -> f
 /// The bits of each value, for comparisons in which NaN equals itself and −0 does not equal +0.
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The bits of a value, NaN being one value: nothing says which NaN it is.
+pub fn canonical_bits(x: f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+/// Those of each value.
+pub fn canonical(values: &[f32]) -> impl Iterator<Item = u32> {
+    values.iter().map(|&x| canonical_bits(x))
 }

@@ -91,7 +91,8 @@ MOERL_KERNEL(broken_logprob_forward_f32, MoerlLogprobForward, 256) {
 
 MOERL_KERNEL(broken_logprob_backward_f32, MoerlLogprobBackward, 256) {
     for (uint64_t row = block_index(); row < p.rows; row += grid_size()) {
-        RowGradient g = row_gradient(p, row);
+        RowGradient g = {};
+        put_row_gradient(p, row, g);
         const bool no_upstream = load_optional(p.d_logprobs, row) == 0.0f;
         if (variant_of(p) == ZERO_BY_LOGPROB_ALONE && no_upstream) g.kind = RowGradient::ZERO;  // BROKEN: the others may not be zero
         if (warp_index() != 0) continue;

@@ -29,7 +29,7 @@ fn worst<B: Backend>(backend: &B, case: &Case) -> f64 {
         let step = if case.config.head == Head::Bf16Logits { largest / 128.0 } else { 0.0 };
         let logit = (case.shape.hidden as f64 * magnitude / f64::from(1 << 24) + step) / temperature;
         let expected = exact(&logits, temperature, case.tokens[r] as usize);
-        let spread = expected.z.iter().fold(0.0_f64, |m, z| m.max((z - expected.lse).abs()));
+        let spread = logits.iter().fold(0.0_f64, |m, x| m.max((x / temperature - expected.lse).abs()));
         for (found, expected, allowed) in [
             (found.logprobs[r], expected.logprob, 2.0 * logit + 3e-6),
             (found.lse[r], expected.lse, 2.0 * logit + 3e-6),

@@ -1,4 +1,4 @@
-//! Calls on any backend from plain vectors, and the formulas in f64.
+//! Calls on any backend from plain vectors.
 
 use std::ops::Range;
 
@@ -10,7 +10,10 @@ use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rand_distr::StandardNormal;
+
+use crate::common::formulas;
+pub use crate::common::formulas::exact;
+pub use crate::common::{canonical, normal};
 
 pub const HEADS: [Head; 3] = [Head::Bf16Logits, Head::F32Logits, Head::F32Weights];
 
@@ -41,11 +44,7 @@ pub fn config(head: Head, chunk_rows: usize) -> Config {
     Config { head, chunk: Chunk::Rows(chunk_rows), product_workspace: 1 << 20, ..Config::default() }
 }
 
-pub fn normal(rng: &mut StdRng) -> f32 {
-    rng.sample(StandardNormal)
-}
-
-fn rounded(x: f32) -> f32 {
+pub fn rounded(x: f32) -> f32 {
     bf16::from_f32(x).to_f32()
 }
 
@@ -120,20 +119,34 @@ impl Case {
 
     /// A row's logits in f64, rounded once to the head's type; and the sum of the factors' magnitudes of the largest.
     pub fn logits(&self, row: usize) -> (Vec<f64>, f64) {
-        let round = |x: f64| match self.config.head.logits() {
-            Element::Bf16 => f64::from(rounded(x as f32)),
-            _ => f64::from(x as f32),
-        };
+        let (products, magnitude) = self.products(row);
+        (products.into_iter().map(|x| self.stored(x)).collect(), magnitude)
+    }
+
+    /// Before they are rounded.
+    pub fn products(&self, row: usize) -> (Vec<f64>, f64) {
         let mut magnitude = 0.0_f64;
         let logits = (0..self.shape.vocabulary)
             .map(|token| {
                 let products = self.hidden_row(row).iter().zip(self.weight_row(token));
                 let products: Vec<f64> = products.map(|(h, w)| f64::from(*h) * f64::from(*w)).collect();
                 magnitude = magnitude.max(products.iter().map(|p| p.abs()).sum());
-                round(products.iter().sum())
+                products.iter().sum()
             })
             .collect();
         (logits, magnitude)
+    }
+
+    /// A logit as the head stores it.
+    pub fn stored(&self, x: f64) -> f64 {
+        match self.config.head.logits() {
+            Element::Bf16 => f64::from(rounded(x as f32)),
+            _ => f64::from(x as f32),
+        }
+    }
+
+    pub fn temperature_of(&self, row: usize) -> f64 {
+        f64::from(self.temperature.as_ref().map_or(self.config.logprob.temperature, |t| t[row]))
     }
 }
 
@@ -172,8 +185,7 @@ impl Outputs {
         for record in [self.saved[r], self.kept_saved[r]] {
             floats.extend([record.max_logit, record.sum, record.weighted, record.label]);
         }
-        let mut bits: Vec<u32> =
-            floats.iter().map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect();
+        let mut bits: Vec<u32> = canonical(&floats).collect();
         bits.extend(self.rank[of_ids].iter().map(|&rank| rank as u32));
         bits.push(self.argmax[r] as u32);
         bits
@@ -424,39 +436,15 @@ pub fn try_backward<B: Backend>(
     Ok((d_hidden.download(backend, &stream)?, d_weight.download(backend, &stream)?))
 }
 
-/// A row's numbers in f64 from its logits.
-pub struct Exact {
-    pub p: Vec<f64>,
-    pub z: Vec<f64>,
-    pub logprob: f64,
-    pub entropy: f64,
-    pub lse: f64,
-}
-
-pub fn exact(logits: &[f64], temperature: f64, token: usize) -> Exact {
-    let z: Vec<f64> = logits.iter().map(|x| x / temperature).collect();
-    let max = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let lse = max + z.iter().map(|z| (z - max).exp()).sum::<f64>().ln();
-    let p: Vec<f64> = z.iter().map(|z| (z - lse).exp()).collect();
-    let entropy = lse - p.iter().zip(&z).map(|(p, z)| p * z).sum::<f64>();
-    Exact { logprob: z[token] - lse, entropy, lse, p, z }
-}
-
-/// The gradient of a row's logits in f64: `[V]`.
-pub fn exact_gradient(case: &Case, row: usize, up: &Upstream) -> Vec<f64> {
+/// The gradient of a row's logits in f64, and the scale of its terms: `[V]` each.
+pub fn exact_gradient(case: &Case, row: usize, up: &Upstream) -> (Vec<f64>, Vec<f64>) {
     assert_eq!(case.ids, 1);
     if case.is_absent(row) {
-        return vec![0.0; case.shape.vocabulary];
+        return (vec![0.0; case.shape.vocabulary], vec![0.0; case.shape.vocabulary]);
     }
-    let temperature = f64::from(case.temperature.as_ref().map_or(case.config.logprob.temperature, |t| t[row]));
-    let token = case.tokens[row] as usize;
-    let e = exact(&case.logits(row).0, temperature, token);
-    let [a, b, c] = [up.logprobs[row], up.entropy[row], up.lse[row]].map(f64::from);
-    let mean: f64 = e.p.iter().zip(&e.z).map(|(p, z)| p * z).sum();
-    let g = |(j, (p, z)): (usize, (&f64, &f64))| {
-        (f64::from(u8::from(j == token)) * a - p * (a - b * (mean - z) - c)) / temperature
-    };
-    e.p.iter().zip(&e.z).enumerate().map(g).collect()
+    let token = Some(case.tokens[row] as usize);
+    let up = [up.logprobs[row], up.entropy[row], up.lse[row]].map(f64::from);
+    formulas::exact_gradient(&case.logits(row).0, case.temperature_of(row), token, up)
 }
 
 /// Records of a call that only needs them.

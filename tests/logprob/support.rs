@@ -7,9 +7,9 @@ use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
 use rand::rngs::StdRng;
-use rand_distr::StandardNormal;
 
-pub use crate::formulas::*;
+pub use crate::common::formulas::*;
+pub use crate::common::{canonical, canonical_bits, normal};
 
 /// The arguments of a call. Element (r, j) of the logits is `logits[offset + r·stride + j]`.
 #[derive(Clone, Debug)]
@@ -161,10 +161,6 @@ impl<T: Float> Inputs<T> {
     }
 }
 
-pub fn normal(rng: &mut StdRng) -> f32 {
-    rng.sample(StandardNormal)
-}
-
 /// Which outputs to ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
@@ -271,15 +267,6 @@ impl Outputs {
     pub fn floats(&self, r: usize) -> [f32; 6] {
         [self.logprobs[r * self.ids()], self.entropy[r], self.max[r], self.log_sum[r], self.lse[r], self.sum_p2[r]]
     }
-}
-
-fn canonical_bits(x: f32) -> u32 {
-    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
-}
-
-/// Bits, NaN being one value.
-pub fn canonical(values: &[f32]) -> impl Iterator<Item = u32> {
-    values.iter().map(|&x| canonical_bits(x))
 }
 
 fn narrow(tokens: &[i64]) -> Vec<i32> {

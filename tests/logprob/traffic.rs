@@ -93,27 +93,49 @@ fn a_backward_of_kept_outputs_alone_reads_the_kept_packs_alone() {
 
 #[test]
 fn a_general_backward_reads_once_and_skips_zero_rows() {
-    let (rows, columns) = (6, 20_001);
-    let mut rng = seeded(4);
-    let tokens = (0..rows * 3).map(|_| rng.random_range(0..columns as i64)).collect();
-    let mut inputs = Inputs::<bf16>::random(&mut rng, rows, columns, 3.0).with_tokens(3, tokens);
-    inputs.config.softcap = Some(30.0);
-    let emulator = Emulator::new().metered();
-    let saved = forward(&emulator, &inputs, EVERYTHING).saved;
-    let mut up = Upstream::random(&mut rng, rows);
-    up.logprobs = Some((0..rows * 3).map(|_| normal(&mut rng)).collect());
-    up.logprobs.as_mut().unwrap()[3..9].fill(-0.0);
-    up.entropy.as_mut().unwrap()[1..3].fill(0.0);
-    up.lse.as_mut().unwrap()[1..3].fill(0.0);
-    for target in [Target::Apart, Target::InPlace] {
-        emulator.take_traffic();
-        let _: Vec<bf16> = backward(&emulator, &inputs, &saved, &up, target);
-        let [launch] = &emulator.take_traffic()[..] else { panic!("one launch") };
-        let touched = loads(launch, "logits");
-        let live = (4 * columns * 2) as u64;
-        assert_eq!((touched.bytes, touched.once), (live, live));
-        let stored = launch.buffer(if target == Target::InPlace { "logits" } else { "d_logits" }).unwrap().stores;
-        let written = (rows * columns * 2) as u64;
-        assert!((written..=written + 4 * 3 * 2).contains(&stored.bytes) && stored.untouched == 0);
+    fn run<T: Float>(softcap: Option<f32>, offset: usize, stride: usize) {
+        let (rows, columns, ids) = (6, 20_001, 3);
+        let mut rng = seeded(4);
+        let tokens = (0..rows * ids).map(|_| rng.random_range(0..columns as i64)).collect();
+        let mut inputs = Inputs::<T>::random(&mut rng, rows, columns, 3.0).with_tokens(ids, tokens);
+        inputs.config.softcap = softcap;
+        let inputs = inputs.laid_out(offset, stride);
+        let emulator = Emulator::new().metered();
+        let saved = forward(&emulator, &inputs, EVERYTHING).saved;
+        let mut up = Upstream::random(&mut rng, rows);
+        up.logprobs = Some((0..rows * ids).map(|_| normal(&mut rng)).collect());
+        up.logprobs.as_mut().unwrap()[ids..3 * ids].fill(-0.0);
+        up.entropy.as_mut().unwrap()[1..3].fill(0.0);
+        up.lse.as_mut().unwrap()[1..3].fill(0.0);
+        for target in [Target::Apart, Target::InPlace] {
+            emulator.take_traffic();
+            let _: Vec<T> = backward(&emulator, &inputs, &saved, &up, target);
+            let [launch] = &emulator.take_traffic()[..] else { panic!("one launch") };
+            let touched = loads(launch, "logits");
+            let live = (4 * columns * size_of::<T>()) as u64;
+            assert_eq!((touched.bytes, touched.once), (live, live));
+            let stored = launch.buffer(if target == Target::InPlace { "logits" } else { "d_logits" }).unwrap().stores;
+            let (written, marked) = ((rows * columns * size_of::<T>()) as u64, 4 * ids as u64);
+            assert!((written..=written + marked * size_of::<T>() as u64).contains(&stored.bytes));
+            assert_eq!(stored.once + stored.again, written, "every gradient is written, and nothing between rows");
+            // Rows may share sectors at their ends, the pieces of a row share none; instructions store whole ones, but those of the tokens.
+            assert!(
+                stored.sectors <= written.div_ceil(32) + rows as u64 + 1,
+                "{} sectors for {written} bytes",
+                stored.sectors
+            );
+            let excess = (stored.warp_sectors - marked) * 32;
+            assert!(excess <= written + written / 100, "{} sectors of instructions", stored.warp_sectors);
+            // A record for each of the blocks that share a row, 8 panels each.
+            let records = loads(launch, "saved");
+            assert_eq!(records.bytes, 4 * 16 * (columns as u64).div_ceil(2048).div_ceil(8));
+            let others = launch.load_bytes() - touched.bytes;
+            assert!(others * 100 <= touched.bytes + stored.bytes, "{others} bytes of what rows are about");
+        }
+    }
+    for softcap in [None, Some(30.0)] {
+        run::<bf16>(softcap, 0, 20_001);
+        run::<bf16>(softcap, 5, 20_067);
+        run::<f32>(softcap, 3, 20_002);
     }
 }

@@ -15,6 +15,7 @@ mod bundle;
 mod figures;
 mod kernels;
 mod msrv;
+mod roads;
 mod sass;
 mod step;
 mod suite;
@@ -86,6 +87,9 @@ enum Chore {
         /// The architecture.
         #[arg(long, default_value_t = 90)]
         arch: u32,
+        /// Also count a turn of every loop that moves 128 bits at a time: the shortest way around it.
+        #[arg(long)]
+        loops: bool,
         /// Fail where a streaming kernel has no 128-bit loads.
         #[arg(long)]
         check: bool,
@@ -121,6 +125,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Msrv => msrv::msrv(&workspace),
         Chore::Kernels => kernels::kernels(&workspace),
         Chore::Figures { only, write } => figures::figures(&workspace, only, write),
-        Chore::Sass { arch, check } => sass::sass(&workspace, arch, check),
+        Chore::Sass { arch, loops, check } => sass::sass(&workspace, arch, loops, check),
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::architecture::MACHINE_CODE;
 use crate::kernel_files;
 use crate::kernels::{self, Compiled};
+use crate::roads::{Road, parse, roads};
 use crate::toolkit;
 use crate::workspace::{Workspace, output};
 
@@ -28,7 +29,7 @@ const CLASSES: [(&str, Belongs); 9] = [
     ("barrier", |op| op.starts_with("BAR")),
 ];
 
-fn wide(op: &str) -> bool {
+pub fn wide(op: &str) -> bool {
     op.contains(".128") || op.contains(".256")
 }
 
@@ -48,8 +49,9 @@ const STREAMS: [(&str, &str); 8] = [
 /// Instructions of one kernel, by name with all suffixes.
 pub type Mix = BTreeMap<String, u32>;
 
-/// Prints the table for one architecture; with `check`, the streaming kernels without 128-bit loads are an error.
-pub fn sass(workspace: &Workspace, arch: u32, check: bool) -> Result<()> {
+/// Prints the table for one architecture, with `loops` also what turns of the streaming loops cost; with `check`, the streaming kernels without 128-bit
+/// loads are an error.
+pub fn sass(workspace: &Workspace, arch: u32, loops: bool, check: bool) -> Result<()> {
     if !MACHINE_CODE.contains(&arch) {
         bail!("no machine code is made for sm_{arch}, only for {MACHINE_CODE:?}");
     }
@@ -58,9 +60,13 @@ pub fn sass(workspace: &Workspace, arch: u32, check: bool) -> Result<()> {
     let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
     let mut narrow = Vec::new();
     println!("{:40} {:>6} {}", "kernel", "all", CLASSES.map(|(heading, _)| format!("{heading:>9}")).join(" "));
+    let mut turns = String::new();
     for source in &sources {
-        let mixes = disassemble(&tools, &compiled.fatbin(source), arch)?;
-        for (kernel, mix) in &mixes {
+        let listing = disassemble(&tools, &compiled.fatbin(source), arch)?;
+        if loops {
+            turns += &table_of_roads(&listing);
+        }
+        for (kernel, mix) in &mixes(&listing) {
             let counts = CLASSES.map(|(_, belongs)| count(mix, belongs));
             let all: u32 = mix.values().sum();
             println!("{kernel:40} {all:>6} {}", counts.map(|count| format!("{count:>9}")).join(" "));
@@ -68,6 +74,15 @@ pub fn sass(workspace: &Workspace, arch: u32, check: bool) -> Result<()> {
                 narrow.push(kernel.clone());
             }
         }
+    }
+    if loops {
+        println!(
+            "\n{:40} {:>6} {}",
+            "a turn of a loop of",
+            "all",
+            ROAD_HEADINGS.map(|heading| format!("{heading:>9}")).join(" ")
+        );
+        print!("{turns}");
     }
     if check && !narrow.is_empty() {
         bail!("no 128-bit loads in {}", narrow.join(", "));
@@ -89,14 +104,28 @@ pub fn all(workspace: &Workspace, compiled: &Compiled, arch: u32) -> Result<BTre
     let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
     let mut found = BTreeMap::new();
     for source in &sources {
-        found.extend(disassemble(&tools, &compiled.fatbin(source), arch)?);
+        found.extend(mixes(&disassemble(&tools, &compiled.fatbin(source), arch)?));
     }
     Ok(found)
 }
 
-fn disassemble(tools: &Path, fatbin: &Path, arch: u32) -> Result<BTreeMap<String, Mix>> {
+fn disassemble(tools: &Path, fatbin: &Path, arch: u32) -> Result<String> {
     let mut command = Command::new(tools.join("cuobjdump"));
-    Ok(mixes(&output(command.arg("-sass").arg("-arch").arg(format!("sm_{arch}")).arg(fatbin))?))
+    output(command.arg("-sass").arg("-arch").arg(format!("sm_{arch}")).arg(fatbin))
+}
+
+const ROAD_HEADINGS: [&str; 5] = ["load.128", "store.128", "special", "start", "per 16 B"];
+
+/// A line for every streaming loop.
+fn table_of_roads(listing: &str) -> String {
+    let line = |kernel: &str, road: &Road| {
+        let cells = [road.loads, road.stores, road.special].map(|count| format!("{count:>9}")).join(" ");
+        format!("{kernel:40} {:>6} {cells} {:>9x} {:>9.1}\n", road.instructions, road.start, road.per_pack())
+    };
+    roads(listing)
+        .iter()
+        .flat_map(|(kernel, roads)| roads.iter().map(|road| line(kernel, road)).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Reads `cuobjdump -sass`.
@@ -106,22 +135,16 @@ pub fn mixes(listing: &str) -> BTreeMap<String, Mix> {
     for line in listing.lines() {
         if let Some((_, name)) = line.split_once("Function : ") {
             kernel = name.trim().to_owned();
-        } else if let Some(op) = instruction(line) {
+        } else if let Some(op) = parse(line).and_then(|(_, text)| operation(text)) {
             *found.entry(kernel.clone()).or_default().entry(op.to_owned()).or_default() += 1;
         }
     }
     found
 }
 
-/// The operation of a line such as `        /*0010*/    @!P0 LDG.E.128 R4, desc[UR4][R2.64] ;   /* 0x… */`.
-fn instruction(line: &str) -> Option<&str> {
-    let (address, rest) = line.trim_start().strip_prefix("/*")?.split_once("*/")?;
-    if address.is_empty() || !address.bytes().all(|b| b.is_ascii_hexdigit()) || !rest.contains(';') {
-        return None;
-    }
-    rest.split_whitespace()
-        .find(|word| !word.starts_with('@') && !word.starts_with('{'))
-        .map(|op| op.trim_end_matches(';'))
+/// The operation of a text such as `@!P0 LDG.E.128 R4, desc[UR4][R2.64]`.
+pub fn operation(text: &str) -> Option<&str> {
+    text.split_whitespace().find(|word| !word.starts_with('@') && !word.starts_with('{'))
 }
 
 #[cfg(test)]

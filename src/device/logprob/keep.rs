@@ -10,8 +10,9 @@ use crate::logprob::{Config, Forward, Sizes};
 // SAFETY: generated from the structure in kernels/abi.h that the kernels take.
 unsafe impl Parameters for MoerlLogprobKeep {}
 
-/// Threads of a block, and how many such blocks a multiprocessor holds: a warp has the 64 columns of each of its lanes in up to 128 registers.
-const BLOCK: (u32, usize) = (256, 2);
+/// Threads of a block, and how many such blocks a multiprocessor holds: a warp has the 64 columns of each of its lanes, and ids on their way, in up to
+/// 168 registers.
+const BLOCK: (u32, usize) = (192, 2);
 
 /// The kept outputs of a call; where `saved` is there, it has been written.
 pub(super) fn forward<E: Executor>(

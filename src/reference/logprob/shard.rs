@@ -143,13 +143,7 @@ pub(in crate::reference) fn combine(config: &Config, mut call: Combine<'_, Host>
             .shard_best
             .map(|best| (0..shards).map(|shard| best.as_slice()[shard * rows + r]).fold(u64::MAX, u64::min));
         put(&mut call.argmax, r, best.filter(|_| outputs.is_ranked).map_or(-1, |best| best as u32 as i32));
-        put(&mut call.entropy, r, outputs.entropy as f32);
-        put(&mut call.max, r, outputs.max as f32);
-        put(&mut call.log_sum, r, outputs.log_sum as f32);
-        put(&mut call.lse, r, outputs.lse as f32);
-        put(&mut call.sum_p2, r, outputs.sum_p2 as f32);
-        put(&mut call.sum_sq, r, outputs.sum_sq as f32);
-        put(&mut call.saved, r, outputs.saved);
+        put_row!(call, r, outputs);
         report(&mut call.errors, r, call.tag, outputs.fault);
         if let (Some(keep), Some(kept)) = (&call.keep, call.kept_records) {
             let set = KeepSet::read(keep, r, &sizes);
@@ -158,10 +152,7 @@ pub(in crate::reference) fn combine(config: &Config, mut call: Combine<'_, Host>
             let sums = if set.is_every() { full } else { merged(&kept, row.temperature) };
             let sums = Some(sums).filter(|_| !row.absent && row.valid_temperature && set.fault().is_none());
             let found = keep::Outputs::of(&row, &set, sums, Some(full));
-            put(&mut call.kept_logprobs, r, found.logprob as f32);
-            put(&mut call.kept_entropy, r, found.entropy as f32);
-            put(&mut call.kept_mass, r, found.mass as f32);
-            put(&mut call.kept_saved, r, found.saved);
+            put_kept!(call, r, found);
             report(&mut call.errors, r, call.tag, found.fault);
         }
     }

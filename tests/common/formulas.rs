@@ -1,4 +1,4 @@
-//! The formulas once more in f64, and how far from them a result may be.
+//! The formulas of `moerl::logprob` once more in f64, and how far from them a result may be.
 
 use moerl::element::{Element, Scalar};
 use moerl::logprob::Config;

@@ -53,8 +53,8 @@
 //! A segment's sums are formed in tiles of [`TILE`] positions counted from its start, in a tree that depends on the position alone; tiles
 //! join in f64, in groups of [`TILE_GROUP`]. So gradient and ratios do not depend on the segment's neighbours, on alignment, on the number of
 //! segments in a call or on how the work is divided. A segment that comes in several calls keeps its bits if it is cut at multiples of
-//! `TILE · TILE_GROUP` tokens; any other cut agrees within 1e-8 in D/n. The loss is a sum of f64 in a tree over segments, or over tiles for
-//! a token variant: calls agree within 1e-12 however the batch is split.
+//! `TILE · TILE_GROUP` tokens; any other cut agrees within 1e-8 in D/n. The loss is a sum of f64 in a tree over segments (32 neighbours, 32
+//! of those, and so on), or over tiles for a token variant: calls agree within 1e-12 however the batch is split.
 //!
 //! ```
 //! use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};

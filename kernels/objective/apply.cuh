@@ -352,9 +352,7 @@ template <int FAMILY, class Stage> MOERL_DEVICE double sum_values(const MoerlObj
             loss += value_scale<FAMILY>(c) * static_cast<double>(value);
         }
     }
-    MOERL_UNROLL
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) loss += shuffle_xor(loss, lanes);
-    return loss;
+    return warp_sum(loss);
 }
 
 // A unit of several segments. Returns its share of the loss.
@@ -401,7 +399,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_phase(const MoerlObjec
             if constexpr (TALLY) mine = spread<IS_WIDE<FAMILY>>(going.tokens);
             if constexpr (TALLY && FAMILY == ANY) place_terms(mine, going.terms);
             place(mine, LOSS, loss);
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false, true);
+            if (climb(tree_of_units(p), mine, index, p.unit_count, all_places(p))) publish(p, mine, all_places(p), false);
         }
     }
     if constexpr (HAS_VALUES<FAMILY>) publish_fault(p.errors, going.fault);

@@ -461,7 +461,7 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObje
         }
         if constexpr (TALLY) {
             Tally mine = spread<WIDE>(tally);
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, !p.keep_totals, false);
+            if (climb(tree_of_units(p), mine, index, p.unit_count, DIAGNOSTICS)) publish(p, mine, DIAGNOSTICS, !p.keep_totals);
         }
     }
     publish_fault(p.errors, fault);

@@ -39,7 +39,7 @@
 //! **Masked means absent**: whatever the arrays hold at a token with `m = 0`, its gradient is +0.0 and nothing else sees it.
 //! **Bad data** that only the device can see sets the error word: NaN or infinity at a counted token (what happens then is
 //! [`NonFinite`]'s to say), a mask value other than 0 and 1 (counts as 1), a log-probability above 1e-3, a denominator of 0 although a token
-//! counts (loss and gradient are then NaN).
+//! counts (loss and gradient are then NaN), a segment of [`Variant::Gmpo`] whose tokens do not share an advantage (their mean is taken).
 //!
 //! # One call or three
 //!

@@ -16,6 +16,7 @@ struct Finished {
     uint32_t count;
     bool saturated_high, saturated_low;
     bool has_unsound_weight;
+    bool has_both_signs;  // of an advantage that the tokens have to share
 };
 
 struct SegmentTally {
@@ -142,10 +143,12 @@ MOERL_DEVICE Planes planes_at(const MoerlObjective& p, uint64_t segment) {
 }
 
 MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
-    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false};
+    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false, false};
     const double count = sums.count;
     if (!(count > 0.0)) return r;
     r.count = static_cast<uint32_t>(count);
+    // Pieces of a segment that came in several calls show by their sums alone.
+    r.has_both_signs = p.variant == MOERL_GMPO && sums.positive > 0.0 && sums.negative < 0.0;
     MoerlCoefficient& c = r.coefficient;
     const double log_ratio = sums.delta;
     // The logarithm is compared in f64 and without a division; the ratio itself needs no more than f32.
@@ -230,6 +233,7 @@ MOERL_DEVICE Tally spread(const SegmentTally& tally) {
 MOERL_DEVICE void keep_segment_faults(uint64_t& fault, const MoerlObjective& p, const Finished& made, uint64_t segment) {
     if (made.coefficient.scale != made.coefficient.scale) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
     if (made.has_unsound_weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_SEGMENT_WEIGHT));
+    if (made.has_both_signs) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_VARYING_ADVANTAGE));
 }
 
 // The group's sum, of lanes that each have four neighbours of it.

@@ -85,6 +85,17 @@ impl Case {
         self
     }
 
+    /// Every segment's tokens with the advantage of its first one.
+    pub fn with_one_advantage_a_segment(mut self) -> Case {
+        if self.per_token {
+            for range in self.segments().ranges() {
+                let first = self.advantages.get(range.start).copied().unwrap_or_default();
+                self.advantages[range].fill(first);
+            }
+        }
+        self
+    }
+
     /// What the terms beside the policy's read, and the tokens that KlCov penalises.
     pub fn with_terms(mut self, seed: u64) -> Case {
         let mut rng = common::seeded(seed);

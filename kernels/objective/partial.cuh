@@ -220,12 +220,10 @@ MOERL_DEVICE bool count_sound_piece(const MoerlObjective& p, const Geometry& g, 
 
 // As sum_piece where every token is in order; false in every lane where one is not.
 template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective& p, const Geometry& g, float segment_advantage, SegmentSums& sums) {
-    // The arrays of the sums take the registers of two rows.
-    constexpr int ROWS = WITH_SUMS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
-    const bool has_old = p.old_logprobs != nullptr, has_weights = p.weights != nullptr, is_own = p.advantage_per_token != 0;
+    constexpr int ROWS = SOUND_ROWS<WITH_SUMS>;
+    const bool has_old = p.old_logprobs != nullptr;
     constexpr uint32_t READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD | (WITH_SUMS ? MOERL_READ_WEIGHTS | MOERL_READ_ADVANTAGES : 0);
-    Suspicion suspicion = NO_SUSPICION;
-    if (!is_own) suspect(suspicion, segment_advantage);
+    Suspicion suspicion = suspicion_of(p, segment_advantage);
     Chains<3> chains = no_chains<3>();
     uint32_t counts = 0;
     for (int first = 0; first < g.rows; first += ROWS) {
@@ -242,9 +240,7 @@ template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective
                 suspect(suspicion, current, old);
                 chains.of[0][v] += current - old;
                 if constexpr (WITH_SUMS) {
-                    const float weight = has_weights ? pack.weights.x[v] : 1.0f, advantage = is_own ? pack.advantages.x[v] : segment_advantage;
-                    if (has_weights) suspect(suspicion, weight);
-                    if (is_own) suspect(suspicion, advantage);
+                    const auto [weight, advantage] = factors_of<WITH_SUMS>(p, pack, v, segment_advantage, suspicion);
                     chains.of[1][v] += positive_part(weight, advantage);
                     chains.of[2][v] += negative_part(weight, advantage);
                 }

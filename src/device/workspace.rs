@@ -17,6 +17,9 @@ pub(crate) struct ObjectiveWorkspace {
 
 const ALIGNMENT: usize = 16;
 
+/// What memory is read in: records that begin there take no sector more than they fill.
+const SECTOR: usize = 32;
+
 /// The `end` bytes of a workspace from its first multiple of 16 on.
 fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, end: usize) -> ViewMut<'_, u8, M> {
     let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
@@ -66,7 +69,7 @@ impl ObjectiveWorkspace {
     }
     /// 32 bytes per segment.
     pub(crate) fn coefficients(&self) -> usize {
-        (self.arrivals() + self.tiles() * 8).next_multiple_of(ALIGNMENT)
+        (self.arrivals() + self.tiles() * 8).next_multiple_of(SECTOR)
     }
     /// Eight planes of one f64 per segment.
     pub(crate) fn sums(&self) -> usize {
@@ -74,11 +77,11 @@ impl ObjectiveWorkspace {
     }
     /// Two f64 per group of 32 segments: what they add to the loss, and to the sum of s.
     pub(crate) fn group_sums(&self) -> usize {
-        self.sums() + self.segments * 8 * 8
+        (self.sums() + self.segments * 8 * 8).next_multiple_of(SECTOR)
     }
     /// 32 bytes per unit: what a tile sums to.
     pub(crate) fn tile_records(&self) -> usize {
-        (self.group_sums() + self.segments.div_ceil(32) * 2 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_sums() + self.segments.div_ceil(32) * 2 * 8).next_multiple_of(SECTOR)
     }
     /// Eight f64 per unit: what a group of tiles sums to, where its first tile is.
     pub(crate) fn group_records(&self) -> usize {
@@ -86,7 +89,7 @@ impl ObjectiveWorkspace {
     }
     /// A tally of f64 per unit and node above.
     pub(crate) fn tallies(&self) -> usize {
-        (self.group_records() + self.units * 8 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_records() + self.units * 8 * 8).next_multiple_of(SECTOR)
     }
     /// A tally of f64 per tile of segments and node above.
     pub(crate) fn segment_tallies(&self) -> usize {

@@ -56,6 +56,7 @@ enum MoerlFault {
     MOERL_FAULT_MASK = 66,             // a mask value that is neither 0 nor 1
     MOERL_FAULT_ZERO_DENOMINATOR = 67, // a denominator of 0 although a token counts
     MOERL_FAULT_SEGMENT_WEIGHT = 68,   // a segment's weight that is NaN or infinite
+    MOERL_FAULT_VARYING_ADVANTAGE = 69,  // of a segment: its tokens' advantages differ, where it has to have one
     // correction
     MOERL_FAULT_SEGMENT_INPUT = 96,    // of a segment: its log-probabilities make no weight
 };
@@ -244,11 +245,15 @@ struct MoerlObjective {
     uint64_t* errors;
     // workspace
     uint64_t* local_counts;  // [2]: T and B, counted in this call; null unless asked for
-    uint32_t* tickets;       // of the tree of tallies
+    uint32_t* tickets;       // of the tree over units
+    uint32_t* segment_tickets;  // of the tree over tiles of 1024 segments
     uint32_t* group_tickets; // [units]
     uint32_t* tile_tickets;  // [units]
-    double* tallies;         // of the tree
-    uint32_t* tile_records;  // [units][8]: D, S+, S- as f32; n | nonfinite << 16; C, K as f32; kept
+    uint64_t* arrivals;      // [tiles of segments]: how many segments; above bit 32 the groups of 32 that were summed on chip
+    double* tallies;         // of the tree over units
+    double* segment_tallies; // of the tree over tiles of segments
+    double* group_sums;      // [2][groups of 32 segments]: loss, s
+    uint32_t* tile_records;  // [units][8]: D, S+, S- as f32; n | nonfinite << 16; C, K as f32; kept; the tokens' advantage
     double* group_records;   // [units][8]: D, S+, S-, n, nonfinite, C, K, kept
     uint64_t segment_count;
     uint64_t unit_count;

@@ -54,9 +54,15 @@ MOERL_KERNEL(objective_apply_any, MoerlObjective, 128) { apply_phase<ANY, false>
 MOERL_ALL_REGISTERS(objective_apply_any_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_apply_any_tally, MoerlObjective, 128) { apply_phase<ANY, true>(p); }
 
-MOERL_KERNEL(objective_fused_ppo, MoerlObjective, 128) { fused_phase<CLIPPED_RATIO>(p); }
+MOERL_KERNEL(objective_fused_ppo, MoerlObjective, 128) { fused_phase<CLIPPED_RATIO, false>(p); }
+MOERL_ALL_REGISTERS(objective_fused_ppo_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_fused_ppo_tally, MoerlObjective, 128) { fused_phase<CLIPPED_RATIO, true>(p); }
 // With the registers of more blocks these two spill on sm_100.
 MOERL_RESIDENT(objective_fused_gspo, MoerlObjective, 128, 5)
-MOERL_KERNEL(objective_fused_gspo, MoerlObjective, 128) { fused_phase<SHARED_GRADIENT>(p); }
+MOERL_KERNEL(objective_fused_gspo, MoerlObjective, 128) { fused_phase<SHARED_GRADIENT, false>(p); }
+MOERL_ALL_REGISTERS(objective_fused_gspo_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_fused_gspo_tally, MoerlObjective, 128) { fused_phase<SHARED_GRADIENT, true>(p); }
 MOERL_RESIDENT(objective_fused_gspo_token, MoerlObjective, 128, 5)
-MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO>(p); }
+MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO, false>(p); }
+MOERL_ALL_REGISTERS(objective_fused_gspo_token_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_fused_gspo_token_tally, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO, true>(p); }

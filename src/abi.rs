@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xd9c4079f0dc64516;
+pub const ABI_DIGEST: u64 = 0xd032356bc7738d78;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -61,6 +61,7 @@ pub const MOERL_FAULT_POSITIVE_LOGPROB: MoerlFault = 65;
 pub const MOERL_FAULT_MASK: MoerlFault = 66;
 pub const MOERL_FAULT_ZERO_DENOMINATOR: MoerlFault = 67;
 pub const MOERL_FAULT_SEGMENT_WEIGHT: MoerlFault = 68;
+pub const MOERL_FAULT_VARYING_ADVANTAGE: MoerlFault = 69;
 pub const MOERL_FAULT_SEGMENT_INPUT: MoerlFault = 96;
 pub type MoerlFault = ::core::ffi::c_uint;
 pub const MOERL_PPO_CLIP: MoerlVariant = 0;
@@ -245,9 +246,13 @@ pub struct MoerlObjective {
     pub errors: *mut u64,
     pub local_counts: *mut u64,
     pub tickets: *mut u32,
+    pub segment_tickets: *mut u32,
     pub group_tickets: *mut u32,
     pub tile_tickets: *mut u32,
+    pub arrivals: *mut u64,
     pub tallies: *mut f64,
+    pub segment_tallies: *mut f64,
+    pub group_sums: *mut f64,
     pub tile_records: *mut u32,
     pub group_records: *mut f64,
     pub segment_count: u64,
@@ -299,7 +304,7 @@ pub struct MoerlObjective {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 528usize];
+    ["Size of MoerlObjective"][::core::mem::size_of::<MoerlObjective>() - 560usize];
     ["Alignment of MoerlObjective"][::core::mem::align_of::<MoerlObjective>() - 8usize];
     ["Offset of field: MoerlObjective::logprobs"][::core::mem::offset_of!(MoerlObjective, logprobs) - 0usize];
     ["Offset of field: MoerlObjective::old_logprobs"][::core::mem::offset_of!(MoerlObjective, old_logprobs) - 8usize];
@@ -343,81 +348,87 @@ const _: () = {
     ["Offset of field: MoerlObjective::errors"][::core::mem::offset_of!(MoerlObjective, errors) - 272usize];
     ["Offset of field: MoerlObjective::local_counts"][::core::mem::offset_of!(MoerlObjective, local_counts) - 280usize];
     ["Offset of field: MoerlObjective::tickets"][::core::mem::offset_of!(MoerlObjective, tickets) - 288usize];
+    ["Offset of field: MoerlObjective::segment_tickets"]
+        [::core::mem::offset_of!(MoerlObjective, segment_tickets) - 296usize];
     ["Offset of field: MoerlObjective::group_tickets"]
-        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 296usize];
-    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 304usize];
-    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 312usize];
-    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 320usize];
+        [::core::mem::offset_of!(MoerlObjective, group_tickets) - 304usize];
+    ["Offset of field: MoerlObjective::tile_tickets"][::core::mem::offset_of!(MoerlObjective, tile_tickets) - 312usize];
+    ["Offset of field: MoerlObjective::arrivals"][::core::mem::offset_of!(MoerlObjective, arrivals) - 320usize];
+    ["Offset of field: MoerlObjective::tallies"][::core::mem::offset_of!(MoerlObjective, tallies) - 328usize];
+    ["Offset of field: MoerlObjective::segment_tallies"]
+        [::core::mem::offset_of!(MoerlObjective, segment_tallies) - 336usize];
+    ["Offset of field: MoerlObjective::group_sums"][::core::mem::offset_of!(MoerlObjective, group_sums) - 344usize];
+    ["Offset of field: MoerlObjective::tile_records"][::core::mem::offset_of!(MoerlObjective, tile_records) - 352usize];
     ["Offset of field: MoerlObjective::group_records"]
-        [::core::mem::offset_of!(MoerlObjective, group_records) - 328usize];
+        [::core::mem::offset_of!(MoerlObjective, group_records) - 360usize];
     ["Offset of field: MoerlObjective::segment_count"]
-        [::core::mem::offset_of!(MoerlObjective, segment_count) - 336usize];
-    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 344usize];
+        [::core::mem::offset_of!(MoerlObjective, segment_count) - 368usize];
+    ["Offset of field: MoerlObjective::unit_count"][::core::mem::offset_of!(MoerlObjective, unit_count) - 376usize];
     ["Offset of field: MoerlObjective::divisor_values"]
-        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 352usize];
-    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 384usize];
-    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 392usize];
-    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 400usize];
-    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 408usize];
+        [::core::mem::offset_of!(MoerlObjective, divisor_values) - 384usize];
+    ["Offset of field: MoerlObjective::scale"][::core::mem::offset_of!(MoerlObjective, scale) - 416usize];
+    ["Offset of field: MoerlObjective::log_upper"][::core::mem::offset_of!(MoerlObjective, log_upper) - 424usize];
+    ["Offset of field: MoerlObjective::log_lower"][::core::mem::offset_of!(MoerlObjective, log_lower) - 432usize];
+    ["Offset of field: MoerlObjective::log_cap"][::core::mem::offset_of!(MoerlObjective, log_cap) - 440usize];
     ["Offset of field: MoerlObjective::token_log_upper"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 416usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_upper) - 448usize];
     ["Offset of field: MoerlObjective::token_log_lower"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 420usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_lower) - 452usize];
     ["Offset of field: MoerlObjective::token_log_cap"]
-        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 424usize];
-    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 428usize];
-    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 432usize];
-    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 436usize];
+        [::core::mem::offset_of!(MoerlObjective, token_log_cap) - 456usize];
+    ["Offset of field: MoerlObjective::upper"][::core::mem::offset_of!(MoerlObjective, upper) - 460usize];
+    ["Offset of field: MoerlObjective::lower"][::core::mem::offset_of!(MoerlObjective, lower) - 464usize];
+    ["Offset of field: MoerlObjective::cap"][::core::mem::offset_of!(MoerlObjective, cap) - 468usize];
     ["Offset of field: MoerlObjective::saturation_low"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 440usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_low) - 472usize];
     ["Offset of field: MoerlObjective::saturation_high"]
-        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 444usize];
+        [::core::mem::offset_of!(MoerlObjective, saturation_high) - 476usize];
     ["Offset of field: MoerlObjective::positive_rate"]
-        [::core::mem::offset_of!(MoerlObjective, positive_rate) - 448usize];
+        [::core::mem::offset_of!(MoerlObjective, positive_rate) - 480usize];
     ["Offset of field: MoerlObjective::negative_rate"]
-        [::core::mem::offset_of!(MoerlObjective, negative_rate) - 452usize];
+        [::core::mem::offset_of!(MoerlObjective, negative_rate) - 484usize];
     ["Offset of field: MoerlObjective::positive_scale"]
-        [::core::mem::offset_of!(MoerlObjective, positive_scale) - 456usize];
+        [::core::mem::offset_of!(MoerlObjective, positive_scale) - 488usize];
     ["Offset of field: MoerlObjective::negative_scale"]
-        [::core::mem::offset_of!(MoerlObjective, negative_scale) - 460usize];
-    ["Offset of field: MoerlObjective::epsilon"][::core::mem::offset_of!(MoerlObjective, epsilon) - 464usize];
-    ["Offset of field: MoerlObjective::kl_beta"][::core::mem::offset_of!(MoerlObjective, kl_beta) - 468usize];
+        [::core::mem::offset_of!(MoerlObjective, negative_scale) - 492usize];
+    ["Offset of field: MoerlObjective::epsilon"][::core::mem::offset_of!(MoerlObjective, epsilon) - 496usize];
+    ["Offset of field: MoerlObjective::kl_beta"][::core::mem::offset_of!(MoerlObjective, kl_beta) - 500usize];
     ["Offset of field: MoerlObjective::kl_input_clamp"]
-        [::core::mem::offset_of!(MoerlObjective, kl_input_clamp) - 472usize];
+        [::core::mem::offset_of!(MoerlObjective, kl_input_clamp) - 504usize];
     ["Offset of field: MoerlObjective::kl_output_clamp"]
-        [::core::mem::offset_of!(MoerlObjective, kl_output_clamp) - 476usize];
+        [::core::mem::offset_of!(MoerlObjective, kl_output_clamp) - 508usize];
     ["Offset of field: MoerlObjective::mismatch_penalty"]
-        [::core::mem::offset_of!(MoerlObjective, mismatch_penalty) - 480usize];
+        [::core::mem::offset_of!(MoerlObjective, mismatch_penalty) - 512usize];
     ["Offset of field: MoerlObjective::entropy_bonus"]
-        [::core::mem::offset_of!(MoerlObjective, entropy_bonus) - 484usize];
-    ["Offset of field: MoerlObjective::variant"][::core::mem::offset_of!(MoerlObjective, variant) - 488usize];
-    ["Offset of field: MoerlObjective::kl_form"][::core::mem::offset_of!(MoerlObjective, kl_form) - 492usize];
-    ["Offset of field: MoerlObjective::reads"][::core::mem::offset_of!(MoerlObjective, reads) - 496usize];
+        [::core::mem::offset_of!(MoerlObjective, entropy_bonus) - 516usize];
+    ["Offset of field: MoerlObjective::variant"][::core::mem::offset_of!(MoerlObjective, variant) - 520usize];
+    ["Offset of field: MoerlObjective::kl_form"][::core::mem::offset_of!(MoerlObjective, kl_form) - 524usize];
+    ["Offset of field: MoerlObjective::reads"][::core::mem::offset_of!(MoerlObjective, reads) - 528usize];
     ["Offset of field: MoerlObjective::nonfinite_policy"]
-        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 500usize];
-    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 504usize];
-    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 508usize];
+        [::core::mem::offset_of!(MoerlObjective, nonfinite_policy) - 532usize];
+    ["Offset of field: MoerlObjective::divisors"][::core::mem::offset_of!(MoerlObjective, divisors) - 536usize];
+    ["Offset of field: MoerlObjective::tag"][::core::mem::offset_of!(MoerlObjective, tag) - 540usize];
     ["Offset of field: MoerlObjective::is_sequence_level"]
-        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 512usize];
+        [::core::mem::offset_of!(MoerlObjective, is_sequence_level) - 544usize];
     ["Offset of field: MoerlObjective::advantage_per_token"]
-        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 513usize];
-    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 514usize];
-    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 515usize];
-    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 516usize];
-    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 517usize];
+        [::core::mem::offset_of!(MoerlObjective, advantage_per_token) - 545usize];
+    ["Offset of field: MoerlObjective::aligned"][::core::mem::offset_of!(MoerlObjective, aligned) - 546usize];
+    ["Offset of field: MoerlObjective::accumulate"][::core::mem::offset_of!(MoerlObjective, accumulate) - 547usize];
+    ["Offset of field: MoerlObjective::keep_totals"][::core::mem::offset_of!(MoerlObjective, keep_totals) - 548usize];
+    ["Offset of field: MoerlObjective::count_empty"][::core::mem::offset_of!(MoerlObjective, count_empty) - 549usize];
     ["Offset of field: MoerlObjective::kl_straight_through"]
-        [::core::mem::offset_of!(MoerlObjective, kl_straight_through) - 518usize];
+        [::core::mem::offset_of!(MoerlObjective, kl_straight_through) - 550usize];
     ["Offset of field: MoerlObjective::folds_weights"]
-        [::core::mem::offset_of!(MoerlObjective, folds_weights) - 519usize];
-    ["Offset of field: MoerlObjective::is_gated"][::core::mem::offset_of!(MoerlObjective, is_gated) - 520usize];
-    ["Offset of field: MoerlObjective::rejects_all"][::core::mem::offset_of!(MoerlObjective, rejects_all) - 521usize];
+        [::core::mem::offset_of!(MoerlObjective, folds_weights) - 551usize];
+    ["Offset of field: MoerlObjective::is_gated"][::core::mem::offset_of!(MoerlObjective, is_gated) - 552usize];
+    ["Offset of field: MoerlObjective::rejects_all"][::core::mem::offset_of!(MoerlObjective, rejects_all) - 553usize];
     ["Offset of field: MoerlObjective::after_rejection"]
-        [::core::mem::offset_of!(MoerlObjective, after_rejection) - 522usize];
+        [::core::mem::offset_of!(MoerlObjective, after_rejection) - 554usize];
     ["Offset of field: MoerlObjective::value_in_finish"]
-        [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 523usize];
-    ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 524usize];
-    ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 525usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 526usize];
+        [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 555usize];
+    ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 556usize];
+    ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 557usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 558usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -233,6 +233,8 @@ fault_codes! {
     SegmentInput = MOERL_FAULT_SEGMENT_INPUT, "the sums of the segment's log-probabilities make no weight";
     /// A segment's weight that is NaN or infinite.
     SegmentWeight = MOERL_FAULT_SEGMENT_WEIGHT, "the segment's weight is NaN or infinite";
+    /// The tokens of a segment have different advantages although the objective takes one of a segment (GMPO).
+    VaryingAdvantage = MOERL_FAULT_VARYING_ADVANTAGE, "the advantages of the segment's tokens differ, GMPO needs one of a segment: give them per segment";
 }
 
 /// Collects every fault of a call's arguments before anything is queued.

@@ -39,7 +39,7 @@
 //! **Masked means absent**: whatever the arrays hold at a token with `m = 0`, its gradient is +0.0 and nothing else sees it.
 //! **Bad data** that only the device can see sets the error word: NaN or infinity at a counted token (what happens then is
 //! [`NonFinite`]'s to say), a mask value other than 0 and 1 (counts as 1), a log-probability above 1e-3, a denominator of 0 although a token
-//! counts (loss and gradient are then NaN).
+//! counts (loss and gradient are then NaN), a segment of [`Variant::Gmpo`] whose tokens do not share an advantage (their mean is taken).
 //!
 //! # One call or three
 //!
@@ -53,8 +53,8 @@
 //! A segment's sums are formed in tiles of [`TILE`] positions counted from its start, in a tree that depends on the position alone; tiles
 //! join in f64, in groups of [`TILE_GROUP`]. So gradient and ratios do not depend on the segment's neighbours, on alignment, on the number of
 //! segments in a call or on how the work is divided. A segment that comes in several calls keeps its bits if it is cut at multiples of
-//! `TILE · TILE_GROUP` tokens; any other cut agrees within 1e-8 in D/n. The loss is a sum of f64 in a tree over segments, or over tiles for
-//! a token variant: calls agree within 1e-12 however the batch is split.
+//! `TILE · TILE_GROUP` tokens; any other cut agrees within 1e-8 in D/n. The loss is a sum of f64 in a tree over segments (32 neighbours, 32
+//! of those, and so on), or over tiles for a token variant: calls agree within 1e-12 however the batch is split.
 //!
 //! ```
 //! use moerl::objective::{Advantages, Batch, Config, Denominators, Output, Plan, Segments, workspace_bytes};

@@ -72,6 +72,8 @@ on_every_backend!(
     masked_tokens_may_hold_anything,
     nothing_to_count_is_zero,
     a_token_that_is_not_finite_is_handled_as_configured,
+    gmpo_reports_advantages_that_vary_inside_a_segment,
+    gmpo_reports_sums_of_both_signs,
     zero_denominators_are_reported,
     odd_masks_and_positive_logprobs_are_reported,
     faults_of_a_call_are_listed_together,

@@ -224,11 +224,9 @@ MOERL_DEVICE void apply_shared(const MoerlObjective& p, const Geometry& g, const
 template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(const MoerlObjective& p, const Geometry& g, const MoerlCoefficient& c, float segment_advantage, Chains<1>& chains) {
     constexpr bool BY_RATIO = FAMILY == CLIPPED_RATIO;
     constexpr uint32_t READS = (WITH_ARRAYS ? MOERL_READ_ADVANTAGES | MOERL_READ_WEIGHTS : 0) | (BY_RATIO ? MOERL_READ_LOGPROBS | MOERL_READ_OLD : 0);
-    // A and w of their own take the registers of two rows.
-    constexpr int ROWS = WITH_ARRAYS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
-    const bool has_old = p.old_logprobs != nullptr, has_weights = WITH_ARRAYS && p.weights != nullptr, is_own = WITH_ARRAYS && p.advantage_per_token != 0;
-    Suspicion suspicion = NO_SUSPICION;
-    if (!is_own) suspect(suspicion, segment_advantage);
+    constexpr int ROWS = SOUND_ROWS<WITH_ARRAYS>;
+    const bool has_old = p.old_logprobs != nullptr;
+    Suspicion suspicion = suspicion_of(p, segment_advantage);
     for (int first = 0; first < g.rows; first += ROWS) {
         const Rows<ROWS> rows = load_rows<ROWS>(p, g, first, READS);
         MOERL_UNROLL
@@ -239,9 +237,7 @@ template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(cons
             MOERL_UNROLL
             for (int v = 0; v < 4; v++) {
                 if (byte_of(pack.mask, v) == 0) continue;
-                const float weight = has_weights ? pack.weights.x[v] : 1.0f, advantage = is_own ? pack.advantages.x[v] : segment_advantage;
-                if (has_weights) suspect(suspicion, weight);
-                if (is_own) suspect(suspicion, advantage);
+                const auto [weight, advantage] = factors_of<WITH_ARRAYS>(p, pack, v, segment_advantage, suspicion);
                 const float scaled = -c.weight * weight * advantage;
                 if constexpr (BY_RATIO) {
                     const float current = pack.logprobs.x[v], delta = has_old ? current - pack.old_logprobs.x[v] : 0.0f;
@@ -352,9 +348,7 @@ template <int FAMILY, class Stage> MOERL_DEVICE double sum_values(const MoerlObj
             loss += value_scale<FAMILY>(c) * static_cast<double>(value);
         }
     }
-    MOERL_UNROLL
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) loss += shuffle_xor(loss, lanes);
-    return loss;
+    return warp_sum(loss);
 }
 
 // A unit of several segments. Returns its share of the loss.
@@ -401,7 +395,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_phase(const MoerlObjec
             if constexpr (TALLY) mine = spread<IS_WIDE<FAMILY>>(going.tokens);
             if constexpr (TALLY && FAMILY == ANY) place_terms(mine, going.terms);
             place(mine, LOSS, loss);
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false, true);
+            if (climb(tree_of_units(p), mine, index, p.unit_count, all_places(p))) publish(p, mine, all_places(p), false);
         }
     }
     if constexpr (HAS_VALUES<FAMILY>) publish_fault(p.errors, going.fault);

@@ -7,6 +7,7 @@
 constexpr uint32_t FINISH_THREADS = 256;
 constexpr uint32_t FINISH_WARPS = FINISH_THREADS / WARP;
 constexpr uint32_t SEGMENTS_AT_ONCE = 4;
+constexpr uint32_t LANES_OF_GROUP = WARP / SEGMENTS_AT_ONCE;
 
 struct Finished {
     MoerlCoefficient coefficient;
@@ -15,13 +16,18 @@ struct Finished {
     uint32_t count;
     bool saturated_high, saturated_low;
     bool has_unsound_weight;
+    bool has_both_signs;  // of an advantage that the tokens have to share
 };
 
 struct SegmentTally {
     uint32_t segments, empty, dropped, above, below, capped, tokens_above, tokens_below, tokens_capped, saturated_high, saturated_low;
-    double ratio;
     float max_ratio, max_negative_ratio;
 };
+
+MOERL_DEVICE SegmentTally no_segments() {
+    const float least = f32_of(0xff800000u);
+    return {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, least, least};
+}
 
 // The product of what divides every coefficient.
 MOERL_DEVICE double common_divisor(const MoerlObjective& p) {
@@ -137,10 +143,12 @@ MOERL_DEVICE Planes planes_at(const MoerlObjective& p, uint64_t segment) {
 }
 
 MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
-    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false};
+    Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false, false};
     const double count = sums.count;
     if (!(count > 0.0)) return r;
     r.count = static_cast<uint32_t>(count);
+    // Pieces of a segment that came in several calls show by their sums alone.
+    r.has_both_signs = p.variant == MOERL_GMPO && sums.positive > 0.0 && sums.negative < 0.0;
     MoerlCoefficient& c = r.coefficient;
     const double log_ratio = sums.delta;
     // The logarithm is compared in f64 and without a division; the ratio itself needs no more than f32.
@@ -184,7 +192,6 @@ MOERL_DEVICE void count_segment(SegmentTally& tally, const MoerlObjective& p, co
     tally.segments++;
     tally.dropped += (made.coefficient.flags & MOERL_DROPPED) != 0;
     if (p.log_ratio == nullptr) return;
-    tally.ratio += static_cast<double>(made.coefficient.sequence_ratio);
     tally.max_ratio = fmaxf(tally.max_ratio, made.coefficient.sequence_ratio);
     tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -made.coefficient.sequence_ratio);
     const bool above = (made.clipped & MOERL_ABOVE) != 0, below = (made.clipped & MOERL_BELOW) != 0, capped = (made.clipped & MOERL_CAPPED) != 0;
@@ -199,10 +206,9 @@ MOERL_DEVICE void count_segment(SegmentTally& tally, const MoerlObjective& p, co
     tally.saturated_low += made.saturated_low;
 }
 
-MOERL_DEVICE double warp_sum_f64(double x) {
-    MOERL_UNROLL
-    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += shuffle_xor(x, lanes);
-    return x;
+// A segment's share of the sum of s.
+MOERL_DEVICE double ratio_share(const MoerlObjective& p, const Finished& made) {
+    return p.log_ratio == nullptr || (made.coefficient.flags & MOERL_EMPTY) != 0 ? 0.0 : static_cast<double>(made.coefficient.sequence_ratio);
 }
 
 MOERL_DEVICE Tally spread(const SegmentTally& tally) {
@@ -214,12 +220,11 @@ MOERL_DEVICE Tally spread(const SegmentTally& tally) {
     place(mine, MOERL_SUM_SEQUENCE_CLIPPED_LOW, reduce_add_u32(tally.below));
     place(mine, MOERL_SUM_SEQUENCE_CAPPED, reduce_add_u32(tally.capped));
     // 128 segments of up to 2^32 tokens.
-    place(mine, MOERL_SUM_CLIPPED_HIGH, warp_sum_f64(tally.tokens_above));
-    place(mine, MOERL_SUM_CLIPPED_LOW, warp_sum_f64(tally.tokens_below));
-    place(mine, MOERL_SUM_CAPPED, warp_sum_f64(tally.tokens_capped));
+    place(mine, MOERL_SUM_CLIPPED_HIGH, warp_sum(static_cast<double>(tally.tokens_above)));
+    place(mine, MOERL_SUM_CLIPPED_LOW, warp_sum(static_cast<double>(tally.tokens_below)));
+    place(mine, MOERL_SUM_CAPPED, warp_sum(static_cast<double>(tally.tokens_capped)));
     place(mine, MOERL_SUM_SATURATED_HIGH, reduce_add_u32(tally.saturated_high));
     place(mine, MOERL_SUM_SATURATED_LOW, reduce_add_u32(tally.saturated_low));
-    place(mine, MOERL_SUM_SEQUENCE_RATIO, warp_sum_f64(tally.ratio));
     place(mine, MOERL_MAX_SEQUENCE_RATIO, warp_max(tally.max_ratio));
     place(mine, MOERL_MAX_NEGATIVE_SEQUENCE_RATIO, warp_max(tally.max_negative_ratio));
     return mine;
@@ -228,53 +233,70 @@ MOERL_DEVICE Tally spread(const SegmentTally& tally) {
 MOERL_DEVICE void keep_segment_faults(uint64_t& fault, const MoerlObjective& p, const Finished& made, uint64_t segment) {
     if (made.coefficient.scale != made.coefficient.scale) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_ZERO_DENOMINATOR));
     if (made.has_unsound_weight) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_SEGMENT_WEIGHT));
+    if (made.has_both_signs) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_VARYING_ADVANTAGE));
 }
 
-// 1024 values by the tree of unit.cuh, in f64, by one warp; `value(k, v)` is the lane's of position 128 k + 4 j + v.
-template <class Value> MOERL_DEVICE double fold_values(Value value) {
-    double chains[4] = {0.0, 0.0, 0.0, 0.0};
-    for (uint32_t k = 0; k < FINISH_WARPS; k++) {
+// The group's sum, of lanes that each have four neighbours of it.
+MOERL_DEVICE double fold_group(const double (&of)[SEGMENTS_AT_ONCE]) {
+    double sums[SEGMENTS_AT_ONCE];
+    MOERL_UNROLL
+    for (uint32_t v = 0; v < SEGMENTS_AT_ONCE; v++) {
+        sums[v] = of[v];
         MOERL_UNROLL
-        for (uint32_t v = 0; v < 4; v++) chains[v] += value(k, v);
+        for (uint32_t lanes = LANES_OF_GROUP / 2; lanes > 0; lanes /= 2) sums[v] += shuffle_xor(sums[v], static_cast<int>(lanes));
     }
-    return warp_sum_f64((chains[0] + chains[1]) + (chains[2] + chains[3]));
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
+
+// The tile's sum, of a group's sum a lane; never -0.
+MOERL_DEVICE double fold_tile(double group) { return warp_sum(group) + 0.0; }
 
 template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
-    MOERL_SHARED(double, values, SEGMENTS_AT_ONCE * FINISH_THREADS);
+    MOERL_SHARED(double, losses, WARP);
+    MOERL_SHARED(double, ratios, WARP);
     MOERL_SHARED(Tally, tallies, FINISH_WARPS * WARP);
     const float common = common_coefficient(p);
-    const float least = f32_of(0xff800000u);
-    SegmentTally tally = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0, least, least};
+    SegmentTally tally = no_segments();
+    double values[SEGMENTS_AT_ONCE], shares[SEGMENTS_AT_ONCE];
     uint64_t fault = MOERL_NO_FAULT;
     const uint64_t first = (static_cast<uint64_t>(block_index()) * FINISH_THREADS + thread_index()) * SEGMENTS_AT_ONCE;
     MOERL_UNROLL
     for (uint32_t v = 0; v < SEGMENTS_AT_ONCE; v++) {
         const uint64_t segment = first + v;
-        double value = 0.0;
-        if (segment < p.segment_count) {
-            const Finished made = finish_segment(p, common, segment, planes_at(p, segment));
-            value = made.value;
-            const MoerlCoefficient& c = made.coefficient;
-            store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
-            store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
-            if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.sequence_ratio);
-            if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
-            keep_segment_faults(fault, p, made, segment);
-            if constexpr (TALLY) count_segment(tally, p, made);
+        values[v] = shares[v] = 0.0;
+        if (segment >= p.segment_count) continue;
+        const Finished made = finish_segment(p, common, segment, planes_at(p, segment));
+        values[v] = made.value;
+        const MoerlCoefficient& c = made.coefficient;
+        store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
+        store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
+        if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.sequence_ratio);
+        if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
+        keep_segment_faults(fault, p, made, segment);
+        if constexpr (TALLY) {
+            count_segment(tally, p, made);
+            shares[v] = ratio_share(p, made);
         }
-        values[v * FINISH_THREADS + thread_index()] = value;
     }
-    if constexpr (TALLY) tallies[thread_index()] = spread(tally);
+    const uint32_t group = thread_index() / LANES_OF_GROUP;
+    const bool leads = thread_index() % LANES_OF_GROUP == 0;
+    const double loss = fold_group(values);
+    if (leads) losses[group] = loss;
+    if constexpr (TALLY) {
+        const double ratio = fold_group(shares);
+        if (leads) ratios[group] = ratio;
+        tallies[thread_index()] = spread(tally);
+    }
     publish_fault(p.errors, fault);
     sync_block();
     if (warp_index() != 0) return;
     Tally mine = empty_tally();
     if constexpr (TALLY) {
         for (uint32_t warp = 0; warp < FINISH_WARPS; warp++) mine = join(mine, tallies[warp * WARP + lane_index()]);
+        place(mine, MOERL_SUM_SEQUENCE_RATIO, fold_tile(ratios[lane_index()]));
     }
-    place(mine, LOSS, fold_values([&](uint32_t k, uint32_t v) { return values[v * FINISH_THREADS + k * WARP + lane_index()]; }));
-    if (!climb(p, mine, block_index(), grid_size())) return;
-    publish(p, mine, false, true);
+    place(mine, LOSS, fold_tile(losses[lane_index()]));
+    if (!climb(tree_of_segments(p), mine, block_index(), grid_size(), all_places(p))) return;
+    publish(p, mine, all_places(p), false);
     if (p.local_counts != nullptr && lane_index() < 2) store(p.local_counts + lane_index(), uint64_t{0});
 }

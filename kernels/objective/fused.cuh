@@ -1,8 +1,10 @@
 // All three phases of whole segments in one launch: sums, coefficients and values never leave the chip.
 //
-// For calls whose segments are all of one tile at most, with an advantage each and no weights, that ask for loss and gradient alone. Bytes a token: 9 read
-// and 4 written; a segment: 8 of offsets and 4 of A read, and where segments decide the loss 8 for its share, which the last to arrive of 1024
-// neighbours adds up. Every sum is that of the three phases, bit for bit.
+// For calls whose segments are all of one tile at most, with an advantage each and no weights, that ask for loss, gradient and diagnostics. Bytes a
+// token: 9 read and 4 written; a segment: 8 of offsets and 4 of A read. Where segments decide the loss, a group of 32 neighbours (climb.cuh) that
+// lies in one unit is folded on chip and hands on its sum alone, 8 bytes; of a group that several units share, every segment hands on its own.
+// The last to arrive of a tile of 1024 segments adds both up. With diagnostics a unit adds its tally, and a group its sum of s. Every sum is that
+// of the three phases, bit for bit.
 #pragma once
 
 #include "apply.cuh"
@@ -21,7 +23,7 @@ static_assert(sizeof(FusedStage) == 11360, "src/device/objective.rs asks for thi
 constexpr uint32_t STAGED_READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD;
 
 // Puts the tokens into shared memory, if all are in order; false in every lane if one is not.
-MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage) {
+template <bool TALLY> MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage, TokenTally& tally) {
     const bool has_old = p.old_logprobs != nullptr;
     Suspicion suspicion = NO_SUSPICION;
     for (int first = 0; first < g.rows; first += WHOLE_ROWS) {
@@ -42,6 +44,11 @@ MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g,
                 if (!counts) continue;
                 suspect(suspicion, current, old);
                 suspect(suspicion, delta);
+                if constexpr (TALLY) {
+                    tally.tokens++;
+                    look_at(tally, current);
+                    if (has_old) look_at(tally, old);
+                }
             }
         }
     }
@@ -49,11 +56,12 @@ MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g,
 }
 
 // As stage_sound_tokens, whatever the tokens are.
-MOERL_DEVICE void stage_any_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage, uint64_t& fault) {
+template <bool TALLY> MOERL_DEVICE void stage_any_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage, TokenTally& tally, uint64_t& fault) {
+    tally = no_tokens();
     MOERL_ROLLED
     for (int row = 0; row < g.rows; row++) {
-        const Rows<1> rows = load_rows<1>(p, g, row, STAGED_READS);
-        const Pack<false>& pack = rows.of[0];
+        Pack<false> pack = load_rows<1>(p, g, row, STAGED_READS).of[0];
+        if (p.old_logprobs == nullptr) pack.old_logprobs = {{0.0f, 0.0f, 0.0f, 0.0f}};  // not read, and looked at below
         const int slot = row * ROW + 4 * static_cast<int>(lane_index());
         if (pack.bits == 0u) continue;
         MOERL_UNROLL
@@ -62,6 +70,13 @@ MOERL_DEVICE void stage_any_tokens(const MoerlObjective& p, const Geometry& g, F
             stage.values[slot + v] = token.is_sound ? token.delta : 0.0f;
             stage.marks[slot + v] = static_cast<uint8_t>((token.counts ? COUNTS : 0u) | (token.counts && !token.is_sound ? UNSOUND : 0u));
             keep_faults(fault, p, pack, token, v, true);
+            if constexpr (TALLY) {
+                tally.tokens += token.counts;
+                tally.nonfinite += token.counts && !token.is_sound;
+                if (!token.is_sound) continue;
+                look_at(tally, pack.logprobs.x[v]);
+                look_at(tally, pack.old_logprobs.x[v]);
+            }
         }
     }
 }
@@ -84,15 +99,84 @@ MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSu
     return planes;
 }
 
-// Sums and finishes the unit's segments: a lane each short one, the warp each longer one.
-template <int FAMILY> MOERL_DEVICE void finish_staged(const MoerlObjective& p, const MoerlUnit& unit, FusedStage& stage, uint64_t& fault) {
-    constexpr bool WITH_RATIO = FAMILY != CLIPPED_RATIO;
+// The groups of 32 neighbouring segments that lie in the unit whole.
+struct Groups {
+    uint64_t first, end;
+
+    MOERL_DEVICE bool has(uint64_t group) const { return first <= group && group < end; }
+    // Those of a tile, a bit each.
+    MOERL_DEVICE uint32_t marks(uint64_t tile) const {
+        const uint64_t begin = tile * WARP, low = first > begin ? first : begin, high = end < begin + WARP ? end : begin + WARP;
+        return low < high ? ((1u << (high - low)) - 1u) << (low - begin) : 0u;
+    }
+};
+static_assert(MOERL_TILE == WARP * WARP && MOERL_UNIT_SEGMENTS / WARP < 32, "a bit for every group of a tile, and a lane for every one of a unit");
+
+MOERL_DEVICE Groups groups_of(const MoerlObjective& p, const MoerlUnit& unit) {
+    const uint64_t begin = unit.segment, end = begin + unit.segments;
+    return {(begin + WARP - 1) / WARP, end == p.segment_count ? (end + WARP - 1) / WARP : end / WARP};
+}
+
+// What a segment adds to the sums over segments: its loss and, with diagnostics, s. Sums of groups on their way to the workspace stand a lane each.
+template <bool TALLY> struct Shares;
+template <> struct Shares<false> {
+    double loss;
+};
+template <> struct Shares<true> {
+    double loss, ratio;
+};
+
+template <bool TALLY> MOERL_DEVICE Shares<TALLY> no_shares() { return {}; }
+
+template <bool TALLY> MOERL_DEVICE Shares<TALLY> fold_lanes(const Shares<TALLY>& shares) {
+    Shares<TALLY> r = shares;
+    r.loss = warp_sum(shares.loss);
+    if constexpr (TALLY) r.ratio = warp_sum(shares.ratio);
+    return r;
+}
+
+// A segment's shares go where the three phases keep D and n.
+template <bool TALLY> MOERL_DEVICE void store_own(const MoerlObjective& p, uint64_t segment, const Shares<TALLY>& shares) {
+    store(p.log_ratio + segment, shares.loss);
+    if constexpr (TALLY) store(p.count + segment, shares.ratio);
+}
+
+template <bool TALLY> MOERL_DEVICE Shares<TALLY> load_own(const MoerlObjective& p, uint64_t segment) {
+    Shares<TALLY> r;
+    r.loss = load(p.log_ratio + segment);
+    if constexpr (TALLY) r.ratio = load(p.count + segment);
+    return r;
+}
+
+// Where the second sum of every group lies behind the first of all.
+MOERL_DEVICE double* group_ratios(const MoerlObjective& p) { return p.group_sums + (p.segment_count + WARP - 1) / WARP; }
+
+template <bool TALLY> MOERL_DEVICE void store_group(const MoerlObjective& p, uint64_t group, const Shares<TALLY>& shares) {
+    store(p.group_sums + group, shares.loss);
+    if constexpr (TALLY) store(group_ratios(p) + group, shares.ratio);
+}
+
+template <bool TALLY> MOERL_DEVICE Shares<TALLY> load_group(const MoerlObjective& p, uint64_t group) {
+    Shares<TALLY> r;
+    r.loss = load(p.group_sums + group);
+    if constexpr (TALLY) r.ratio = load(group_ratios(p) + group);
+    return r;
+}
+
+// Sums and finishes the unit's segments: a lane each short one, the warp each longer one. Where they decide the loss, lanes stand at the places of
+// their segments in a group.
+template <int FAMILY, bool TALLY> MOERL_DEVICE void finish_staged(const MoerlObjective& p, const MoerlUnit& unit, FusedStage& stage, SegmentTally& tally, uint64_t& fault) {
+    constexpr bool WITH_RATIO = FAMILY != CLIPPED_RATIO, BY_GROUPS = !HAS_VALUES<FAMILY>;
     const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
     const float common = common_coefficient(p);
-    for (uint32_t first = 0; first < unit.segments; first += WARP) {
-        const bool is_segment = first + lane < unit.segments;
-        const uint64_t segment = static_cast<uint64_t>(unit.segment) + first + lane;
+    const Groups whole = groups_of(p, unit);
+    const uint32_t before = BY_GROUPS ? unit.segment % WARP : 0u;
+    Shares<TALLY> folded = no_shares<TALLY>();
+    for (uint32_t first = 0; first < before + unit.segments; first += WARP) {
+        const uint32_t own = first + lane - before;  // of the segments before the unit: beyond all of its own
+        const bool is_segment = own < unit.segments;
+        const uint64_t segment = static_cast<uint64_t>(unit.segment) + own;
         const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
         const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
         const float advantage = length != 0 ? load(p.advantages + segment) : 0.0f;
@@ -114,28 +198,46 @@ template <int FAMILY> MOERL_DEVICE void finish_staged(const MoerlObjective& p, c
             });
             if (static_cast<int>(lane) == owner) sums = found;
         }
-        if (!is_segment) continue;
-        if (!is_finite(advantage) && sums.count != 0) {
-            // No token of it is sound.
-            sums.nonfinite = sums.count;
-            sums.delta = 0.0f;
-            int i = 0;
-            while ((stage.marks[slot + i] & COUNTS) == 0) i++;
-            keep_first(fault, fault_at(start + static_cast<uint64_t>(i), p.tag, MOERL_FAULT_NONFINITE_INPUT));
+        Shares<TALLY> shares = no_shares<TALLY>();
+        if (is_segment) {
+            if (!is_finite(advantage) && sums.count != 0) {
+                // No token of it is sound.
+                sums.nonfinite = sums.count;
+                sums.delta = 0.0f;
+                int i = 0;
+                while ((stage.marks[slot + i] & COUNTS) == 0) i++;
+                keep_first(fault, fault_at(start + static_cast<uint64_t>(i), p.tag, MOERL_FAULT_NONFINITE_INPUT));
+            }
+            const Finished made = finish_segment(p, common, segment, planes_of_advantage(p, sums, advantage));
+            const MoerlCoefficient& c = made.coefficient;
+            keep_segment_faults(fault, p, made, segment);
+            stage.coefficients[own] = {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}};
+            stage.advantages[own] = advantage;
+            if (length != 0) stage.owners[slot] = static_cast<uint8_t>(own);
+            shares.loss = made.value;
+            if constexpr (TALLY) {
+                count_segment(tally, p, made);
+                shares.ratio = ratio_share(p, made);
+            }
         }
-        const Finished made = finish_segment(p, common, segment, planes_of_advantage(p, sums, advantage));
-        const MoerlCoefficient& c = made.coefficient;
-        keep_segment_faults(fault, p, made, segment);
-        stage.coefficients[first + lane] = {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}};
-        stage.advantages[first + lane] = advantage;
-        if (length != 0) stage.owners[slot] = static_cast<uint8_t>(first + lane);
-        if constexpr (!HAS_VALUES<FAMILY>) store(p.log_ratio + segment, made.value);
+        if constexpr (BY_GROUPS) {
+            const uint64_t group = (static_cast<uint64_t>(unit.segment) + first) / WARP;
+            if (whole.has(group)) {
+                const Shares<TALLY> sum = fold_lanes(shares);
+                if (group == whole.first + lane) folded = sum;
+            } else if (is_segment) {
+                store_own(p, segment, shares);
+            }
+        }
+    }
+    if constexpr (BY_GROUPS) {
+        if (whole.has(whole.first + lane)) store_group(p, whole.first + lane, folded);
     }
     sync_warp();
 }
 
 // Writes the gradient of the staged tokens, and puts their values in place of their log-ratios.
-template <int FAMILY> MOERL_DEVICE void apply_staged(const MoerlObjective& p, const Geometry& g, FusedStage& stage) {
+template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObjective& p, const Geometry& g, FusedStage& stage, TokenTally& tally) {
     uint32_t carry = 0;
     for (int row = 0; row < g.rows; row++) {
         const int slot = row * ROW + 4 * static_cast<int>(lane_index());
@@ -156,36 +258,71 @@ template <int FAMILY> MOERL_DEVICE void apply_staged(const MoerlObjective& p, co
             token.is_sound_alone = token.counts && (marks & UNSOUND) == 0;
             token.is_sound = token.is_sound_alone && is_finite(token.advantage);
             Applied made = NOTHING;
-            TokenTally none = no_tokens();
             if (token.counts && !token.is_sound) made = apply_unsound(p);
-            else if (token.counts) made = apply_plain<FAMILY, false>(p, token, c, FAMILY == CLIPPED_RATIO ? uint32_t{MOERL_READ_LOGPROBS} : 0u, none);
+            else if (token.counts) made = apply_plain<FAMILY, TALLY>(p, token, c, FAMILY == CLIPPED_RATIO ? uint32_t{MOERL_READ_LOGPROBS} : 0u, tally);
+            if constexpr (TALLY) {
+                if ((bits >> v & 1u) != 0 && token.is_sound_alone) {
+                    if constexpr (FAMILY == CLIPPED_RATIO) count_ratio(tally, p, token.delta, made.ratio, made.clipped);
+                    else count_ratio(tally, p, token.delta, expf(saturate(p, token.delta)), 0u);
+                }
+            }
             gradients.x[v] = made.gradient;
             if constexpr (HAS_VALUES<FAMILY>) stage.values[slot + v] = made.value;
         }
         store_four(p.d_logprobs, g.base + static_cast<uint64_t>(slot), bits, p.aligned != 0, gradients);
     }
+    if constexpr (TALLY) count_ones(tally);
     sync_warp();
 }
 
-// The loss by the tree over segments, where `finish_staged` has put their shares: the last to arrive of a tile of 1024 adds it up.
-MOERL_DEVICE void join_segments(const MoerlObjective& p, const MoerlUnit& unit) {
+// The tile's sums in every lane, from the groups that `folded` marks and the segments of the others.
+template <bool TALLY> MOERL_DEVICE Shares<TALLY> sum_tile(const MoerlObjective& p, uint64_t tile, uint32_t folded) {
+    constexpr int GROUPS_AT_ONCE = 4;
+    const uint32_t lane = lane_index();
+    Shares<TALLY> mine = no_shares<TALLY>();  // of the lane's group
+    if ((folded >> lane & 1u) != 0) mine = load_group<TALLY>(p, tile * WARP + lane);
+    for (uint32_t first = 0; first < WARP; first += GROUPS_AT_ONCE) {
+        if ((~folded >> first & ((1u << GROUPS_AT_ONCE) - 1u)) == 0) continue;
+        Shares<TALLY> shares[GROUPS_AT_ONCE];
+        MOERL_UNROLL
+        for (int i = 0; i < GROUPS_AT_ONCE; i++) {
+            const uint32_t group = first + static_cast<uint32_t>(i);
+            const uint64_t segment = (tile * WARP + group) * WARP + lane;
+            const bool is_own = (folded >> group & 1u) == 0 && segment < p.segment_count;
+            shares[i] = is_own ? load_own<TALLY>(p, segment) : no_shares<TALLY>();
+        }
+        MOERL_UNROLL
+        for (int i = 0; i < GROUPS_AT_ONCE; i++) {
+            const uint32_t group = first + static_cast<uint32_t>(i);
+            const Shares<TALLY> sum = fold_lanes(shares[i]);
+            if (lane == group && (folded >> group & 1u) == 0) mine = sum;
+        }
+    }
+    mine.loss = fold_tile(mine.loss);
+    if constexpr (TALLY) mine.ratio = fold_tile(mine.ratio);
+    return mine;
+}
+
+// The sums over segments, where `finish_staged` has put their shares: the last to arrive of a tile of 1024 adds it up.
+template <bool TALLY> MOERL_DEVICE void join_segments(const MoerlObjective& p, const MoerlUnit& unit) {
     const uint64_t first = unit.segment, end = first + unit.segments, tiles = (p.segment_count + MOERL_TILE - 1) / MOERL_TILE;
+    const Groups whole = groups_of(p, unit);
     for (uint64_t tile = first / MOERL_TILE; tile * MOERL_TILE < end; tile++) {
         const uint64_t begin = tile * MOERL_TILE, behind = p.segment_count - begin;
         const uint64_t stop = begin + (behind < MOERL_TILE ? behind : MOERL_TILE);
         const uint64_t arrivals = (end < stop ? end : stop) - (first > begin ? first : begin);
-        if (!is_last(p.group_tickets + tile, static_cast<uint32_t>(stop - begin), static_cast<uint32_t>(arrivals))) continue;
+        uint32_t folded = whole.marks(tile);
+        if (!is_last(p.arrivals + tile, static_cast<uint32_t>(stop - begin), static_cast<uint32_t>(arrivals), folded)) continue;
+        const Shares<TALLY> sums = sum_tile<TALLY>(p, tile, folded);
         Tally mine = empty_tally();
-        const double loss = fold_values([&](uint32_t k, uint32_t v) {
-            const uint64_t segment = begin + k * ROW + 4u * lane_index() + v;
-            return segment < stop ? load(p.log_ratio + segment) : 0.0;
-        });
-        place(mine, LOSS, loss);
-        if (climb(p, mine, tile, tiles)) publish(p, mine, false, true);
+        place(mine, LOSS, sums.loss);
+        if constexpr (TALLY) place(mine, MOERL_SUM_SEQUENCE_RATIO, sums.ratio);
+        constexpr uint64_t SUMS = TALLY ? BY_SEGMENTS : BIT<LOSS>;
+        if (climb(tree_of_segments(p), mine, tile, tiles, SUMS)) publish(p, mine, SUMS, !p.keep_totals);
     }
 }
 
-template <int FAMILY> MOERL_DEVICE void fused_phase(const MoerlObjective& p) {
+template <int FAMILY, bool TALLY> MOERL_DEVICE void fused_phase(const MoerlObjective& p) {
     MOERL_DYNAMIC_SHARED(FusedStage, stages);
     uint64_t fault = MOERL_NO_FAULT;
     const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
@@ -193,16 +330,20 @@ template <int FAMILY> MOERL_DEVICE void fused_phase(const MoerlObjective& p) {
         const MoerlUnit unit = load_unit(p.units + index);
         const Geometry g = geometry(unit);
         FusedStage& stage = stages[warp_index()];
-        if (!stage_sound_tokens(p, g, stage)) stage_any_tokens(p, g, stage, fault);
+        TokenTally tokens = no_tokens();
+        SegmentTally segments = no_segments();
+        if (!stage_sound_tokens<TALLY>(p, g, stage, tokens)) stage_any_tokens<TALLY>(p, g, stage, tokens, fault);
         sync_warp();
-        finish_staged<FAMILY>(p, unit, stage, fault);
-        apply_staged<FAMILY>(p, g, stage);
-        if constexpr (HAS_VALUES<FAMILY>) {
-            Tally mine = empty_tally();
-            place(mine, LOSS, sum_values<FAMILY>(p, unit, stage));
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, false, true);
-        } else {
-            join_segments(p, unit);
+        finish_staged<FAMILY, TALLY>(p, unit, stage, segments, fault);
+        apply_staged<FAMILY, TALLY>(p, g, stage, tokens);
+        Tally mine = empty_tally();
+        if constexpr (TALLY) mine = join(spread<false>(tokens), spread(segments));
+        if constexpr (HAS_VALUES<FAMILY>) place(mine, LOSS, sum_values<FAMILY>(p, unit, stage));
+        else join_segments<TALLY>(p, unit);
+        if constexpr (HAS_VALUES<FAMILY> || TALLY) {
+            constexpr uint64_t SUMS = (TALLY ? DIAGNOSTICS : 0u) | BIT<LOSS>;
+            const uint64_t by_units = HAS_VALUES<FAMILY> ? SUMS : SUMS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>);
+            if (climb(tree_of_units(p), mine, index, p.unit_count, by_units)) publish(p, mine, by_units, !p.keep_totals);
         }
     }
     publish_fault(p.errors, fault);

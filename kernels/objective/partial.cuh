@@ -18,12 +18,34 @@ template <> struct PartialStage<true> : PartialStage<false> {
 static_assert(sizeof(PartialStage<false>) == 9360 && sizeof(PartialStage<true>) == 17680, "src/device/objective.rs asks for this much a warp");
 constexpr uint8_t COUNTS = 1, NEGATIVE = 2, UNSOUND = 4, KEPT = 8, POSITIVE = 16;
 
+// The advantage that tokens share, as the bits of its f32. Those of no token and those that differ are NaN, which no advantage is here.
+constexpr uint32_t NO_ADVANTAGE = 0xffffffffu, VARYING = 0xfffffffeu;
+
 struct SegmentSums {
     float delta, positive, negative, folded, divergence;
     uint32_t count, nonfinite, kept;
+    uint32_t advantage;  // of the tokens, where they have to share one
 };
 
-constexpr SegmentSums NO_SUMS = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0, 0};
+constexpr SegmentSums NO_SUMS = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0, 0, 0, NO_ADVANTAGE};
+
+MOERL_DEVICE uint32_t shared_advantage(uint32_t a, uint32_t b) {
+    if (a == NO_ADVANTAGE || b == NO_ADVANTAGE) return a == NO_ADVANTAGE ? b : a;
+    return f32_of(a) == f32_of(b) ? a : VARYING;
+}
+
+MOERL_DEVICE uint32_t warp_shared_advantage(uint32_t advantage) {
+    MOERL_UNROLL
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) advantage = shared_advantage(advantage, shuffle_xor(advantage, lanes));
+    return advantage;
+}
+
+// True where a segment's tokens have advantages of their own although they have to share one.
+MOERL_DEVICE bool needs_one_advantage(const MoerlObjective& p) { return p.variant == MOERL_GMPO && p.advantage_per_token != 0; }
+
+MOERL_DEVICE void keep_varying(uint64_t& fault, const MoerlObjective& p, uint64_t segment, uint32_t advantage) {
+    if (advantage == VARYING) keep_first(fault, fault_at(segment, p.tag, MOERL_FAULT_VARYING_ADVANTAGE));
+}
 
 // True where S+ and S- are A times a count, and not sums.
 MOERL_DEVICE bool has_plain_advantages(const MoerlObjective& p) { return (p.weights == nullptr || p.folds_weights) && p.keep == nullptr && !p.advantage_per_token; }
@@ -93,11 +115,11 @@ template <bool WIDE, class Sums> MOERL_DEVICE auto in_denominators(const MoerlOb
     return WIDE && p.after_rejection ? sums.kept : sums.count;
 }
 
-// A tile's eight numbers, which the tree of the segment adds up in the order of Planes.
+// A tile's eight numbers, which the tree of the segment adds up in the order of Planes, and the advantage of its tokens.
 template <bool WIDE> MOERL_DEVICE void store_record(const MoerlObjective& p, uint64_t index, const SegmentSums& sums) {
     uint32_t* const record = p.tile_records + 8 * index;
     store16(record, {{bits_of(sums.delta), bits_of(sums.positive), bits_of(sums.negative), sums.count | sums.nonfinite << 16}});
-    if constexpr (WIDE) store16(record + 4, {{bits_of(sums.folded), bits_of(sums.divergence), sums.kept, 0u}});
+    if constexpr (WIDE) store16(record + 4, {{bits_of(sums.folded), bits_of(sums.divergence), sums.kept, sums.advantage}});
 }
 
 // Number `place` of a record.
@@ -127,8 +149,24 @@ MOERL_DEVICE double stored_plane(const MoerlObjective& p, uint32_t place, uint64
 
 MOERL_DEVICE double plus(double a, double b) { return a + b; }
 
+// Puts the advantage that the group's tiles share into the record of the first.
+MOERL_DEVICE void share_group(const MoerlObjective& p, uint64_t leader, uint64_t members) {
+    if (!needs_one_advantage(p)) return;
+    uint32_t* const records = p.tile_records + 8 * leader + 7;
+    const uint32_t advantage = warp_shared_advantage(lane_index() < members ? load(records + 8 * lane_index()) : NO_ADVANTAGE);
+    sync_warp();  // the first was read by one lane and is written by another
+    if (lane_index() == 0) store(records, advantage);
+}
+
+MOERL_DEVICE uint32_t advantage_of_groups(const MoerlObjective& p, uint64_t first, uint64_t groups) {
+    if (!needs_one_advantage(p)) return NO_ADVANTAGE;
+    uint32_t advantage = NO_ADVANTAGE;
+    for (uint64_t g = lane_index(); g < groups; g += WARP) advantage = shared_advantage(advantage, load(p.tile_records + 8 * (first + g * MOERL_TILE_GROUP) + 7));
+    return warp_shared_advantage(advantage);
+}
+
 // The last of a group of 32 tiles adds the group up, the last group adds the groups up.
-template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums) {
+template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums, uint64_t& fault) {
     const uint32_t lane = lane_index();
     const uint64_t start = static_cast<uint64_t>(load(p.offsets + unit.segment)), end = static_cast<uint64_t>(load(p.offsets + unit.segment + 1));
     const uint64_t tile = (unit.token - start) / MOERL_TILE, tiles = (end - start + MOERL_TILE - 1) / MOERL_TILE;
@@ -145,6 +183,7 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
         const uint32_t* const records = p.tile_records + 8 * leader;
         store(p.group_records + 8 * leader + lane, fold_ascending(0.0, members, [&](uint64_t member) { return recorded(records + 8 * member, lane); }, plus));
     }
+    if constexpr (WIDE) share_group(p, leader, members);
     if (!is_last(p.tile_tickets + first, static_cast<uint32_t>(groups))) return;
     double total = 0.0;
     if (takes_part) {
@@ -156,6 +195,7 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
     const Planes planes = {shuffle(total, 0), shuffle(total, 1), shuffle(total, 2), shuffle(total, 3), shuffle(total, 4), shuffle(total, 5), shuffle(total, 6), shuffle(total, 7)};
     sync_warp();  // the planes were read by several lanes and are written by one
     if (lane == 0) store_sums<WIDE>(p, unit.segment, false, planes);
+    if constexpr (WIDE) keep_varying(fault, p, unit.segment, advantage_of_groups(p, first, groups));
     count_locally(p, 0, in_denominators<WIDE>(p, planes) > 0.0 || p.count_empty);
 }
 
@@ -180,12 +220,10 @@ MOERL_DEVICE bool count_sound_piece(const MoerlObjective& p, const Geometry& g, 
 
 // As sum_piece where every token is in order; false in every lane where one is not.
 template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective& p, const Geometry& g, float segment_advantage, SegmentSums& sums) {
-    // The arrays of the sums take the registers of two rows.
-    constexpr int ROWS = WITH_SUMS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
-    const bool has_old = p.old_logprobs != nullptr, has_weights = p.weights != nullptr, is_own = p.advantage_per_token != 0;
+    constexpr int ROWS = SOUND_ROWS<WITH_SUMS>;
+    const bool has_old = p.old_logprobs != nullptr;
     constexpr uint32_t READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD | (WITH_SUMS ? MOERL_READ_WEIGHTS | MOERL_READ_ADVANTAGES : 0);
-    Suspicion suspicion = NO_SUSPICION;
-    if (!is_own) suspect(suspicion, segment_advantage);
+    Suspicion suspicion = suspicion_of(p, segment_advantage);
     Chains<3> chains = no_chains<3>();
     uint32_t counts = 0;
     for (int first = 0; first < g.rows; first += ROWS) {
@@ -202,9 +240,7 @@ template <bool WITH_SUMS> MOERL_DEVICE bool sum_sound_piece(const MoerlObjective
                 suspect(suspicion, current, old);
                 chains.of[0][v] += current - old;
                 if constexpr (WITH_SUMS) {
-                    const float weight = has_weights ? pack.weights.x[v] : 1.0f, advantage = is_own ? pack.advantages.x[v] : segment_advantage;
-                    if (has_weights) suspect(suspicion, weight);
-                    if (is_own) suspect(suspicion, advantage);
+                    const auto [weight, advantage] = factors_of<WITH_SUMS>(p, pack, v, segment_advantage, suspicion);
                     chains.of[1][v] += positive_part(weight, advantage);
                     chains.of[2][v] += negative_part(weight, advantage);
                 }
@@ -228,7 +264,7 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
     constexpr int AT_ONCE = TALLY && !WIDE ? 2 : 1;
     const Geometry g = geometry(unit);
     const uint32_t reads = partial_reads(p);
-    const bool with_tokens = p.logprobs != nullptr, with_sums = has_advantage_sums(p);
+    const bool with_tokens = p.logprobs != nullptr, with_sums = has_advantage_sums(p), needs_one = WIDE && needs_one_advantage(p);
     const float segment_advantage = with_tokens && !p.advantage_per_token && g.tokens != 0 ? load(p.advantages + unit.segment) : 0.0f;
     SegmentSums sums = NO_SUMS;
     if constexpr (!WIDE && !TALLY) {
@@ -259,6 +295,7 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
                 }
                 if constexpr (WIDE) {
                     sums.kept += token.counts && token.is_kept;
+                    if (needs_one && token.is_sound && token.is_kept) sums.advantage = shared_advantage(sums.advantage, bits_of(token.advantage));
                     if (p.folded != nullptr && token.is_sound && token.is_kept) chains.of[3][v] += folded_part(p, token.delta, token.advantage, log_weight_of(p, token));
                     if (p.divergence != nullptr && token.is_sound && (token.is_kept || !p.rejects_all)) chains.of[4][v] += plain_divergence(p, token.to_ref).value;
                 }
@@ -276,6 +313,7 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
     }
     if constexpr (WIDE) {
         sums.kept = reduce_add_u32(sums.kept);
+        if (needs_one) sums.advantage = warp_shared_advantage(sums.advantage);
         if (p.folded != nullptr) sums.folded = fold(chains.of[3], g.head);
         if (p.divergence != nullptr) sums.divergence = fold(chains.of[4], g.head);
     }
@@ -362,7 +400,12 @@ template <bool WIDE, class Sum> MOERL_DEVICE void sum_staged_values(const Staged
 template <bool WIDE> MOERL_DEVICE void count_staged(const Staged<WIDE>& s, int i, SegmentSums& sums) {
     sums.count += s.is(i, COUNTS);
     sums.nonfinite += s.is(i, UNSOUND);
-    if constexpr (WIDE) sums.kept += s.is(i, COUNTS) && s.is(i, KEPT);
+    if constexpr (WIDE) {
+        const bool is_kept = s.is(i, COUNTS) && s.is(i, KEPT);
+        sums.kept += is_kept;
+        // A kept token's weight is in C, so that what is staged is A itself.
+        if (needs_one_advantage(s.p) && is_kept && !s.is(i, UNSOUND)) sums.advantage = shared_advantage(sums.advantage, bits_of(s.stage.weighted[s.slot + i]));
+    }
 }
 
 // One lane's short segment.
@@ -380,6 +423,7 @@ template <bool WIDE> MOERL_DEVICE SegmentSums sum_staged(const Staged<WIDE>& s, 
     sums.count = reduce_add_u32(sums.count);
     sums.nonfinite = reduce_add_u32(sums.nonfinite);
     sums.kept = reduce_add_u32(sums.kept);
+    if (WIDE && needs_one_advantage(s.p)) sums.advantage = warp_shared_advantage(sums.advantage);
     sum_staged_values(s, sums, [&](auto value) { return fold_staged(length, value); });
     return sums;
 }
@@ -421,6 +465,7 @@ MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, P
         }
         if (is_segment) {
             reject_unsound_advantage(own, start, length, sums, fault);
+            keep_varying(fault, p, segment, sums.advantage);
             store_sums<WIDE>(p, segment, p.accumulate != 0, planes_of(sums));
         }
         if (p.local_counts != nullptr) {
@@ -456,12 +501,16 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObje
             const SegmentSums sums = sum_piece<WIDE, TALLY>(p, unit, tally, fault);
             const uint32_t counted = in_denominators<WIDE>(p, sums);
             count_locally(p, counted, unit.segments != 0 && (counted != 0 || p.count_empty));
-            if (unit.segments == 0) join_tiles<WIDE>(p, index, unit, sums);
-            else if (lane_index() == 0) store_sums<WIDE>(p, unit.segment, p.accumulate != 0, planes_of(sums));
+            if (unit.segments == 0) {
+                join_tiles<WIDE>(p, index, unit, sums, fault);
+            } else {
+                keep_varying(fault, p, unit.segment, sums.advantage);
+                if (lane_index() == 0) store_sums<WIDE>(p, unit.segment, p.accumulate != 0, planes_of(sums));
+            }
         }
         if constexpr (TALLY) {
             Tally mine = spread<WIDE>(tally);
-            if (climb(p, mine, index, p.unit_count)) publish(p, mine, !p.keep_totals, false);
+            if (climb(tree_of_units(p), mine, index, p.unit_count, DIAGNOSTICS)) publish(p, mine, DIAGNOSTICS, !p.keep_totals);
         }
     }
     publish_fault(p.errors, fault);

@@ -21,7 +21,40 @@ MOERL_DEVICE void look_at(TokenTally& tally, float logprob) {
     tally.positive += logprob > 0.0f;
 }
 
-// A token that counts; `flags` are the clip flags of a token variant.
+// Of a token that is sound by itself; `flags` are the clip flags of a token variant.
+MOERL_DEVICE void count_ratio(TokenTally& tally, const MoerlObjective& p, float delta, float ratio, uint32_t flags) {
+    tally.k1 -= delta;
+    tally.k2 = fmaf(0.5f * delta, delta, tally.k2);
+    tally.k3 += k3_of(delta);
+    tally.ratio += ratio;
+    tally.ratio_squared = fmaf(ratio, ratio, tally.ratio_squared);
+    tally.max_ratio = fmaxf(tally.max_ratio, ratio);
+    tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -ratio);
+    if (p.is_sequence_level) return;
+    tally.saturated_high += delta > p.saturation_high;
+    tally.saturated_low += delta < p.saturation_low;
+    tally.clipped_high += (flags & MOERL_ABOVE) != 0;
+    tally.clipped_low += (flags & MOERL_BELOW) != 0;
+    tally.capped += (flags & MOERL_CAPPED) != 0;
+}
+
+MOERL_DEVICE void count_weight(TokenTally& tally, float weight) {
+    tally.weight += weight;
+    tally.weight_squared = fmaf(weight, weight, tally.weight_squared);
+    tally.max_weight = fmaxf(tally.max_weight, weight);
+    tally.max_negative_weight = fmaxf(tally.max_negative_weight, -weight);
+}
+
+// The same of all the lane's sound tokens, where each weighs 1. They are at most a tile's, so that f32 counts them.
+MOERL_DEVICE void count_ones(TokenTally& tally) {
+    const uint32_t sound = tally.tokens - tally.nonfinite;
+    if (sound == 0) return;
+    tally.weight = tally.weight_squared = static_cast<float>(sound);
+    tally.max_weight = 1.0f;
+    tally.max_negative_weight = -1.0f;
+}
+
+// A token that counts.
 template <bool WIDE> MOERL_DEVICE void count_token(TokenTally& tally, const MoerlObjective& p, const Pack<WIDE>& pack, int v, const Token<WIDE>& token, float ratio, uint32_t flags) {
     if (!token.counts) return;
     tally.tokens++;
@@ -29,30 +62,13 @@ template <bool WIDE> MOERL_DEVICE void count_token(TokenTally& tally, const Moer
         tally.nonfinite++;
         return;
     }
-    const float delta = token.delta;
-    tally.k1 -= delta;
-    tally.k2 = fmaf(0.5f * delta, delta, tally.k2);
-    tally.k3 += k3_of(delta);
-    tally.ratio += ratio;
-    tally.ratio_squared = fmaf(ratio, ratio, tally.ratio_squared);
-    tally.weight += token.weight;
-    tally.weight_squared = fmaf(token.weight, token.weight, tally.weight_squared);
-    tally.max_ratio = fmaxf(tally.max_ratio, ratio);
-    tally.max_negative_ratio = fmaxf(tally.max_negative_ratio, -ratio);
-    tally.max_weight = fmaxf(tally.max_weight, token.weight);
-    tally.max_negative_weight = fmaxf(tally.max_negative_weight, -token.weight);
+    count_ratio(tally, p, token.delta, ratio, flags);
+    count_weight(tally, token.weight);
     look_at(tally, pack.logprobs.x[v]);
     look_at(tally, pack.old_logprobs.x[v]);
     if constexpr (WIDE) {
         tally.rejected += !token.is_kept;
         if (p.router_shift != nullptr) tally.gamma += expf(token.shift);
-    }
-    if (!p.is_sequence_level) {
-        tally.saturated_high += delta > p.saturation_high;
-        tally.saturated_low += delta < p.saturation_low;
-        tally.clipped_high += (flags & MOERL_ABOVE) != 0;
-        tally.clipped_low += (flags & MOERL_BELOW) != 0;
-        tally.capped += (flags & MOERL_CAPPED) != 0;
     }
 }
 

@@ -283,6 +283,36 @@ MOERL_DEVICE void suspect(Suspicion& s, float number) { s.probe = fmaf(number, 0
 // True in every lane where no lane has seen a mask's value but 0 and 1, nor a fault.
 MOERL_DEVICE bool is_above_suspicion(const Suspicion& s) { return all((s.masks & 0xfefefefeu) == 0u && s.largest <= 1e-3f && s.probe == 0.0f, FULL_WARP); }
 
+// Rows of a piece in flight together where every token is in order: A and w of their own take the registers of two.
+template <bool WITH_ARRAYS> constexpr int SOUND_ROWS = WITH_ARRAYS ? WHOLE_ROWS / 2 : WHOLE_ROWS;
+
+// Before the first token of a piece.
+MOERL_DEVICE Suspicion suspicion_of(const MoerlObjective& p, float segment_advantage) {
+    Suspicion s = NO_SUSPICION;
+    if (!p.advantage_per_token) suspect(s, segment_advantage);
+    return s;
+}
+
+struct Factors {
+    float weight, advantage;
+};
+
+// Of a token that counts. Those of its own (WITH_ARRAYS) are looked at.
+template <bool WITH_ARRAYS> MOERL_DEVICE Factors factors_of(const MoerlObjective& p, const Pack<false>& pack, int v, float segment_advantage, Suspicion& suspicion) {
+    Factors r = {1.0f, segment_advantage};
+    if constexpr (WITH_ARRAYS) {
+        if (p.weights != nullptr) {
+            r.weight = pack.weights.x[v];
+            suspect(suspicion, r.weight);
+        }
+        if (p.advantage_per_token) {
+            r.advantage = pack.advantages.x[v];
+            suspect(suspicion, r.advantage);
+        }
+    }
+    return r;
+}
+
 // What the policy's term of a token is multiplied with, beside c and W.
 template <bool WIDE> MOERL_DEVICE float policy_weight(const MoerlObjective& p, const Token<WIDE>& token) {
     if constexpr (WIDE) {

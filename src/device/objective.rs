@@ -205,14 +205,13 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             && !matches!(self.batch.denominators, Denominators::Local { .. })
     }
 
-    /// True where one launch can do all phases: no segment has several tiles, nothing is weighted, no count is to be found first, and loss and
-    /// gradient are all that is asked for.
+    /// True where one launch can do all phases: no segment has several tiles, nothing is weighted, no count is to be found first, and loss,
+    /// gradient and diagnostics are all that is asked for.
     fn is_fused(&self) -> bool {
         let (batch, output) = (&self.batch, &self.output);
         let asks_for_more = output.wants_sequence()
             || output.ratio.is_some()
             || output.clipped.is_some()
-            || output.diagnostics.is_some()
             || output.d_logprobs.is_none();
         self.phases.is_none()
             && self.sizes.segments > 0
@@ -341,7 +340,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             Phase::Partial => true,
             Phase::Finish => true,
             Phase::Apply => family == Family::Any || !sequence,
-            Phase::Fused => false,
+            Phase::Fused => true,
         };
         let (divisor_values, denominators, local) = match batch.denominators {
             Denominators::Global { tokens, segments, prompts, max_len } => {
@@ -407,9 +406,13 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             errors: arguments.write_optional("errors", &mut output.errors),
             local_counts: if local { part(0).cast() } else { none() },
             tickets: part(layout.tickets()).cast(),
+            segment_tickets: part(layout.segment_tickets()).cast(),
             group_tickets: part(layout.group_tickets()).cast(),
             tile_tickets: part(layout.tile_tickets()).cast(),
+            arrivals: part(layout.arrivals()).cast(),
             tallies: part(layout.tallies()).cast(),
+            segment_tallies: part(layout.segment_tallies()).cast(),
+            group_sums: part(layout.group_sums()).cast(),
             tile_records: part(layout.tile_records()).cast(),
             group_records: part(layout.group_records()).cast(),
             segment_count: segments as u64,
@@ -519,10 +522,13 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 by_units(name, unit_warps, apply_stage)
             }
             Phase::Fused => {
-                let name = match self.family() {
-                    Family::ClippedRatio => "objective_fused_ppo",
-                    Family::SharedGradient => "objective_fused_gspo",
-                    Family::SegmentRatio | Family::Any => "objective_fused_gspo_token",
+                let name = match (self.family(), tally) {
+                    (Family::ClippedRatio, true) => "objective_fused_ppo_tally",
+                    (Family::ClippedRatio, false) => "objective_fused_ppo",
+                    (Family::SharedGradient, true) => "objective_fused_gspo_tally",
+                    (Family::SharedGradient, false) => "objective_fused_gspo",
+                    (Family::SegmentRatio | Family::Any, true) => "objective_fused_gspo_token_tally",
+                    (Family::SegmentRatio | Family::Any, false) => "objective_fused_gspo_token",
                 };
                 let (name, grid) = by_units(name, unit_warps, 0);
                 (name, Grid { shared_bytes: unit_warps * fused_stage, ..grid })

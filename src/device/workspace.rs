@@ -17,6 +17,9 @@ pub(crate) struct ObjectiveWorkspace {
 
 const ALIGNMENT: usize = 16;
 
+/// What memory is read in: records that begin there take no sector more than they fill.
+const SECTOR: usize = 32;
+
 /// The `end` bytes of a workspace from its first multiple of 16 on.
 fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, end: usize) -> ViewMut<'_, u8, M> {
     let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
@@ -39,45 +42,61 @@ impl ObjectiveWorkspace {
         ObjectiveWorkspace { segments, units }
     }
 
-    /// The leaves of the tree of tallies: units, or tiles of 1024 segments, which are no more.
-    fn leaves(&self) -> usize {
-        self.units.max(self.segments.div_ceil(1024))
+    /// Tiles of 1024 segments: the leaves of the tree of the loss over segments.
+    fn tiles(&self) -> usize {
+        self.segments.div_ceil(1024)
     }
 
-    /// u32 per node of the tree. Before them two u64: the counts of local denominators.
+    /// u32 per node of the tree over units. Before them two u64: the counts of local denominators.
     pub(crate) fn tickets(&self) -> usize {
         16
     }
+    /// u32 per node of the tree over tiles of segments.
+    pub(crate) fn segment_tickets(&self) -> usize {
+        self.tickets() + nodes(self.units) * 4
+    }
     /// u32 per unit: for the groups of a long segment's tiles.
     pub(crate) fn group_tickets(&self) -> usize {
-        self.tickets() + nodes(self.leaves()) * 4
+        self.segment_tickets() + nodes(self.tiles()) * 4
     }
     /// u32 per unit: for a long segment's groups.
     pub(crate) fn tile_tickets(&self) -> usize {
         self.group_tickets() + self.units * 4
     }
+    /// u64 per tile of segments.
+    pub(crate) fn arrivals(&self) -> usize {
+        (self.tile_tickets() + self.units * 4).next_multiple_of(8)
+    }
     /// 32 bytes per segment.
     pub(crate) fn coefficients(&self) -> usize {
-        (self.tile_tickets() + self.units * 4).next_multiple_of(ALIGNMENT)
+        (self.arrivals() + self.tiles() * 8).next_multiple_of(SECTOR)
     }
     /// Eight planes of one f64 per segment.
     pub(crate) fn sums(&self) -> usize {
         self.coefficients() + self.segments * 32
     }
+    /// Two f64 per group of 32 segments: what they add to the loss, and to the sum of s.
+    pub(crate) fn group_sums(&self) -> usize {
+        (self.sums() + self.segments * 8 * 8).next_multiple_of(SECTOR)
+    }
     /// 32 bytes per unit: what a tile sums to.
     pub(crate) fn tile_records(&self) -> usize {
-        (self.sums() + self.segments * 8 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_sums() + self.segments.div_ceil(32) * 2 * 8).next_multiple_of(SECTOR)
     }
     /// Eight f64 per unit: what a group of tiles sums to, where its first tile is.
     pub(crate) fn group_records(&self) -> usize {
         self.tile_records() + self.units * 32
     }
-    /// A tally of f64 per leaf and node.
+    /// A tally of f64 per unit and node above.
     pub(crate) fn tallies(&self) -> usize {
-        (self.group_records() + self.units * 8 * 8).next_multiple_of(ALIGNMENT)
+        (self.group_records() + self.units * 8 * 8).next_multiple_of(SECTOR)
+    }
+    /// A tally of f64 per tile of segments and node above.
+    pub(crate) fn segment_tallies(&self) -> usize {
+        self.tallies() + (self.units + nodes(self.units)) * MOERL_TALLY as usize * 8
     }
     fn end(&self) -> usize {
-        self.tallies() + (self.leaves() + nodes(self.leaves())) * MOERL_TALLY as usize * 8
+        self.segment_tallies() + (self.tiles() + nodes(self.tiles())) * MOERL_TALLY as usize * 8
     }
     /// All of it, and what aligning may cost.
     pub(crate) fn bytes(&self) -> usize {

@@ -14,7 +14,8 @@ pub enum Variant {
     /// REINFORCE with the clamped ratio as a constant weight (2506.13585).
     Cispo(Cispo),
     /// The geometric mean of the clipped ratios of a segment (2507.20673). The window is one of the logarithm, [−low, high]; token weights
-    /// enter as their geometric mean.
+    /// enter as their geometric mean. A segment has one advantage: where its counted tokens have several, that is the fault
+    /// [`VaryingAdvantage`](crate::error::FaultCode::VaryingAdvantage), and their mean is taken.
     Gmpo(Window),
     /// A sigmoid of the ratio in place of the window (2511.20347).
     Sapo(Sapo),

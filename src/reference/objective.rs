@@ -163,6 +163,14 @@ impl Tokens {
     }
 }
 
+/// True where the variant takes one advantage of a segment and its tokens have several.
+fn has_varying_advantage(config: &Config, tokens: &Tokens, segment: usize, range: std::ops::Range<usize>) -> bool {
+    let shared = |u: usize| tokens.token_summed(config, u, segment).filter(|token| token.is_kept);
+    let mut advantages = range.filter(|&u| tokens.counts(u)).filter_map(shared).map(|token| token.advantage);
+    matches!(config.variant, Variant::Gmpo(_))
+        && advantages.next().is_some_and(|first| advantages.any(|advantage| advantage != first))
+}
+
 /// The planes of a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sums {
@@ -373,6 +381,8 @@ struct Finished {
     value: f64,
     no_denominator: bool,
     bad_weight: bool,
+    /// Of an advantage that the tokens have to share: pieces of a segment that came in several calls show by their sums alone.
+    both_signs: bool,
 }
 
 /// What the sums of a segment come to.
@@ -380,7 +390,7 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
     let mut c = Coefficient { ratio: 1.0, sequence_ratio: 1.0, segment_weight: 1.0, ..Coefficient::default() };
     if sums.count == 0.0 {
         c.flags = flag::EMPTY;
-        return Finished { coefficient: c, value: 0.0, no_denominator: false, bad_weight: false };
+        return Finished { coefficient: c, value: 0.0, no_denominator: false, bad_weight: false, both_signs: false };
     }
     let (variant, sequence) = (&config.variant, config.variant.is_sequence_level());
     let log_ratio = sums.log_ratio / sums.count;
@@ -432,7 +442,8 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
     {
         c.shared = kl.beta * c.scale * c.sequence_ratio / sums.count * sums.divergence;
     }
-    Finished { coefficient: c, value, no_denominator, bad_weight }
+    let both_signs = matches!(variant, Variant::Gmpo(_)) && sums.positive > 0.0 && sums.negative < 0.0;
+    Finished { coefficient: c, value, no_denominator, bad_weight, both_signs }
 }
 
 /// What a counted token comes to.

@@ -1,29 +1,41 @@
 //! What is wrong with a call or its data, and what comes of it.
 
+use bytemuck::Zeroable;
 use moerl::diagnostics::Diagnostics;
 use moerl::error::{FaultCode, Kind};
-use moerl::objective::{Cap, Config, Denominators, NonFinite, Output, Plan, Segments, Variant, workspace_bytes};
+use moerl::objective::{
+    Cap, Coefficient, Config, Denominators, NonFinite, Output, Phases, Plan, Plane, Segments, Variant, Window,
+    workspace_bytes,
+};
 use moerl::{Backend, Buffer, Error};
 
 use crate::case::{Case, Uploaded, objectives, run, try_run};
 use crate::common::bits;
 
+/// The batch as the objective takes it: GMPO with one advantage a segment.
+fn fitting(config: &Config, case: &Case) -> Case {
+    let case = case.clone();
+    if matches!(config.variant, Variant::Gmpo(_)) { case.with_one_advantage_a_segment() } else { case }
+}
+
 pub fn masked_tokens_may_hold_anything<B: Backend>(backend: &B) {
     for lengths in [vec![5, 60, 3, 1], vec![1500], vec![0, 17, 17, 17]] {
-        let clean = Case::random(&lengths, 2).with_mask(2).with_weights(2).with_token_advantages(2).with_terms(2);
-        let mut dirty = clean.clone();
-        for (u, &mask) in clean.loss_mask.as_ref().unwrap().iter().enumerate().filter(|(_, mask)| **mask == 0) {
-            assert_eq!(mask, 0);
-            let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 500.0][u % 4];
-            dirty.logprobs[u] = bad;
-            dirty.old_logprobs.as_mut().unwrap()[u] = bad;
-            dirty.advantages[u] = bad;
-            for array in [&mut dirty.weights, &mut dirty.rollout_logprobs, &mut dirty.ref_logprobs, &mut dirty.entropy]
-            {
-                array.as_mut().unwrap()[u] = bad;
-            }
-        }
+        let rich = Case::random(&lengths, 2).with_mask(2).with_weights(2).with_token_advantages(2).with_terms(2);
         for config in objectives() {
+            let clean = fitting(&config, &rich);
+            let mut dirty = clean.clone();
+            for (u, &mask) in clean.loss_mask.as_ref().unwrap().iter().enumerate().filter(|(_, mask)| **mask == 0) {
+                assert_eq!(mask, 0);
+                let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 500.0][u % 4];
+                dirty.logprobs[u] = bad;
+                dirty.old_logprobs.as_mut().unwrap()[u] = bad;
+                dirty.advantages[u] = bad;
+                for array in
+                    [&mut dirty.weights, &mut dirty.rollout_logprobs, &mut dirty.ref_logprobs, &mut dirty.entropy]
+                {
+                    array.as_mut().unwrap()[u] = bad;
+                }
+            }
             let (expected, found) = (run(backend, &config, &clean), run(backend, &config, &dirty));
             assert_eq!(found.loss.to_bits(), expected.loss.to_bits());
             for (u, (f, e)) in found.d_logprobs.iter().zip(&expected.d_logprobs).enumerate() {
@@ -62,19 +74,20 @@ fn code(fault: &Option<Error>) -> (u64, u16, FaultCode) {
 pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: &B) {
     // Segment 1 is touched, in a unit of several segments and on its own.
     for lengths in [vec![4, 6, 5], vec![40, 1200, 30]] {
-        let clean = Case::random(&lengths, 9).with_token_advantages(9).with_weights(9).with_terms(9);
+        let rich = Case::random(&lengths, 9).with_token_advantages(9).with_weights(9).with_terms(9);
         let at = lengths[0] + 2;
         let own = lengths[0]..lengths[0] + lengths[1];
         for (which, value) in [(0, f32::NAN), (0, f32::NEG_INFINITY), (1, f32::INFINITY), (2, f32::NAN), (3, f32::NAN)]
         {
-            let mut case = clean.clone();
-            match which {
-                0 => case.logprobs[at] = value,
-                1 => case.old_logprobs.as_mut().unwrap()[at] = value,
-                2 => case.advantages[at] = value,
-                _ => case.weights.as_mut().unwrap()[at] = value,
-            }
             for config in objectives() {
+                let clean = fitting(&config, &rich);
+                let mut case = clean.clone();
+                match which {
+                    0 => case.logprobs[at] = value,
+                    1 => case.old_logprobs.as_mut().unwrap()[at] = value,
+                    2 => case.advantages[at] = value,
+                    _ => case.weights.as_mut().unwrap()[at] = value,
+                }
                 let untouched = run(backend, &config, &clean);
                 let of = |nonfinite| run(backend, &Config { nonfinite, ..config.clone() }, &case);
                 for policy in [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment] {
@@ -106,6 +119,84 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
             assert!(found.loss.is_finite());
             assert!(found.d_logprobs[lengths[0]..lengths[0] + lengths[1]].iter().all(|g| g.to_bits() == 0));
         }
+    }
+}
+
+/// The first segment whose tokens do not share one is named, however long it is; the loss is of their mean, every ratio is clipped by the sign of
+/// its own. Tokens that are masked, rejected or not finite have no part in it.
+pub fn gmpo_reports_advantages_that_vary_inside_a_segment<B: Backend>(backend: &B) {
+    let config = Config::new(Variant::Gmpo(Window::new(0.2, 0.2)));
+    // In a unit of several segments, in one of its own, in tiles of one group of 32, and of several.
+    for (lengths, segment, at) in [
+        (vec![4, 6, 5], 1, 3),
+        (vec![40, 300, 30], 1, 250),
+        (vec![0, 1000, 700], 1, 999),
+        (vec![3, 2500, 5], 1, 1024),
+        (vec![3, 34_000, 5], 1, 33_900),
+    ] {
+        let mut clean = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3).with_one_advantage_a_segment();
+        let u = clean.segments().range(segment).start + at;
+        clean.loss_mask.as_mut().unwrap()[u] = 1;
+        assert_eq!(run(backend, &config, &clean).fault, None, "{lengths:?}");
+        let mut varying = clean.clone();
+        varying.advantages[u] = f32::from_bits(varying.advantages[u].to_bits() + 1);
+        let named = (segment as u64, 7, FaultCode::VaryingAdvantage);
+        assert_eq!(code(&run(backend, &config, &varying).fault), named, "{lengths:?}");
+
+        let excused = |change: &dyn Fn(&mut Case)| {
+            let mut case = varying.clone();
+            change(&mut case);
+            assert_eq!(run(backend, &config, &case).fault, None, "{lengths:?}");
+        };
+        excused(&|case| case.loss_mask.as_mut().unwrap()[u] = 0);
+        excused(&|case| {
+            case.keep = Some(vec![1; case.tokens()]);
+            case.keep.as_mut().unwrap()[u] = 0;
+        });
+        let mut odd = varying.clone();
+        odd.advantages[u] = f32::NAN;
+        assert_eq!(code(&run(backend, &config, &odd).fault), (u as u64, 7, FaultCode::NonfiniteInput), "{lengths:?}");
+
+        // Of the last segment too: still the first is named. Both signs, so that tokens are clipped by their own.
+        let last = varying.tokens() - 1;
+        (varying.advantages[last], varying.loss_mask.as_mut().unwrap()[last]) = (-3.0, 1);
+        varying.advantages[u] *= -2.0;
+        let (found, expected) = (run(backend, &config, &varying), run(&moerl::Reference, &config, &varying));
+        assert_eq!(code(&found.fault), named, "{lengths:?}");
+        assert_eq!(found.fault, expected.fault, "{lengths:?}");
+        assert!((found.loss - expected.loss).abs() <= 8e-6, "{lengths:?}: {} not {}", found.loss, expected.loss);
+        // The variants that take an advantage of every token say nothing.
+        assert_eq!(run(backend, &Config::gspo(0.01, 0.015), &varying).fault, None, "{lengths:?}");
+    }
+}
+
+/// Of a segment in pieces no call sees all tokens: that its sums have both signs shows when they are added up.
+pub fn gmpo_reports_sums_of_both_signs<B: Backend>(backend: &B) {
+    let config = Config::new(Variant::Gmpo(Window::new(0.2, 0.2)));
+    let case = Case::random(&[4, 4], 3).with_token_advantages(3);
+    let stream = backend.stream().unwrap();
+    let plan = Plan::new(backend, &stream, &case.segments()).unwrap();
+    let input = Uploaded::new(backend, &stream, &case);
+    for (negative, expected) in [(0.0, None), (-1.0, Some((1, 7, FaultCode::VaryingAdvantage)))] {
+        let sums: Vec<f64> = config
+            .planes()
+            .into_iter()
+            .flat_map(|plane| match plane {
+                Plane::Count => [4.0, 4.0],
+                Plane::PositiveAdvantage => [2.0, 3.0],
+                Plane::NegativeAdvantage => [0.0, negative],
+                _ => [0.0, 0.0],
+            })
+            .collect();
+        let mut sums = backend.upload(&stream, &sums).unwrap();
+        let mut coefficients = backend.upload(&stream, &[Coefficient::zeroed(); 2]).unwrap();
+        let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&plan)).unwrap();
+        let mut errors = backend.error_word(&stream).unwrap();
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        let output = Output { errors: Some(errors.view_mut()), tag: 7, ..Output::new(workspace.view_mut()) };
+        backend.objective_finish(&stream, &config, &plan, input.batch(), phases, output).unwrap();
+        let fault = backend.check(&stream, &mut errors).err();
+        assert_eq!(fault.is_some().then(|| code(&fault)), expected);
     }
 }
 

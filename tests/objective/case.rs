@@ -85,6 +85,17 @@ impl Case {
         self
     }
 
+    /// Every segment's tokens with the advantage of its first one.
+    pub fn with_one_advantage_a_segment(mut self) -> Case {
+        if self.per_token {
+            for range in self.segments().ranges() {
+                let first = self.advantages.get(range.start).copied().unwrap_or_default();
+                self.advantages[range].fill(first);
+            }
+        }
+        self
+    }
+
     /// What the terms beside the policy's read, and the tokens that KlCov penalises.
     pub fn with_terms(mut self, seed: u64) -> Case {
         let mut rng = common::seeded(seed);
@@ -355,17 +366,52 @@ pub fn try_run<B: Backend>(backend: &B, config: &Config, case: &Case) -> moerl::
 
 /// One call with nothing but loss and gradient.
 pub fn run_plain<B: Backend>(backend: &B, config: &Config, case: &Case) -> (f64, Vec<f32>) {
+    let Asked { loss, d_logprobs, .. } = run_asking(backend, config, case, Asking::default());
+    (loss, d_logprobs)
+}
+
+/// What is asked for beside loss and gradient.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asking {
+    pub diagnostics: bool,
+    pub ratio: bool,
+}
+
+/// What came of it; no diagnostics where they were not asked for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub loss: f64,
+    pub d_logprobs: Vec<f32>,
+    pub diagnostics: Vec<f64>,
+    pub fault: Option<Error>,
+}
+
+/// One call with loss, gradient and what else is asked for.
+pub fn run_asking<B: Backend>(backend: &B, config: &Config, case: &Case, asking: Asking) -> Asked {
     let stream = backend.stream().unwrap();
     let plan = Plan::new(backend, &stream, &case.segments()).unwrap();
     let input = Uploaded::new(backend, &stream, case);
     let mut workspace = backend.upload(&stream, &vec![0xa5_u8; workspace_bytes(&plan)]).unwrap();
+    let mut errors = backend.error_word(&stream).unwrap();
     let mut loss = backend.upload(&stream, &[f64::NAN]).unwrap();
     let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; case.tokens()]).unwrap();
+    let mut ratio = backend.upload(&stream, &vec![f32::NAN; case.tokens()]).unwrap();
+    let mut sums = backend.upload(&stream, &[f64::NAN; diagnostics::LEN]).unwrap();
     let mut output = Output::new(workspace.view_mut());
     output.loss = Some(loss.view_mut());
     output.d_logprobs = Some(d_logprobs.view_mut());
+    output.ratio = asking.ratio.then(|| ratio.view_mut());
+    output.diagnostics = asking.diagnostics.then(|| sums.view_mut());
+    output.errors = Some(errors.view_mut());
+    output.tag = 7;
     backend.objective(&stream, config, &plan, input.batch(), output).unwrap();
-    (backend.download(&stream, loss.view()).unwrap()[0], backend.download(&stream, d_logprobs.view()).unwrap())
+    let sums = if asking.diagnostics { backend.download(&stream, sums.view()).unwrap() } else { vec![] };
+    Asked {
+        loss: backend.download(&stream, loss.view()).unwrap()[0],
+        d_logprobs: backend.download(&stream, d_logprobs.view()).unwrap(),
+        diagnostics: sums,
+        fault: backend.check(&stream, &mut errors).err(),
+    }
 }
 
 /// Lengths of every kind that the kernels tell apart.

@@ -4,9 +4,16 @@ use moerl::Emulator;
 use moerl::device::emulator::{LaunchTraffic, Schedule};
 use moerl::objective::{Aggregation, Config, Kl, KlForm, Variant};
 
-use crate::case::{Case, objectives, run, run_plain};
+use crate::case::{Asking, Case, objectives, run, run_asking};
 use crate::common::bits;
 use crate::variants::named;
+
+/// The emulator in some order of its threads.
+fn scheduled(seed: u64) -> Emulator {
+    let orders = [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse];
+    let emulator = Emulator::new().with_seed(seed).with_schedule(orders[seed as usize % 4]);
+    emulator.with_blocks_in_flight(1 + seed as u32 % 3)
+}
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
@@ -16,11 +23,7 @@ fn every_schedule_gives_the_same_bits() {
     for config in objectives() {
         let first = run(&Emulator::new(), &config, &case);
         for seed in 0..24 {
-            let schedule =
-                [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
-            let emulator =
-                Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3);
-            let found = run(&emulator, &config, &case);
+            let found = run(&scheduled(seed), &config, &case);
             assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
             assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
             assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
@@ -28,10 +31,36 @@ fn every_schedule_gives_the_same_bits() {
     }
 }
 
+#[test]
+fn every_schedule_gives_the_same_bits_in_one_launch() {
+    // Mixed lengths, so that units begin and end inside groups of 32 segments; runs of ones, so that others hold groups whole. More than 32 units,
+    // and more than one tile of 1024 segments.
+    let mixed = (0..250).map(|i| 1 + (i * 37 + i * i) % 200);
+    let lengths: Vec<usize> = (0..5).flat_map(|_| mixed.clone().chain([1; 130])).collect();
+    assert!(lengths.len() > 1024 && lengths.iter().sum::<usize>() > 33 * 1024);
+    let case = Case::random(&lengths, 4).with_mask(4);
+    for config in objectives().into_iter().take(3) {
+        for diagnostics in [false, true] {
+            let of = |emulator| run_asking(&emulator, &config, &case, Asking { diagnostics, ratio: false });
+            let first = of(Emulator::new());
+            for seed in 0..20 {
+                let found = of(scheduled(seed));
+                assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
+                assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
+                assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+            }
+        }
+    }
+}
+
 /// The launches of one call.
 fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {
+    traffic_of(config, case, Asking::default())
+}
+
+fn traffic_of(config: &Config, case: &Case, asking: Asking) -> Vec<LaunchTraffic> {
     let emulator = Emulator::new().metered();
-    run_plain(&emulator, config, case);
+    run_asking(&emulator, config, case, asking);
     emulator.take_traffic()
 }
 
@@ -194,4 +223,27 @@ fn a_mean_over_tokens_takes_at_most_two_launches_and_13_bytes_a_token() {
 
 fn variant_shares(variant: &Variant) -> bool {
     matches!(variant, Variant::Gspo(_)) || matches!(variant, Variant::Sapo(_)) && variant.is_sequence_level()
+}
+
+/// No cliff at short segments: what is moved beside the arrays is little, by sectors of 32 bytes.
+#[test]
+fn short_segments_move_no_more_than_they_must() {
+    for (length, count) in [(1, 8192), (2, 4096), (17, 512), (40, 300), (200, 40)] {
+        let case = Case::random(&vec![length; count], 5).with_mask(5);
+        // l, o, the mask and the gradient; the offset and the advantage of a segment.
+        let needed = 13 * case.tokens() + 12 * count;
+        for config in objectives().into_iter().take(3) {
+            for diagnostics in [false, true] {
+                let launches = traffic_of(&config, &case, Asking { diagnostics, ratio: false });
+                assert_eq!(launches.len(), 1);
+                let buffers = launches.iter().flat_map(|launch| &launch.buffers);
+                let moved: u64 = buffers.map(|buffer| 32 * (buffer.loads.sectors + buffer.stores.sectors)).sum();
+                assert!(
+                    moved as f64 <= 1.3 * needed as f64,
+                    "{count} of {length}, diagnostics {diagnostics}: {moved} for {needed}: {:?}",
+                    config.variant
+                );
+            }
+        }
+    }
 }

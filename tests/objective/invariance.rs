@@ -7,7 +7,7 @@ use moerl::objective::{
 };
 use moerl::{Backend, Buffer};
 
-use crate::case::{Case, Uploaded, objectives, run, run_plain};
+use crate::case::{Asking, Case, Uploaded, objectives, run, run_asking, run_plain};
 use crate::common::bits;
 
 /// A batch with what an objective may read, but for corrections.
@@ -306,13 +306,20 @@ pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
     }
 }
 
-/// A call that asks for loss and gradient alone may do in one launch what takes three where every output is asked for.
+/// The numbers bit for bit; any NaN is any other.
+fn same(a: &[f64], b: &[f64]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
+}
+
+/// A call that asks for no more than loss, gradient and diagnostics may do in one launch what takes three where maps are asked for as well.
 pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
     let all = [
         vec![1; 1100],
         vec![17; 90],
         vec![0, 1, 3, 0, 1024, 31, 32, 33, 500, 500, 0, 7],
         vec![256; 12],
+        // Units begin and end inside groups of 32 segments, which several units then share.
+        (0..1100).map(|i| [1, 40, 3, 0, 9, 200, 17][i * i % 7] % (1 + i * 5 % 60)).collect(),
         vec![5, 2500, 1, 1, 600],
     ];
     for (seed, lengths) in all.iter().enumerate() {
@@ -325,7 +332,14 @@ pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
         odd.loss_mask.as_mut().unwrap()[middle / 3] = 9;
         odd.advantages[lengths.len() / 3] = f32::INFINITY;
         let first = Case { old_logprobs: None, ..masked.clone() };
-        for (case, what) in [(&plain, "plain"), (&masked, "masked"), (&odd, "odd"), (&first, "without old")] {
+        let odd_first = Case { old_logprobs: None, ..odd.clone() };
+        for (case, what) in [
+            (&plain, "plain"),
+            (&masked, "masked"),
+            (&odd, "odd"),
+            (&first, "without old"),
+            (&odd_first, "odd, without old"),
+        ] {
             for config in objectives()
                 .into_iter()
                 .take(3)
@@ -338,6 +352,18 @@ pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
                     let name = format!("{what}, {:?}, {nonfinite:?}, {lengths:?}", config.variant);
                     assert_eq!(bits(&gradient), bits(&everything.d_logprobs), "{name}");
                     assert_eq!(loss.to_bits(), everything.loss.to_bits(), "{name}");
+                    let of = |ratio| run_asking(backend, &config, case, Asking { diagnostics: true, ratio });
+                    let (alone, beside) = (of(false), of(true));
+                    assert_eq!(bits(&alone.d_logprobs), bits(&gradient), "{name}");
+                    assert_eq!(alone.loss.to_bits(), loss.to_bits(), "{name}");
+                    assert!(
+                        same(&alone.diagnostics, &beside.diagnostics),
+                        "{name}: {:?} not {:?}",
+                        alone.diagnostics,
+                        beside.diagnostics
+                    );
+                    assert_eq!(alone.fault, everything.fault, "{name}");
+                    assert_eq!(beside.fault, everything.fault, "{name}");
                 }
             }
         }

@@ -68,12 +68,11 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     for packed in every_kind(scale) {
         cases.extend(cases_of(&packed, &ppo_clip, &both));
         cases.extend(cases_of(&packed, &gspo, &both));
-        cases.extend(cases_of(&packed, &gspo_token, &[Beside::Nothing]));
+        cases.extend(cases_of(&packed, &gspo_token, &both));
     }
     for packed in two_kinds(scale) {
         cases.extend(cases_of(&packed, &ppo_clip, &[Beside::Maps]));
         cases.extend(cases_of(&packed, &gspo, &[Beside::Maps]));
-        cases.extend(cases_of(&packed, &gspo_token, &[Beside::Diagnostics]));
         cases.extend(cases_of(&packed, &k3, &both));
         cases.extend(cases_of(&packed, &shift, &both));
     }

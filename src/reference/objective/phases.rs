@@ -2,7 +2,8 @@
 
 use super::statistics::{Statistics, sequence_clipped};
 use super::{
-    Coefficient, Counts, Finished, Sums, Tokens, apply_token, finish_segment, flag, local_counts, sum_segment,
+    Coefficient, Counts, Finished, Sums, Tokens, apply_token, finish_segment, flag, has_varying_advantage,
+    local_counts, sum_segment,
 };
 use crate::abi::MOERL_NO_FAULT;
 #[cfg(doc)]
@@ -116,6 +117,10 @@ fn sum_tokens(config: &Config, segments: &Segments, tokens: &Tokens, output: &mu
                     statistics.token(config, tokens, u, tokens.token_counted(config, u, segment));
                 }
             }
+            if has_varying_advantage(config, tokens, segment, range.clone()) {
+                let varying = Fault { row: segment as u64, tag: output.tag, code: FaultCode::VaryingAdvantage };
+                fault = fault.min(varying.to_word());
+            }
             sum_segment(config, tokens, segment, range)
         })
         .collect();
@@ -141,10 +146,14 @@ fn finish_all(
         // What no term needs is not summed.
         let sums = &if with_signs { *sums } else { Sums { positive: 0.0, negative: 0.0, ..*sums } };
         let (scale, weight) = (tokens.scale(segment), tokens.segment_weight(segment));
-        let Finished { coefficient, value, no_denominator, bad_weight } =
+        let Finished { coefficient, value, no_denominator, bad_weight, both_signs } =
             finish_segment(config, counts, sums, scale, weight);
         loss += value;
-        for (holds, code) in [(no_denominator, FaultCode::ZeroDenominator), (bad_weight, FaultCode::SegmentWeight)] {
+        for (holds, code) in [
+            (no_denominator, FaultCode::ZeroDenominator),
+            (bad_weight, FaultCode::SegmentWeight),
+            (both_signs, FaultCode::VaryingAdvantage),
+        ] {
             if holds {
                 fault = fault.min(Fault { row: segment as u64, tag: output.tag, code }.to_word());
             }

@@ -22,7 +22,11 @@ const SECTOR: usize = 32;
 
 /// The `end` bytes of a workspace from its first multiple of 16 on.
 fn aligned<M: Memory>(workspace: ViewMut<'_, u8, M>, end: usize) -> ViewMut<'_, u8, M> {
-    let skipped = workspace.address().next_multiple_of(ALIGNMENT) - workspace.address();
+    aligned_to(ALIGNMENT, workspace, end)
+}
+
+fn aligned_to<M: Memory>(alignment: usize, workspace: ViewMut<'_, u8, M>, end: usize) -> ViewMut<'_, u8, M> {
+    let skipped = workspace.address().next_multiple_of(alignment) - workspace.address();
     workspace.slice(skipped..skipped + end)
 }
 
@@ -100,12 +104,12 @@ impl ObjectiveWorkspace {
     }
     /// All of it, and what aligning may cost.
     pub(crate) fn bytes(&self) -> usize {
-        self.end() + ALIGNMENT
+        self.end() + SECTOR
     }
 
     /// The part of a workspace of [`bytes`](Self::bytes) that the offsets count from.
     pub(crate) fn aligned<'a, M: Memory>(&self, workspace: ViewMut<'a, u8, M>) -> ViewMut<'a, u8, M> {
-        aligned(workspace, self.end())
+        aligned_to(SECTOR, workspace, self.end())
     }
 }
 

@@ -21,7 +21,7 @@
 // 3. Clip tests compare logarithms: D with n log1p(eh) in f64 and without a division.
 // 4. Masked is absent: the inputs of a masked token are selected away before any arithmetic. An input that is not finite is found by one test of
 //    the difference; such a segment is flagged, and only then does apply read its tokens again to know which to leave out.
-// 5. Where every segment fits in a warp's unit, one launch does all of it (fused.cuh).
+// 5. Where every segment fits in a warp's unit, one launch does all of it (fused.cuh), and where each is one token, without shared memory (singles.cuh).
 // 6. The totals climb a tree of tickets (climb.cuh), so that three launches are enough and no float is added atomically.
 #include "objective/apply.cuh"
 #include "objective/finish.cuh"

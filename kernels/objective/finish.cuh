@@ -142,6 +142,15 @@ MOERL_DEVICE Planes planes_at(const MoerlObjective& p, uint64_t segment) {
             if_there(p.nonfinite, segment), if_there(p.folded, segment),   if_there(p.divergence, segment), if_there(p.kept, segment)};
 }
 
+// The planes of a segment whose tokens share A and weigh 1.
+MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSums& sums, float advantage) {
+    Planes planes = planes_of(sums);
+    const double sound = planes.count - planes.nonfinite, a = sound > 0.0 && p.positive != nullptr ? static_cast<double>(advantage) : 0.0;
+    planes.positive = a > 0.0 ? a * sound : 0.0;
+    planes.negative = a < 0.0 ? a * sound : 0.0;
+    return planes;
+}
+
 MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
     Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false, false};
     const double count = sums.count;

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "apply.cuh"
-#include "finish.cuh"
+#include "singles.cuh"
 
 // Where a warp keeps its unit: what apply.cuh's stage holds, and which tokens count.
 struct FusedStage {
@@ -19,8 +19,6 @@ struct FusedStage {
     uint8_t marks[SLOTS];
 };
 static_assert(sizeof(FusedStage) == 11360, "src/device/objective.rs asks for this much a warp");
-
-constexpr uint32_t STAGED_READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD;
 
 // Puts the tokens into shared memory, if all are in order; false in every lane if one is not.
 template <bool TALLY> MOERL_DEVICE bool stage_sound_tokens(const MoerlObjective& p, const Geometry& g, FusedStage& stage, TokenTally& tally) {
@@ -90,79 +88,6 @@ template <bool WITH_RATIO, class Sum, class Total> MOERL_DEVICE SegmentSums sums
     return sums;
 }
 
-// The planes of a segment whose tokens share A and weigh 1.
-MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSums& sums, float advantage) {
-    Planes planes = planes_of(sums);
-    const double sound = planes.count - planes.nonfinite, a = sound > 0.0 && p.positive != nullptr ? static_cast<double>(advantage) : 0.0;
-    planes.positive = a > 0.0 ? a * sound : 0.0;
-    planes.negative = a < 0.0 ? a * sound : 0.0;
-    return planes;
-}
-
-// The groups of 32 neighbouring segments that lie in the unit whole.
-struct Groups {
-    uint64_t first, end;
-
-    MOERL_DEVICE bool has(uint64_t group) const { return first <= group && group < end; }
-    // Those of a tile, a bit each.
-    MOERL_DEVICE uint32_t marks(uint64_t tile) const {
-        const uint64_t begin = tile * WARP, low = first > begin ? first : begin, high = end < begin + WARP ? end : begin + WARP;
-        return low < high ? ((1u << (high - low)) - 1u) << (low - begin) : 0u;
-    }
-};
-static_assert(MOERL_TILE == WARP * WARP && MOERL_UNIT_SEGMENTS / WARP < 32, "a bit for every group of a tile, and a lane for every one of a unit");
-
-MOERL_DEVICE Groups groups_of(const MoerlObjective& p, const MoerlUnit& unit) {
-    const uint64_t begin = unit.segment, end = begin + unit.segments;
-    return {(begin + WARP - 1) / WARP, end == p.segment_count ? (end + WARP - 1) / WARP : end / WARP};
-}
-
-// What a segment adds to the sums over segments: its loss and, with diagnostics, s. Sums of groups on their way to the workspace stand a lane each.
-template <bool TALLY> struct Shares;
-template <> struct Shares<false> {
-    double loss;
-};
-template <> struct Shares<true> {
-    double loss, ratio;
-};
-
-template <bool TALLY> MOERL_DEVICE Shares<TALLY> no_shares() { return {}; }
-
-template <bool TALLY> MOERL_DEVICE Shares<TALLY> fold_lanes(const Shares<TALLY>& shares) {
-    Shares<TALLY> r = shares;
-    r.loss = warp_sum(shares.loss);
-    if constexpr (TALLY) r.ratio = warp_sum(shares.ratio);
-    return r;
-}
-
-// A segment's shares go where the three phases keep D and n.
-template <bool TALLY> MOERL_DEVICE void store_own(const MoerlObjective& p, uint64_t segment, const Shares<TALLY>& shares) {
-    store(p.log_ratio + segment, shares.loss);
-    if constexpr (TALLY) store(p.count + segment, shares.ratio);
-}
-
-template <bool TALLY> MOERL_DEVICE Shares<TALLY> load_own(const MoerlObjective& p, uint64_t segment) {
-    Shares<TALLY> r;
-    r.loss = load(p.log_ratio + segment);
-    if constexpr (TALLY) r.ratio = load(p.count + segment);
-    return r;
-}
-
-// Where the second sum of every group lies behind the first of all.
-MOERL_DEVICE double* group_ratios(const MoerlObjective& p) { return p.group_sums + (p.segment_count + WARP - 1) / WARP; }
-
-template <bool TALLY> MOERL_DEVICE void store_group(const MoerlObjective& p, uint64_t group, const Shares<TALLY>& shares) {
-    store(p.group_sums + group, shares.loss);
-    if constexpr (TALLY) store(group_ratios(p) + group, shares.ratio);
-}
-
-template <bool TALLY> MOERL_DEVICE Shares<TALLY> load_group(const MoerlObjective& p, uint64_t group) {
-    Shares<TALLY> r;
-    r.loss = load(p.group_sums + group);
-    if constexpr (TALLY) r.ratio = load(group_ratios(p) + group);
-    return r;
-}
-
 // Sums and finishes the unit's segments: a lane each short one, the warp each longer one. Where they decide the loss, lanes stand at the places of
 // their segments in a group.
 template <int FAMILY, bool TALLY> MOERL_DEVICE void finish_staged(const MoerlObjective& p, const MoerlUnit& unit, FusedStage& stage, SegmentTally& tally, uint64_t& fault) {
@@ -220,19 +145,9 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void finish_staged(const MoerlObj
                 shares.ratio = ratio_share(p, made);
             }
         }
-        if constexpr (BY_GROUPS) {
-            const uint64_t group = (static_cast<uint64_t>(unit.segment) + first) / WARP;
-            if (whole.has(group)) {
-                const Shares<TALLY> sum = fold_lanes(shares);
-                if (group == whole.first + lane) folded = sum;
-            } else if (is_segment) {
-                store_own(p, segment, shares);
-            }
-        }
+        if constexpr (BY_GROUPS) take_group(p, whole, (static_cast<uint64_t>(unit.segment) + first) / WARP, is_segment, shares, folded);
     }
-    if constexpr (BY_GROUPS) {
-        if (whole.has(whole.first + lane)) store_group(p, whole.first + lane, folded);
-    }
+    if constexpr (BY_GROUPS) store_folded(p, whole, folded);
     sync_warp();
 }
 
@@ -275,53 +190,6 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObje
     sync_warp();
 }
 
-// The tile's sums in every lane, from the groups that `folded` marks and the segments of the others.
-template <bool TALLY> MOERL_DEVICE Shares<TALLY> sum_tile(const MoerlObjective& p, uint64_t tile, uint32_t folded) {
-    constexpr int GROUPS_AT_ONCE = 4;
-    const uint32_t lane = lane_index();
-    Shares<TALLY> mine = no_shares<TALLY>();  // of the lane's group
-    if ((folded >> lane & 1u) != 0) mine = load_group<TALLY>(p, tile * WARP + lane);
-    for (uint32_t first = 0; first < WARP; first += GROUPS_AT_ONCE) {
-        if ((~folded >> first & ((1u << GROUPS_AT_ONCE) - 1u)) == 0) continue;
-        Shares<TALLY> shares[GROUPS_AT_ONCE];
-        MOERL_UNROLL
-        for (int i = 0; i < GROUPS_AT_ONCE; i++) {
-            const uint32_t group = first + static_cast<uint32_t>(i);
-            const uint64_t segment = (tile * WARP + group) * WARP + lane;
-            const bool is_own = (folded >> group & 1u) == 0 && segment < p.segment_count;
-            shares[i] = is_own ? load_own<TALLY>(p, segment) : no_shares<TALLY>();
-        }
-        MOERL_UNROLL
-        for (int i = 0; i < GROUPS_AT_ONCE; i++) {
-            const uint32_t group = first + static_cast<uint32_t>(i);
-            const Shares<TALLY> sum = fold_lanes(shares[i]);
-            if (lane == group && (folded >> group & 1u) == 0) mine = sum;
-        }
-    }
-    mine.loss = fold_tile(mine.loss);
-    if constexpr (TALLY) mine.ratio = fold_tile(mine.ratio);
-    return mine;
-}
-
-// The sums over segments, where `finish_staged` has put their shares: the last to arrive of a tile of 1024 adds it up.
-template <bool TALLY> MOERL_DEVICE void join_segments(const MoerlObjective& p, const MoerlUnit& unit) {
-    const uint64_t first = unit.segment, end = first + unit.segments, tiles = (p.segment_count + MOERL_TILE - 1) / MOERL_TILE;
-    const Groups whole = groups_of(p, unit);
-    for (uint64_t tile = first / MOERL_TILE; tile * MOERL_TILE < end; tile++) {
-        const uint64_t begin = tile * MOERL_TILE, behind = p.segment_count - begin;
-        const uint64_t stop = begin + (behind < MOERL_TILE ? behind : MOERL_TILE);
-        const uint64_t arrivals = (end < stop ? end : stop) - (first > begin ? first : begin);
-        uint32_t folded = whole.marks(tile);
-        if (!is_last(p.arrivals + tile, static_cast<uint32_t>(stop - begin), static_cast<uint32_t>(arrivals), folded)) continue;
-        const Shares<TALLY> sums = sum_tile<TALLY>(p, tile, folded);
-        Tally mine = empty_tally();
-        place(mine, LOSS, sums.loss);
-        if constexpr (TALLY) place(mine, MOERL_SUM_SEQUENCE_RATIO, sums.ratio);
-        constexpr uint64_t SUMS = TALLY ? BY_SEGMENTS : BIT<LOSS>;
-        if (climb(tree_of_segments(p), mine, tile, tiles, SUMS)) publish(p, mine, SUMS, !p.keep_totals);
-    }
-}
-
 template <int FAMILY, bool TALLY> MOERL_DEVICE void fused_phase(const MoerlObjective& p) {
     MOERL_DYNAMIC_SHARED(FusedStage, stages);
     uint64_t fault = MOERL_NO_FAULT;
@@ -332,13 +200,19 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void fused_phase(const MoerlObjec
         FusedStage& stage = stages[warp_index()];
         TokenTally tokens = no_tokens();
         SegmentTally segments = no_segments();
-        if (!stage_sound_tokens<TALLY>(p, g, stage, tokens)) stage_any_tokens<TALLY>(p, g, stage, tokens, fault);
-        sync_warp();
-        finish_staged<FAMILY, TALLY>(p, unit, stage, segments, fault);
-        apply_staged<FAMILY, TALLY>(p, g, stage, tokens);
+        double loss = 0.0;
+        if (!TALLY && are_singles(p, unit)) {
+            loss = do_singles<FAMILY>(p, unit, fault);
+        } else {
+            if (!stage_sound_tokens<TALLY>(p, g, stage, tokens)) stage_any_tokens<TALLY>(p, g, stage, tokens, fault);
+            sync_warp();
+            finish_staged<FAMILY, TALLY>(p, unit, stage, segments, fault);
+            apply_staged<FAMILY, TALLY>(p, g, stage, tokens);
+            if constexpr (HAS_VALUES<FAMILY>) loss = sum_values<FAMILY>(p, unit, stage);
+        }
         Tally mine = empty_tally();
         if constexpr (TALLY) mine = join(spread<false>(tokens), spread(segments));
-        if constexpr (HAS_VALUES<FAMILY>) place(mine, LOSS, sum_values<FAMILY>(p, unit, stage));
+        if constexpr (HAS_VALUES<FAMILY>) place(mine, LOSS, loss);
         else join_segments<TALLY>(p, unit);
         if constexpr (HAS_VALUES<FAMILY> || TALLY) {
             constexpr uint64_t SUMS = (TALLY ? DIAGNOSTICS : 0u) | BIT<LOSS>;

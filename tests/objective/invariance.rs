@@ -315,6 +315,8 @@ fn same(a: &[f64], b: &[f64]) -> bool {
 pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
     let all = [
         vec![1; 1100],
+        // Units of one-token segments that begin inside a group of 32 segments, and end there.
+        [vec![1024], vec![1; 700], vec![1000, 3], vec![1; 300]].concat(),
         vec![17; 90],
         vec![0, 1, 3, 0, 1024, 31, 32, 33, 500, 500, 0, 7],
         vec![256; 12],

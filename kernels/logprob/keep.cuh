@@ -128,7 +128,7 @@ template <class T> MOERL_DEVICE MoerlPartial reduce_kept(const MoerlLogprobKeep&
         const bool missed = label >= 0 && !is_every && !any(found, FULL_WARP);
         added = missed && p.strict_keep == 0;
         sync_warp();
-        if (lane == 0) kept.missed = missed ? 1 : 0;
+        if (lane == 0 && missed) kept.missed = 1;  // of a short set alone, which one warp has
     }
 
     // Where it is not in the set, the row's id comes behind the last one; the places from here on are counted from this lane's first.

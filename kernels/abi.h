@@ -127,6 +127,14 @@ enum MoerlSegmentFlag {
     MOERL_EMPTY = 128,         // no token counts
 };
 
+// The code that `apply` runs: that of a variant with nothing beside it, or the one that knows them all.
+enum MoerlFamily {
+    MOERL_FAMILY_CLIPPED_RATIO = 0,
+    MOERL_FAMILY_SHARED_GRADIENT = 1,
+    MOERL_FAMILY_SEGMENT_RATIO = 2,
+    MOERL_FAMILY_ANY = 3,
+};
+
 // Which arrays `apply` reads where it has the choice, added up.
 enum MoerlRead {
     MOERL_READ_LOGPROBS = 1,
@@ -304,7 +312,8 @@ struct MoerlObjective {
     uint8_t value_in_finish;  // the policy's loss is known by then
     uint8_t has_rollout;
     uint8_t opens_totals;     // this launch is the first to write the loss
-    uint8_t reserved[2];
+    uint8_t family;
+    uint8_t reserved;
 };
 
 // ---- route change ---------------------------------------------------------------------------------------------------
@@ -1233,7 +1242,6 @@ struct MoerlLogprobBackward {
     uint64_t rows;
     uint64_t first_row;          // of a call that is made piece by piece: where its keep-sets begin
     uint64_t call_rows;          // and how many rows that call has
-    uint64_t groups;             // as in the forward; of the general kernels alone
     uint64_t kept;               // ids in all
     int64_t logits_stride;
     int64_t d_logits_stride;
@@ -1247,13 +1255,13 @@ struct MoerlLogprobBackward {
     uint32_t ids;
     uint32_t columns;
     uint32_t panels;             // that cover the columns of a row wherever it begins in a line
-    uint32_t shares;             // this many blocks share a group, each takes every shares-th panel of it
     float uniform_temperature;
     float softcap;
     float cap_scale;
     float logit_scale;           // of the softcap
     uint32_t strict_keep;
     uint32_t step;               // warps among which the other kernels deal panels
+    uint32_t reserved;
 };
 
 struct MoerlLogprobKeep {

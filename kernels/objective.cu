@@ -21,12 +21,14 @@
 // 3. Clip tests compare logarithms: D with n log1p(eh) in f64 and without a division.
 // 4. Masked is absent: the inputs of a masked token are selected away before any arithmetic. An input that is not finite is found by one test of
 //    the difference; such a segment is flagged, and only then does apply read its tokens again to know which to leave out.
-// 5. Where every segment fits in a warp's unit, one launch does all of it (fused.cuh), and where each is one token, without shared memory (singles.cuh).
+// 5. Where every segment fits in a warp's unit, one launch does all of it for the most used calls (fused.cuh), and where each is one token, for every call
+//    and without shared memory (singles.cuh).
 // 6. The totals climb a tree of tickets (climb.cuh), so that three launches are enough and no float is added atomically.
 #include "objective/apply.cuh"
 #include "objective/finish.cuh"
 #include "objective/fused.cuh"
 #include "objective/partial.cuh"
+#include "objective/singles.cuh"
 
 MOERL_RESIDENT(objective_partial, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false, false>(p); }
@@ -66,3 +68,8 @@ MOERL_RESIDENT(objective_fused_gspo_token, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO, false>(p); }
 MOERL_ALL_REGISTERS(objective_fused_gspo_token_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_fused_gspo_token_tally, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO, true>(p); }
+
+MOERL_ALL_REGISTERS(objective_singles, MoerlObjective, 128)
+MOERL_KERNEL(objective_singles, MoerlObjective, 128) { singles_phase<false>(p); }
+MOERL_ALL_REGISTERS(objective_singles_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_singles_tally, MoerlObjective, 128) { singles_phase<true>(p); }

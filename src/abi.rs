@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0xd032356bc7738d78;
+pub const ABI_DIGEST: u64 = 0x115e3f57e44228bc;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -111,6 +111,11 @@ pub const MOERL_NONFINITE: MoerlSegmentFlag = 32;
 pub const MOERL_DROPPED: MoerlSegmentFlag = 64;
 pub const MOERL_EMPTY: MoerlSegmentFlag = 128;
 pub type MoerlSegmentFlag = ::core::ffi::c_uint;
+pub const MOERL_FAMILY_CLIPPED_RATIO: MoerlFamily = 0;
+pub const MOERL_FAMILY_SHARED_GRADIENT: MoerlFamily = 1;
+pub const MOERL_FAMILY_SEGMENT_RATIO: MoerlFamily = 2;
+pub const MOERL_FAMILY_ANY: MoerlFamily = 3;
+pub type MoerlFamily = ::core::ffi::c_uint;
 pub const MOERL_READ_LOGPROBS: MoerlRead = 1;
 pub const MOERL_READ_OLD: MoerlRead = 2;
 pub const MOERL_READ_ADVANTAGES: MoerlRead = 4;
@@ -300,7 +305,8 @@ pub struct MoerlObjective {
     pub value_in_finish: u8,
     pub has_rollout: u8,
     pub opens_totals: u8,
-    pub reserved: [u8; 2usize],
+    pub family: u8,
+    pub reserved: u8,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -428,7 +434,8 @@ const _: () = {
         [::core::mem::offset_of!(MoerlObjective, value_in_finish) - 555usize];
     ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 556usize];
     ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 557usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 558usize];
+    ["Offset of field: MoerlObjective::family"][::core::mem::offset_of!(MoerlObjective, family) - 558usize];
+    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 559usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2191,7 +2198,6 @@ pub struct MoerlLogprobBackward {
     pub rows: u64,
     pub first_row: u64,
     pub call_rows: u64,
-    pub groups: u64,
     pub kept: u64,
     pub logits_stride: i64,
     pub d_logits_stride: i64,
@@ -2205,17 +2211,17 @@ pub struct MoerlLogprobBackward {
     pub ids: u32,
     pub columns: u32,
     pub panels: u32,
-    pub shares: u32,
     pub uniform_temperature: f32,
     pub softcap: f32,
     pub cap_scale: f32,
     pub logit_scale: f32,
     pub strict_keep: u32,
     pub step: u32,
+    pub reserved: u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 256usize];
+    ["Size of MoerlLogprobBackward"][::core::mem::size_of::<MoerlLogprobBackward>() - 248usize];
     ["Alignment of MoerlLogprobBackward"][::core::mem::align_of::<MoerlLogprobBackward>() - 8usize];
     ["Offset of field: MoerlLogprobBackward::logits"][::core::mem::offset_of!(MoerlLogprobBackward, logits) - 0usize];
     ["Offset of field: MoerlLogprobBackward::d_logits"]
@@ -2246,42 +2252,42 @@ const _: () = {
         [::core::mem::offset_of!(MoerlLogprobBackward, first_row) - 120usize];
     ["Offset of field: MoerlLogprobBackward::call_rows"]
         [::core::mem::offset_of!(MoerlLogprobBackward, call_rows) - 128usize];
-    ["Offset of field: MoerlLogprobBackward::groups"][::core::mem::offset_of!(MoerlLogprobBackward, groups) - 136usize];
-    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 144usize];
+    ["Offset of field: MoerlLogprobBackward::kept"][::core::mem::offset_of!(MoerlLogprobBackward, kept) - 136usize];
     ["Offset of field: MoerlLogprobBackward::logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 152usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logits_stride) - 144usize];
     ["Offset of field: MoerlLogprobBackward::d_logits_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 160usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, d_logits_stride) - 152usize];
     ["Offset of field: MoerlLogprobBackward::tokens_stride"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 168usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_stride) - 160usize];
     ["Offset of field: MoerlLogprobBackward::ignore_index"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 176usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, ignore_index) - 168usize];
     ["Offset of field: MoerlLogprobBackward::vocab_start"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 184usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_start) - 176usize];
     ["Offset of field: MoerlLogprobBackward::vocab_total"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 192usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocab_total) - 184usize];
     ["Offset of field: MoerlLogprobBackward::logit_fold"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 200usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_fold) - 192usize];
     ["Offset of field: MoerlLogprobBackward::tokens_element"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 208usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, tokens_element) - 200usize];
     ["Offset of field: MoerlLogprobBackward::vocabulary"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 212usize];
-    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 216usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, vocabulary) - 204usize];
+    ["Offset of field: MoerlLogprobBackward::ids"][::core::mem::offset_of!(MoerlLogprobBackward, ids) - 208usize];
     ["Offset of field: MoerlLogprobBackward::columns"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 220usize];
-    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 224usize];
-    ["Offset of field: MoerlLogprobBackward::shares"][::core::mem::offset_of!(MoerlLogprobBackward, shares) - 228usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, columns) - 212usize];
+    ["Offset of field: MoerlLogprobBackward::panels"][::core::mem::offset_of!(MoerlLogprobBackward, panels) - 216usize];
     ["Offset of field: MoerlLogprobBackward::uniform_temperature"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 232usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, uniform_temperature) - 220usize];
     ["Offset of field: MoerlLogprobBackward::softcap"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 236usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, softcap) - 224usize];
     ["Offset of field: MoerlLogprobBackward::cap_scale"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 240usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, cap_scale) - 228usize];
     ["Offset of field: MoerlLogprobBackward::logit_scale"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 244usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, logit_scale) - 232usize];
     ["Offset of field: MoerlLogprobBackward::strict_keep"]
-        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 248usize];
-    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 252usize];
+        [::core::mem::offset_of!(MoerlLogprobBackward, strict_keep) - 236usize];
+    ["Offset of field: MoerlLogprobBackward::step"][::core::mem::offset_of!(MoerlLogprobBackward, step) - 240usize];
+    ["Offset of field: MoerlLogprobBackward::reserved"]
+        [::core::mem::offset_of!(MoerlLogprobBackward, reserved) - 244usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -56,6 +56,7 @@ on_every_backend!(
     weights_are_in_the_gradient,
     a_window_is_of_the_ratio_and_not_of_its_logarithm,
     a_batch_without_a_kept_token_is_zero,
+    denominators_after_no_rejection_count_every_token,
     empty_segments_among_others_are_absent,
     saturated_tokens_are_counted_and_pass_nothing,
     a_term_without_its_input_is_refused,

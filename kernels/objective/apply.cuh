@@ -15,7 +15,7 @@ struct ApplyStage {
 static_assert(sizeof(ApplyStage) == 10320, "src/device/objective.rs asks for this much a warp");
 
 // Which code an objective runs: that of one of the three most used variants with nothing beside it, or the one that knows them all.
-enum Family { CLIPPED_RATIO, SHARED_GRADIENT, SEGMENT_RATIO, ANY };
+enum Family { CLIPPED_RATIO = MOERL_FAMILY_CLIPPED_RATIO, SHARED_GRADIENT = MOERL_FAMILY_SHARED_GRADIENT, SEGMENT_RATIO = MOERL_FAMILY_SEGMENT_RATIO, ANY = MOERL_FAMILY_ANY };
 
 template <int FAMILY> constexpr bool IS_WIDE = FAMILY == ANY;
 // Values that `finish` could not know.

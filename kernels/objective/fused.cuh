@@ -8,7 +8,9 @@
 #pragma once
 
 #include "apply.cuh"
-#include "singles.cuh"
+#include "segment_groups.cuh"
+
+constexpr uint32_t STAGED_READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD;
 
 // Where a warp keeps its unit: what apply.cuh's stage holds, and which tokens count.
 struct FusedStage {
@@ -84,6 +86,7 @@ template <bool WITH_RATIO, class Sum, class Total> MOERL_DEVICE SegmentSums sums
     SegmentSums sums = NO_SUMS;
     sums.count = total([&](int i) { return static_cast<uint32_t>(stage.marks[slot + i] & COUNTS); });
     sums.nonfinite = total([&](int i) { return static_cast<uint32_t>((stage.marks[slot + i] & UNSOUND) != 0); });
+    sums.kept = sums.count;  // nothing is rejected here
     if constexpr (WITH_RATIO) sums.delta = sum([&](int i) { return stage.values[slot + i]; });
     return sums;
 }
@@ -201,19 +204,19 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void fused_phase(const MoerlObjec
         TokenTally tokens = no_tokens();
         SegmentTally segments = no_segments();
         double loss = 0.0;
-        if (!TALLY && are_singles(p, unit)) {
-            loss = do_singles<FAMILY>(p, unit, fault);
-        } else {
-            if (!stage_sound_tokens<TALLY>(p, g, stage, tokens)) stage_any_tokens<TALLY>(p, g, stage, tokens, fault);
-            sync_warp();
-            finish_staged<FAMILY, TALLY>(p, unit, stage, segments, fault);
-            apply_staged<FAMILY, TALLY>(p, g, stage, tokens);
-            if constexpr (HAS_VALUES<FAMILY>) loss = sum_values<FAMILY>(p, unit, stage);
-        }
+        if (!stage_sound_tokens<TALLY>(p, g, stage, tokens)) stage_any_tokens<TALLY>(p, g, stage, tokens, fault);
+        sync_warp();
+        finish_staged<FAMILY, TALLY>(p, unit, stage, segments, fault);
+        apply_staged<FAMILY, TALLY>(p, g, stage, tokens);
+        if constexpr (HAS_VALUES<FAMILY>) loss = sum_values<FAMILY>(p, unit, stage);
         Tally mine = empty_tally();
         if constexpr (TALLY) mine = join(spread<false>(tokens), spread(segments));
-        if constexpr (HAS_VALUES<FAMILY>) place(mine, LOSS, loss);
-        else join_segments<TALLY>(p, unit);
+        if constexpr (HAS_VALUES<FAMILY>) {
+            place(mine, LOSS, loss);
+        } else {
+            Tally total;
+            if (join_segments<TALLY>(p, unit, total)) publish(p, total, OF_SEGMENTS<TALLY>, !p.keep_totals);
+        }
         if constexpr (HAS_VALUES<FAMILY> || TALLY) {
             constexpr uint64_t SUMS = (TALLY ? DIAGNOSTICS : 0u) | BIT<LOSS>;
             const uint64_t by_units = HAS_VALUES<FAMILY> ? SUMS : SUMS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>);

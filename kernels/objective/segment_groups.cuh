@@ -110,8 +110,12 @@ template <bool TALLY> MOERL_DEVICE Shares<TALLY> sum_tile(const MoerlObjective& 
     return mine;
 }
 
-// The sums over segments, where `finish_staged` has put their shares: the last to arrive of a tile of 1024 adds it up.
-template <bool TALLY> MOERL_DEVICE void join_segments(const MoerlObjective& p, const MoerlUnit& unit) {
+// The sums that join_segments makes.
+template <bool TALLY> constexpr uint64_t OF_SEGMENTS = TALLY ? BY_SEGMENTS : BIT<LOSS>;
+
+// The sums over segments, whose shares or groups' sums are in the workspace: the last to arrive of a tile of 1024 adds it up. True in the warp that
+// reached the root, with the total in `total`.
+template <bool TALLY> MOERL_DEVICE bool join_segments(const MoerlObjective& p, const MoerlUnit& unit, Tally& total) {
     const uint64_t first = unit.segment, end = first + unit.segments, tiles = (p.segment_count + MOERL_TILE - 1) / MOERL_TILE;
     const Groups whole = groups_of(p, unit);
     for (uint64_t tile = first / MOERL_TILE; tile * MOERL_TILE < end; tile++) {
@@ -121,10 +125,11 @@ template <bool TALLY> MOERL_DEVICE void join_segments(const MoerlObjective& p, c
         uint32_t folded = whole.marks(tile);
         if (!is_last(p.arrivals + tile, static_cast<uint32_t>(stop - begin), static_cast<uint32_t>(arrivals), folded)) continue;
         const Shares<TALLY> sums = sum_tile<TALLY>(p, tile, folded);
-        Tally mine = empty_tally();
-        place(mine, LOSS, sums.loss);
-        if constexpr (TALLY) place(mine, MOERL_SUM_SEQUENCE_RATIO, sums.ratio);
-        constexpr uint64_t SUMS = TALLY ? BY_SEGMENTS : BIT<LOSS>;
-        if (climb(tree_of_segments(p), mine, tile, tiles, SUMS)) publish(p, mine, SUMS, !p.keep_totals);
+        total = empty_tally();
+        place(total, LOSS, sums.loss);
+        if constexpr (TALLY) place(total, MOERL_SUM_SEQUENCE_RATIO, sums.ratio);
+        // In the unit's last tile, if at all: the root waits for all of them.
+        if (climb(tree_of_segments(p), total, tile, tiles, OF_SEGMENTS<TALLY>)) return true;
     }
+    return false;
 }

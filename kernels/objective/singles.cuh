@@ -1,88 +1,230 @@
-// Segments of one token each, in one launch without diagnostics: a lane takes one from its loads to its gradient.
+// Batches whose segments have one token each: all phases in one launch, whatever the objective and whatever is asked for.
 //
-// Where every segment has one token, a sum over it is that token's value, and the way by shared memory, on which a segment costs about 20 instructions of a
-// warp more, is for nothing. What the tokens come to is the same, bit for bit.
+// Segment and token then have the same index: neither offsets nor units are read, a segment's advantage lies as a token's does, and a sum over a
+// segment is its token's value. Bytes a token: what the objective names, read once, and what is asked for, written once; for GSPO 4 + 4 + 1 + 4 and 4.
+//
+// A warp takes a unit of 256 tokens by rows of 128, a lane four neighbours of a row: loaded together, then one after the other through one copy of
+// the code. The first of a pack is worked on, and what it comes to is put behind the fourth, where its inputs were (`turn`).
+//
+// What comes of it is what the three phases would make of it, bit for bit. Hence two looks at a token: `partial` and `apply` do not read the
+// same arrays, and so differ in what they can find out of order.
 #pragma once
 
 #include "apply.cuh"
 #include "segment_groups.cuh"
 
-constexpr uint32_t STAGED_READS = MOERL_READ_LOGPROBS | MOERL_READ_OLD;
-
-// True in every lane where all the unit's segments have one token.
-MOERL_DEVICE bool are_singles(const MoerlObjective& p, const MoerlUnit& unit) {
-    if (unit.tokens != unit.segments) return false;
-    bool is_other = false;
-    for (uint32_t i = lane_index(); i < unit.segments; i += WARP) is_other = is_other || static_cast<uint64_t>(load(p.offsets + unit.segment + i)) != unit.token + i;
-    return !any(is_other, FULL_WARP);
+MOERL_DEVICE MoerlUnit unit_of_singles(const MoerlObjective& p, uint64_t index) {
+    const uint64_t first = index * MOERL_UNIT_SEGMENTS, behind = p.segment_count - first;
+    const uint16_t tokens = static_cast<uint16_t>(behind < MOERL_UNIT_SEGMENTS ? behind : MOERL_UNIT_SEGMENTS);
+    return {first, static_cast<uint32_t>(first), tokens, tokens};
 }
 
-struct Single {
-    Pack<false> pack;  // of one slot
-    float advantage;
-};
+// Drops the first of four and puts `last` behind the others.
+template <class T> MOERL_DEVICE void turn(T (&of)[4], T last) {
+    MOERL_UNROLL
+    for (int v = 0; v < 3; v++) of[v] = of[v + 1];
+    of[3] = last;
+}
 
-MOERL_DEVICE Single load_single(const MoerlObjective& p, const MoerlUnit& unit, uint32_t own) {
-    const bool is_segment = own < unit.segments;
-    Single r = {};
-    r.pack.index = unit.token + own;
-    r.pack.bits = is_segment ? 1u : 0u;
-    if (!is_segment) return r;
-    r.pack.mask = p.loss_mask != nullptr ? uint32_t{load_stream(p.loss_mask + r.pack.index)} : 1u;
-    r.pack.logprobs.x[0] = load_stream(p.logprobs + r.pack.index);
-    if (p.old_logprobs != nullptr) r.pack.old_logprobs.x[0] = load_stream(p.old_logprobs + r.pack.index);
-    r.advantage = load(p.advantages + unit.segment + own);
+MOERL_DEVICE void turn(uint32_t& bytes, uint32_t last) { bytes = bytes >> 8 | last << 24; }
+
+// True where `partial` reads more than the masks.
+MOERL_DEVICE bool sums_tokens(const MoerlObjective& p) {
+    return p.log_ratio != nullptr || p.positive != nullptr || p.negative != nullptr || p.nonfinite != nullptr || p.folded != nullptr || p.divergence != nullptr;
+}
+
+// What `apply` reads of a token.
+MOERL_DEVICE uint32_t apply_reads(const MoerlObjective& p) {
+    switch (p.family) {
+        case CLIPPED_RATIO: return reads_of<CLIPPED_RATIO>(p);
+        case SHARED_GRADIENT: return reads_of<SHARED_GRADIENT>(p);
+        case SEGMENT_RATIO: return reads_of<SEGMENT_RATIO>(p);
+        default: return reads_of<ANY>(p);
+    }
+}
+
+// The first token of the pack, as `apply` has it that reads `reads` alone.
+MOERL_DEVICE Pack<true> seen_by_apply(const Pack<true>& pack, uint32_t reads) {
+    Pack<true> r = pack;
+    if ((reads & MOERL_READ_LOGPROBS) == 0) r.logprobs.x[0] = 0.0f;
+    if ((reads & MOERL_READ_OLD) == 0) r.old_logprobs.x[0] = 0.0f;
+    if ((reads & MOERL_READ_ADVANTAGES) == 0) r.advantages.x[0] = 0.0f;
+    if ((reads & MOERL_READ_SHIFT) == 0) r.shift.x[0] = 0.0f;
     return r;
 }
 
-// Sums and finishes a segment, and writes its token's gradient. Returns the token's share of the loss; `value` is the segment's.
-template <int FAMILY> MOERL_DEVICE double do_single(const MoerlObjective& p, const Single& single, float common, uint64_t segment, double& value, uint64_t& fault) {
-    const Pack<false>& pack = single.pack;
-    Token<false> token = token_of<false>(p, pack, 0, 0.0f, STAGED_READS);
-    keep_faults(fault, p, pack, token, 0, true);
-    value = 0.0;
-    if (!token.counts) {
-        store_stream(p.d_logprobs + pack.index, 0.0f);
-        return 0.0;
-    }
-    token.advantage = single.advantage;
-    if (!is_finite(single.advantage)) {
-        keep_first(fault, fault_at(pack.index, p.tag, MOERL_FAULT_NONFINITE_INPUT));
-        token.is_sound = false;
-    }
-    SegmentSums sums = NO_SUMS;
-    sums.count = 1;  // as a constant: what is divided by it, is not
-    sums.nonfinite = !token.is_sound;
-    if (FAMILY != CLIPPED_RATIO && token.is_sound) sums.delta = token.delta + 0.0f;
-    const Finished made = finish_segment(p, common, segment, planes_of_advantage(p, sums, single.advantage));
-    keep_segment_faults(fault, p, made, segment);
-    value = made.value;
-    TokenTally none = no_tokens();
-    const uint32_t reads = FAMILY == CLIPPED_RATIO ? uint32_t{MOERL_READ_LOGPROBS} : 0u;
-    const Applied applied = token.is_sound ? apply_plain<FAMILY, false>(p, token, made.coefficient, reads, none) : apply_unsound(p);
-    store_stream(p.d_logprobs + pack.index, applied.gradient);
-    return value_scale<FAMILY>(made.coefficient) * static_cast<double>(applied.value + 0.0f);
+// As `partial` has it: a term's input only where it decides there.
+MOERL_DEVICE Pack<true> seen_by_partial(const MoerlObjective& p, const Pack<true>& pack) {
+    Pack<true> r = pack;
+    const bool drops = p.nonfinite_policy == MOERL_DROP_SEGMENT;
+    if (!drops && p.divergence == nullptr) r.ref.x[0] = 0.0f;
+    if (!drops) r.rollout.x[0] = r.entropy.x[0] = 0.0f;
+    return r;
 }
 
-// Returns the unit's share of the loss where tokens decide it.
-template <int FAMILY> MOERL_DEVICE double do_singles(const MoerlObjective& p, const MoerlUnit& unit, uint64_t& fault) {
-    constexpr bool BY_GROUPS = !HAS_VALUES<FAMILY>;
-    const float common = common_coefficient(p);
-    const Groups whole = groups_of(p, unit);
-    const uint32_t before = BY_GROUPS ? unit.segment % WARP : 0u, end = before + unit.segments;
-    Shares<false> folded = no_shares<false>();
-    double loss = 0.0;
-    uint32_t own = lane_index() - before;  // of the segments before the unit: beyond all of its own
-    Single next = load_single(p, unit, own);
-    MOERL_ROLLED
-    for (uint32_t first = 0; first < end; first += WARP, own += WARP) {
-        const Single single = next;
-        next = load_single(p, unit, own + WARP);  // on its way while this one is worked on
-        const bool is_segment = single.pack.bits != 0;
-        Shares<false> shares = no_shares<false>();
-        if (is_segment) loss += do_single<FAMILY>(p, single, common, static_cast<uint64_t>(unit.segment) + own, shares.loss, fault);
-        if constexpr (BY_GROUPS) take_group(p, whole, (static_cast<uint64_t>(unit.segment) + first) / WARP, is_segment, shares, folded);
+// What a lane keeps while it goes over its tokens, and what it hands on.
+struct GoingSingles {
+    TokenTally tokens;
+    TermTally terms;
+    SegmentTally segments;
+    uint64_t fault;
+};
+
+// What the segment's one token sums to.
+template <bool TALLY> MOERL_DEVICE SegmentSums sum_single(const MoerlObjective& p, const Pack<true>& pack, bool with_tokens, GoingSingles& going) {
+    const Pack<true> seen = seen_by_partial(p, pack);
+    const Token<true> token = token_of<true>(p, seen, 0, seen.advantages.x[0], READ_ALL);
+    SegmentSums sums = NO_SUMS;
+    sums.count = token.counts;
+    sums.kept = token.counts && token.is_kept;
+    keep_faults(going.fault, p, seen, token, 0, with_tokens);
+    if (!with_tokens) return sums;
+    if constexpr (TALLY) {
+        if (p.is_sequence_level) count_token(going.tokens, p, seen, 0, token, expf(saturate(p, token.delta)), 0u);
     }
-    if constexpr (BY_GROUPS) store_folded(p, whole, folded);
-    return warp_sum(loss);
+    sums.nonfinite = token.counts && !token.is_sound;
+    if (!token.is_sound) return sums;
+    const float weight = policy_weight(p, token);
+    sums.delta = token.delta + 0.0f;
+    sums.positive = positive_part(weight, token.advantage) + 0.0f;
+    sums.negative = negative_part(weight, token.advantage) + 0.0f;
+    if (p.folded != nullptr && token.is_kept) sums.folded = folded_part(p, token.delta, token.advantage, log_weight_of(p, token)) + 0.0f;
+    if (p.divergence != nullptr && (token.is_kept || !p.rejects_all)) sums.divergence = plain_divergence(p, token.to_ref).value + 0.0f;
+    return sums;
+}
+
+// What `apply` makes of the token, and c for its value: 0 where `finish` knew it.
+template <bool TALLY> MOERL_DEVICE Applied apply_single(const MoerlObjective& p, const Pack<true>& pack, const MoerlCoefficient& c, uint32_t reads, GoingSingles& going, double& scale) {
+    const Pack<true> seen = seen_by_apply(pack, reads);
+    const Token<true> token = token_of<true>(p, seen, 0, seen.advantages.x[0], reads);
+    Applied made = NOTHING;
+    scale = 0.0;
+    if (token.counts && !token.is_sound) {
+        made = apply_unsound(p);
+    } else if (token.counts) {
+        switch (p.family) {
+            case CLIPPED_RATIO: made = apply_plain<CLIPPED_RATIO, TALLY>(p, token, c, reads, going.tokens); break;
+            case SHARED_GRADIENT: made = apply_plain<SHARED_GRADIENT, TALLY>(p, token, c, reads, going.tokens); break;
+            case SEGMENT_RATIO: made = apply_plain<SEGMENT_RATIO, TALLY>(p, token, c, reads, going.tokens); break;
+            default: made = apply_any<TALLY>(p, token, c, going.tokens, going.terms);
+        }
+    }
+    if (p.family == SHARED_GRADIENT || p.family == SEGMENT_RATIO) return made;
+    scale = p.family == ANY ? value_scale<ANY>(c) : value_scale<CLIPPED_RATIO>(c);
+    keep_faults(going.fault, p, seen, token, 0, (reads & MOERL_READ_LOGPROBS) != 0);
+    if constexpr (TALLY) {
+        if (!p.is_sequence_level) count_token(going.tokens, p, seen, 0, token, made.ratio, made.clipped);
+    }
+    return made;
+}
+
+// Of a row's tokens, which lie four a lane, that of segment 32 `group` + lane.
+MOERL_DEVICE double in_group(const double (&of)[4], int group) {
+    const int lane = static_cast<int>(lane_index()), owner = group * static_cast<int>(LANES_OF_GROUP) + lane / 4;
+    double r = 0.0;
+    MOERL_UNROLL
+    for (int v = 0; v < 4; v++) {
+        const double its = shuffle(of[v], owner);
+        if (lane % 4 == v) r = its;
+    }
+    return r;
+}
+
+// A row's tokens. Returns what they add to the loss beside what `finish` knew, in the lanes where `sum_values` has their segments.
+template <bool TALLY> MOERL_DEVICE double do_row(const MoerlObjective& p, const Geometry& g, int row, float common, double loss, GoingSingles& going) {
+    const bool with_tokens = sums_tokens(p), aligned = p.aligned != 0;
+    const uint32_t usual = apply_reads(p), needed = with_tokens ? READ_ALL : usual;
+    Pack<true> pack = load_pack<true>(p, g, row, needed);
+    if (!p.advantage_per_token) pack.advantages = load_four(if_read(needed, MOERL_READ_ADVANTAGES, p.advantages), pack.index, pack.bits, aligned);
+    const uint64_t index = pack.index;
+    const uint32_t bits = pack.bits;
+    double values[4] = {}, ratios[4] = {}, products[4] = {};
+    MOERL_ROLLED
+    for (int v = 0; v < 4; v++) {
+        const uint64_t segment = pack.index;
+        const SegmentSums sums = sum_single<TALLY>(p, pack, with_tokens, going);
+        const Finished finished = finish_segment(p, common, segment, has_advantage_sums(p) ? planes_of(sums) : planes_of_advantage(p, sums, pack.advantages.x[0]));
+        const MoerlCoefficient& c = finished.coefficient;
+        keep_segment_faults(going.fault, p, finished, segment);
+        double scale = 0.0;
+        const Applied made = apply_single<TALLY>(p, pack, c, (c.flags & MOERL_NONFINITE) != 0 ? READ_ALL : usual, going, scale);
+        if constexpr (TALLY) {
+            if ((pack.bits & 1u) != 0) count_segment(going.segments, p, finished);
+            turn(ratios, ratio_share(p, finished));
+        }
+        turn(values, finished.value);
+        turn(products, scale * static_cast<double>(made.value + 0.0f));
+        turn(pack.logprobs.x, made.gradient);
+        turn(pack.old_logprobs.x, made.ratio);
+        turn(pack.ref.x, made.kl);
+        turn(pack.entropy.x, made.d_entropy);
+        turn(pack.shift.x, c.sequence_ratio);
+        turn(pack.rollout.x, 0.0f);
+        turn(pack.advantages.x, 0.0f);
+        turn(pack.weights.x, 0.0f);
+        turn(pack.mask, made.clipped);
+        turn(pack.keep, (finished.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0);
+        turn(pack.chosen, 0u);
+        pack.bits >>= 1;
+        pack.index++;
+    }
+    store_four(p.d_logprobs, index, bits, aligned, pack.logprobs);
+    store_four(p.ratio, index, bits, aligned, pack.old_logprobs);
+    store_four(p.kl, index, bits, aligned, pack.ref);
+    store_four(p.d_entropy, index, bits, aligned, pack.entropy);
+    store_four(p.sequence_ratio, index, bits, aligned, pack.shift);
+    store_bytes(p.clipped, index, bits, aligned, pack.mask);
+    store_bytes(p.sequence_clipped, index, bits, aligned, pack.keep);
+
+    Shares<TALLY> group;
+    group.loss = fold_group(values);
+    if constexpr (TALLY) group.ratio = fold_group(ratios);
+    if (bits != 0u && lane_index() % LANES_OF_GROUP == 0) store_group(p, index / WARP, group);
+    if (p.family == CLIPPED_RATIO || p.family == ANY) {
+        for (int i = 0; i < ROW / WARP; i++) loss += in_group(products, i);
+    }
+    return loss;
+}
+
+// The loss has two parts, and each its tree: what segments decide, and what tokens do. Whoever brings the second publishes both, in this order.
+MOERL_DEVICE void publish_part(const MoerlObjective& p, uint32_t part, const Tally& mine) {
+    const double loss = shuffle(mine.high, LOSS - WARP);
+    if (lane_index() == 0) store(p.group_records + part, loss);
+    if (!is_last(p.tile_tickets, 2)) return;
+    const double by_segments = load(p.group_records), by_tokens = load(p.group_records + 1);
+    if (lane_index() != 0) return;
+    const auto add = [&](double* to) {
+        if (to != nullptr) store(to, ((p.keep_totals ? load(to) : 0.0) + by_segments) + by_tokens);
+    };
+    add(p.loss);
+    add(p.diagnostics != nullptr ? p.diagnostics + MOERL_SUM_LOSS : nullptr);
+}
+
+template <bool TALLY> MOERL_DEVICE void singles_phase(const MoerlObjective& p) {
+    GoingSingles going = {no_tokens(), no_terms(), no_segments(), MOERL_NO_FAULT};
+    const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
+    if (index < p.unit_count) {
+        const MoerlUnit unit = unit_of_singles(p, index);
+        const Geometry g = geometry(unit);
+        const float common = common_coefficient(p);
+        double loss = 0.0;
+        MOERL_ROLLED
+        for (int row = 0; row < g.rows; row++) loss = do_row<TALLY>(p, g, row, common, loss, going);
+        Tally mine = empty_tally();
+        if constexpr (TALLY) {
+            mine = join(spread<true>(going.tokens), spread(going.segments));
+            place_terms(mine, going.terms);
+        }
+        place(mine, LOSS, warp_sum(loss));
+        constexpr uint64_t BY_UNITS = TALLY ? DIAGNOSTICS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>) : 0u;
+        if (climb(tree_of_units(p), mine, index, p.unit_count, BY_UNITS | BIT<LOSS>)) {
+            publish(p, mine, BY_UNITS, !p.keep_totals);
+            publish_part(p, 1, mine);
+        }
+        if (join_segments<TALLY>(p, unit, mine)) {
+            publish(p, mine, TALLY ? BY_SEGMENTS & ~BIT<LOSS> : 0u, !p.keep_totals);
+            publish_part(p, 0, mine);
+        }
+    }
+    publish_fault(p.errors, going.fault);
 }

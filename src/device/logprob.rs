@@ -474,7 +474,6 @@ pub(super) fn backward_of<E: Executor>(
         rows: sizes.rows as u64,
         first_row: sizes.first_row as u64,
         call_rows: sizes.call_rows as u64,
-        groups: 0, // of no use here, nor are shares
         kept: call.keep.map_or(0, |keep| keep.ids.len() as u64),
         logits_stride: logits_stride as i64,
         d_logits_stride: d_logits_stride as i64,
@@ -488,13 +487,13 @@ pub(super) fn backward_of<E: Executor>(
         ids: sizes.ids as u32,
         columns: sizes.columns as u32,
         panels: panels as u32,
-        shares: 0,
         uniform_temperature: config.temperature,
         softcap: config.softcap.unwrap_or(0.0),
         cap_scale: config.cap_scale(),
         logit_scale: config.logit_scale,
         strict_keep: u32::from(config.strict_keep),
         step: division.step as u32,
+        reserved: 0,
     };
     // SAFETY: validate checked every length against the sizes; `logits` and `d_logits` are both [rows, columns].
     unsafe { executor.launch(stream, kernel, division.grid, &arguments, &params) }

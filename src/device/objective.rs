@@ -1,5 +1,5 @@
 //! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out; one for all of them where every
-//! segment fits on chip.
+//! segment fits on chip, behind one that counts where the denominators are local.
 
 use crate::abi::*;
 use crate::backend::Buffer;
@@ -69,16 +69,21 @@ enum Phase {
     Partial,
     Finish,
     Apply,
+    /// All, of segments that fit on chip.
     Fused,
+    /// All, of segments of one token each.
+    Singles,
+    /// What `Partial` counts for local denominators, before one of the last two.
+    Count,
 }
 
 /// The code that `apply` runs, by the names of the kernel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
-    ClippedRatio,
-    SharedGradient,
-    SegmentRatio,
-    Any,
+    ClippedRatio = MOERL_FAMILY_CLIPPED_RATIO as isize,
+    SharedGradient = MOERL_FAMILY_SHARED_GRADIENT as isize,
+    SegmentRatio = MOERL_FAMILY_SEGMENT_RATIO as isize,
+    Any = MOERL_FAMILY_ANY as isize,
 }
 
 fn variant_number(variant: &Variant) -> u32 {
@@ -202,26 +207,39 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             && self.phases.is_none()
             && self.output.diagnostics.is_none()
             && self.planes() == [Plane::Count]
-            && !matches!(self.batch.denominators, Denominators::Local { .. })
+            && !self.counts_locally()
     }
 
-    /// True where one launch can do all phases: no segment has several tiles, nothing is weighted, no count is to be found first, and loss,
-    /// gradient and diagnostics are all that is asked for.
-    fn is_fused(&self) -> bool {
+    /// The launch that does all phases, where one can: of segments of one token each whatever the call; of others if no segment has several tiles,
+    /// nothing is weighted, and loss, gradient and diagnostics are all that is asked for.
+    fn all_phases(&self) -> Option<Phase> {
         let (batch, output) = (&self.batch, &self.output);
+        if self.phases.is_some() || self.sizes.segments == 0 {
+            return None;
+        }
+        if self.plan.has_singles_alone {
+            return Some(Phase::Singles);
+        }
         let asks_for_more = output.wants_sequence()
             || output.ratio.is_some()
             || output.clipped.is_some()
             || output.d_logprobs.is_none();
-        self.phases.is_none()
-            && self.sizes.segments > 0
-            && !self.plan.has_tiles
+        let fits = !self.plan.has_tiles
             && !asks_for_more
             && batch.weights.is_none()
             && matches!(batch.advantages, Advantages::PerSegment(_))
-            && !matches!(batch.denominators, Denominators::Local { .. })
             && self.family() != Family::Any
-            && !self.is_partial_wide()
+            && !self.is_partial_wide();
+        fits.then_some(Phase::Fused)
+    }
+
+    fn counts_locally(&self) -> bool {
+        matches!(self.batch.denominators, Denominators::Local { .. })
+    }
+
+    /// True where rejected tokens are in no denominator.
+    fn counts_kept(&self) -> bool {
+        self.config.denominator_basis == DenominatorBasis::AfterRejection && self.batch.keep.is_some()
     }
 
     /// Which code `apply` runs. What is asked for has no say in it, so that it cannot change a bit.
@@ -263,10 +281,18 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         .sum()
     }
 
-    fn aligned(&self) -> bool {
+    /// True where several neighbours can be moved at once; in [`Phase::Singles`] those of segments as well.
+    fn aligned(&self, phase: Phase) -> bool {
+        let singles = phase == Phase::Singles;
         let advantages = match self.batch.advantages {
             Advantages::PerToken(array) => array.address(),
-            Advantages::PerSegment(_) => 0,
+            Advantages::PerSegment(array) => {
+                if singles {
+                    array.address()
+                } else {
+                    0
+                }
+            }
         };
         let floats = [
             Some(self.batch.logprobs.address()),
@@ -281,12 +307,14 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             self.output.d_entropy.as_ref().map(|array| array.address()),
             self.output.kl.as_ref().map(|array| array.address()),
             self.output.ratio.as_ref().map(|array| array.address()),
+            self.output.sequence_ratio.as_ref().filter(|_| singles).map(|array| array.address()),
         ];
         let bytes = [
             self.batch.loss_mask.map(|array| array.address()),
             self.batch.keep.map(|array| array.address()),
             self.batch.chosen.map(|array| array.address()),
             self.output.clipped.as_ref().map(|array| array.address()),
+            self.output.sequence_clipped.as_ref().filter(|_| singles).map(|array| array.address()),
         ];
         floats.iter().flatten().all(|address| address.is_multiple_of(16))
             && bytes.iter().flatten().all(|address| address.is_multiple_of(4))
@@ -295,10 +323,11 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
     /// The parameters of a phase, and their buffers.
     fn parameters(&mut self, phase: Phase) -> (Arguments, MoerlObjective) {
         let mut arguments = Arguments::new::<E>();
-        let (config, batch, planes) = (self.config, self.batch, self.planes());
-        let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(), self.is_sequence_level());
-        let fused = phase == Phase::Fused;
-        let partial = phase == Phase::Partial;
+        let (config, batch) = (self.config, self.batch);
+        let planes = if phase == Phase::Count { vec![] } else { self.planes() };
+        let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(phase), self.is_sequence_level());
+        let fused = matches!(phase, Phase::Fused | Phase::Singles);
+        let (partial, count) = (phase == Phase::Partial, phase == Phase::Count);
         let (finish, apply) = (fused || phase == Phase::Finish, fused || phase == Phase::Apply);
         let reads_tokens = apply || (partial && with_tokens);
         let (drops_by_terms, wide) = (self.drops_by_terms(), self.is_partial_wide());
@@ -311,7 +340,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         };
         let rollout =
             batch.rollout_logprobs.filter(|_| config.anchor == Anchor::Old && config.uses_rollout() && reads_terms);
-        let reads_keep = apply || (partial && wide);
+        let reads_keep = apply || (partial && wide) || (count && self.counts_kept());
         let (reads, skips_partial) = (self.reads(), self.skips_partial());
 
         let layout = ObjectiveWorkspace::of(self.sizes.segments, self.plan.unit_count);
@@ -337,10 +366,9 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let family = self.family();
         let output = &mut self.output;
         let with_tallies = match phase {
-            Phase::Partial => true,
-            Phase::Finish => true,
+            Phase::Partial | Phase::Finish | Phase::Fused | Phase::Singles => true,
             Phase::Apply => family == Family::Any || !sequence,
-            Phase::Fused => true,
+            Phase::Count => false,
         };
         let (divisor_values, denominators, local) = match batch.denominators {
             Denominators::Global { tokens, segments, prompts, max_len } => {
@@ -356,7 +384,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 None => std::ptr::null(),
             },
             advantages: arguments.read_optional("advantages", reads_tokens.then_some(advantages)),
-            loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| partial || apply)),
+            loss_mask: arguments.read_optional("loss_mask", batch.loss_mask.filter(|_| partial || apply || count)),
             weights: arguments.read_optional("weights", batch.weights.filter(|_| reads_tokens)),
             keep: arguments.read_optional("keep", batch.keep.filter(|_| reads_keep)),
             chosen: arguments.read_optional(
@@ -397,7 +425,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             } else {
                 none()
             },
-            loss: arguments.write_optional("loss", &mut output.loss),
+            loss: if count { none() } else { arguments.write_optional("loss", &mut output.loss) },
             diagnostics: if with_tallies {
                 arguments.write_optional("diagnostics", &mut output.diagnostics)
             } else {
@@ -471,7 +499,8 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             value_in_finish: u8::from(config.variant.is_valued_by_segment()),
             has_rollout: u8::from(config.uses_rollout()),
             opens_totals: u8::from((fused || finish && skips_partial) && !output.accumulate),
-            reserved: [0; 2],
+            family: family as u8,
+            reserved: 0,
         };
         (arguments, params)
     }
@@ -479,7 +508,8 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
     /// Tickets count arrivals from zero. The counts before them begin with a batch and go on through its phases.
     fn clear_tickets(&mut self, phase: Phase) -> Result<()> {
         let layout = ObjectiveWorkspace::of(self.sizes.segments, self.plan.unit_count);
-        let goes_on = phase != Phase::Partial || (self.output.accumulate && self.phases.is_some());
+        let begins = matches!(phase, Phase::Partial | Phase::Count);
+        let goes_on = !begins || (self.output.accumulate && self.phases.is_some());
         let from = if goes_on { layout.tickets() } else { 0 };
         let tickets = layout.aligned(self.output.workspace.reborrow()).slice(from..layout.coefficients());
         self.executor.set_bytes(self.stream, tickets, 0)
@@ -496,6 +526,8 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         };
         let Tuning { unit_warps, partial_stage, wide_stage, wide_warps, apply_stage, fused_stage, .. } = TUNING;
         let (name, grid) = match phase {
+            Phase::Count if self.counts_kept() => by_units("objective_partial_wide", wide_warps, wide_stage),
+            Phase::Count => by_units("objective_partial", unit_warps, partial_stage),
             Phase::Partial => match (self.is_partial_wide(), tally && self.is_sequence_level()) {
                 (false, false) => by_units("objective_partial", unit_warps, partial_stage),
                 (false, true) => by_units("objective_partial_tally", unit_warps, partial_stage),
@@ -533,6 +565,9 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 let (name, grid) = by_units(name, unit_warps, 0);
                 (name, Grid { shared_bytes: unit_warps * fused_stage, ..grid })
             }
+            Phase::Singles => {
+                by_units(if tally { "objective_singles_tally" } else { "objective_singles" }, unit_warps, 0)
+            }
         };
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
@@ -558,11 +593,15 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
-    if call.is_fused() {
-        call.clear_tickets(Phase::Fused)?;
-        return call.launch(Phase::Fused);
-    }
     // Tickets that were zero before a launch are zero after it: only the call's first has to clear them.
+    if let Some(all) = call.all_phases() {
+        let counts = call.counts_locally();
+        call.clear_tickets(if counts { Phase::Count } else { all })?;
+        if counts {
+            call.launch(Phase::Count)?;
+        }
+        return call.launch(all);
+    }
     if !call.skips_partial() {
         call.clear_tickets(Phase::Partial)?;
         call.launch(Phase::Partial)?;

@@ -7,7 +7,7 @@ use moerl::objective::{
 };
 use moerl::{Backend, Buffer};
 
-use crate::case::{Case, Uploaded, objectives, run};
+use crate::case::{Case, Uploaded, objectives, run, run_plain};
 use crate::common::bits;
 
 /// Dr. GRPO without the mean over the batch (verl #3741) grows with the batch.
@@ -251,6 +251,23 @@ pub fn a_batch_without_a_kept_token_is_zero<B: Backend>(backend: &B) {
                     assert!(found.d_logprobs.iter().all(|g| g.to_bits() == 0), "{config:?}");
                     assert_eq!(found.fault, None, "{config:?}");
                 }
+            }
+        }
+    }
+}
+
+/// Denominators after a rejection that never took place (verl's convention, in a call without `keep`) are those before it.
+pub fn denominators_after_no_rejection_count_every_token<B: Backend>(backend: &B) {
+    for lengths in [vec![1; 300], vec![5, 40, 0, 1, 1000], vec![5, 2100]] {
+        let case = Case::random(&lengths, 3).with_mask(3);
+        for config in objectives() {
+            let after = Config { denominator_basis: DenominatorBasis::AfterRejection, ..config.clone() };
+            for denominators in [None, case.denominators] {
+                let case = Case { denominators, ..case.clone().with_terms(3) };
+                let (loss, gradient) = run_plain(backend, &config, &case);
+                let (loss_after, gradient_after) = run_plain(backend, &after, &case);
+                assert_eq!(bits(&gradient_after), bits(&gradient), "{lengths:?}: {:?}", config.variant);
+                assert_eq!(loss_after.to_bits(), loss.to_bits(), "{lengths:?}: {:?}", config.variant);
             }
         }
     }

@@ -19,6 +19,8 @@ mod invariance;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 #[path = "objective/large.rs"]
 mod large;
+#[path = "objective/singles.rs"]
+mod singles;
 #[path = "objective/table.rs"]
 mod table;
 #[path = "objective/upstream.rs"]
@@ -31,6 +33,7 @@ use attached::*;
 use bad_input::*;
 use conventions::*;
 use invariance::*;
+use singles::*;
 use table::*;
 use upstream::*;
 use variants::*;
@@ -86,6 +89,7 @@ on_every_backend!(
     context_parallel_ranks_agree,
     phases_give_what_the_one_call_gives,
     what_is_asked_for_does_not_change_a_bit,
+    segments_of_one_token_give_what_the_phases_give,
     segments_may_come_in_several_calls,
     gspo_token_is_gspo_where_they_coincide,
     repeated_runs_are_equal_bit_for_bit,

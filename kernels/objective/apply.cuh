@@ -36,6 +36,14 @@ template <int FAMILY> MOERL_DEVICE uint32_t reads_of(const MoerlObjective& p) {
     return (with_logprobs ? LOGPROBS : 0u) | (with_advantages ? ADVANTAGES : 0u);
 }
 
+// True where `partial` reads more than the masks.
+MOERL_DEVICE bool sums_tokens(const MoerlObjective& p) {
+    return p.log_ratio != nullptr || p.positive != nullptr || p.negative != nullptr || p.nonfinite != nullptr || p.folded != nullptr || p.divergence != nullptr;
+}
+
+// True of a segment with these flags where `partial` saw an unsound token: `apply` reads again what it had read, to find it.
+MOERL_DEVICE bool is_read_again(const MoerlObjective& p, uint32_t flags) { return (flags & MOERL_NONFINITE) != 0 && sums_tokens(p); }
+
 MOERL_DEVICE MoerlCoefficient coefficient_of(const Words4& w) { return {f32_of(w.w[0]), f32_of(w.w[1]), f32_of(w.w[2]), w.w[3], 0.0f, 0.0f, 0.0f, 0.0f}; }
 
 // With the second half, of segment `segment`.
@@ -138,9 +146,9 @@ struct Going {
     uint64_t fault;
 };
 
-// One pack's tokens, written.
+// One pack's tokens, written. `usual`: what is read of segments that are not read again.
 template <int FAMILY, bool TALLY, class Segment>
-MOERL_DEVICE void apply_pack(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>>& pack, uint32_t reads, Four& values, Going& going, Segment segment_of) {
+MOERL_DEVICE void apply_pack(const MoerlObjective& p, Pack<IS_WIDE<FAMILY>>& pack, uint32_t reads, uint32_t usual, Four& values, Going& going, Segment segment_of) {
     Four gradients, ratios, kls, d_entropies;
     uint32_t clipped = 0;
     MOERL_UNROLL
@@ -148,6 +156,7 @@ MOERL_DEVICE void apply_pack(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>
         MoerlCoefficient c;
         float advantage;
         segment_of(v, c, advantage);
+        if (reads != usual && !is_read_again(p, c.flags)) hide_unread(pack, v, usual);
         const Token<IS_WIDE<FAMILY>> token = token_of<IS_WIDE<FAMILY>>(p, pack, v, advantage, reads);
         Applied made = NOTHING;
         if (token.counts && !token.is_sound) {
@@ -265,8 +274,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObj
     const Geometry g = geometry(unit);
     if (g.tokens == 0) return 0.0;
     const MoerlCoefficient c = completed<IS_WIDE<FAMILY>>(p, coefficient_of(load16(p.coefficients + unit.segment)), unit.segment);
-    // A segment with an unsound token is read again to find it.
-    const uint32_t reads = (c.flags & MOERL_NONFINITE) != 0 ? READ_ALL : reads_of<FAMILY>(p);
+    const uint32_t reads = is_read_again(p, c.flags) ? READ_ALL : reads_of<FAMILY>(p);
     const float advantage = (reads & MOERL_READ_ADVANTAGES) != 0 && !p.advantage_per_token ? load(p.advantages + unit.segment) : 0.0f;
     Chains<1> chains = no_chains<1>();
     const bool is_plain = (c.flags & (MOERL_NONFINITE | MOERL_DROPPED)) == 0 && c.weight == c.weight && p.ratio == nullptr && p.clipped == nullptr;
@@ -289,7 +297,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_piece(const MoerlObj
         MOERL_UNROLL
         for (int r = 0; r < AT_ONCE; r++) {
             Four values;
-            apply_pack<FAMILY, TALLY>(p, packs[r], reads, values, going, [&](int, MoerlCoefficient& of, float& own) {
+            apply_pack<FAMILY, TALLY>(p, packs[r], reads, reads, values, going, [&](int, MoerlCoefficient& of, float& own) {
                 of = c;
                 own = advantage;
             });
@@ -313,7 +321,7 @@ MOERL_DEVICE bool stage_segments(const MoerlObjective& p, const MoerlUnit& unit,
         const uint64_t start = static_cast<uint64_t>(load(p.offsets + segment)), end = static_cast<uint64_t>(load(p.offsets + segment + 1));
         const Words4 words = load16(p.coefficients + segment);
         stage.coefficients[i] = words;
-        const bool is_flagged = (words.w[3] & MOERL_NONFINITE) != 0;
+        const bool is_flagged = is_read_again(p, words.w[3]);
         again = again || is_flagged;
         const bool needs_advantage = !p.advantage_per_token && (with_advantages || is_flagged);
         stage.advantages[i] = needs_advantage ? load(p.advantages + segment) : 0.0f;
@@ -354,17 +362,17 @@ template <int FAMILY, class Stage> MOERL_DEVICE double sum_values(const MoerlObj
 // A unit of several segments. Returns its share of the loss.
 template <int FAMILY, bool TALLY> MOERL_DEVICE double apply_segments(const MoerlObjective& p, const MoerlUnit& unit, ApplyStage& stage, Going& going) {
     const Geometry g = geometry(unit);
-    // Which segment's tokens are read again is not told apart here: all of the unit's are.
-    const bool again = stage_segments(p, unit, stage, (reads_of<FAMILY>(p) & MOERL_READ_ADVANTAGES) != 0);
-    const uint32_t reads = again ? READ_ALL : reads_of<FAMILY>(p);
+    const uint32_t usual = reads_of<FAMILY>(p);
+    // Which segment's tokens are read again is not told apart where they are loaded: all of the unit's are.
+    const uint32_t reads = stage_segments(p, unit, stage, (usual & MOERL_READ_ADVANTAGES) != 0) ? READ_ALL : usual;
     uint32_t carry = 0;
     for (int row = 0; row < g.rows; row++) {
-        const Pack<IS_WIDE<FAMILY>> pack = load_pack<IS_WIDE<FAMILY>>(p, g, row, reads);
+        Pack<IS_WIDE<FAMILY>> pack = load_pack<IS_WIDE<FAMILY>>(p, g, row, reads);
         const int slot = row * ROW + 4 * static_cast<int>(lane_index());
         uint32_t owners[4];
         owners_of(stage, slot, pack.bits, carry, owners);
         Four values;
-        apply_pack<FAMILY, TALLY>(p, pack, reads, values, going, [&](int v, MoerlCoefficient& of, float& own) {
+        apply_pack<FAMILY, TALLY>(p, pack, reads, usual, values, going, [&](int v, MoerlCoefficient& of, float& own) {
             of = completed<IS_WIDE<FAMILY>>(p, coefficient_of(stage.coefficients[owners[v]]), unit.segment + owners[v]);
             own = stage.advantages[owners[v]];
         });

@@ -28,11 +28,6 @@ template <class T> MOERL_DEVICE void turn(T (&of)[4], T last) {
 
 MOERL_DEVICE void turn(uint32_t& bytes, uint32_t last) { bytes = bytes >> 8 | last << 24; }
 
-// True where `partial` reads more than the masks.
-MOERL_DEVICE bool sums_tokens(const MoerlObjective& p) {
-    return p.log_ratio != nullptr || p.positive != nullptr || p.negative != nullptr || p.nonfinite != nullptr || p.folded != nullptr || p.divergence != nullptr;
-}
-
 // What `apply` reads of a token.
 MOERL_DEVICE uint32_t apply_reads(const MoerlObjective& p) {
     switch (p.family) {
@@ -43,17 +38,7 @@ MOERL_DEVICE uint32_t apply_reads(const MoerlObjective& p) {
     }
 }
 
-// The first token of the pack, as `apply` has it that reads `reads` alone.
-MOERL_DEVICE Pack<true> seen_by_apply(const Pack<true>& pack, uint32_t reads) {
-    Pack<true> r = pack;
-    if ((reads & MOERL_READ_LOGPROBS) == 0) r.logprobs.x[0] = 0.0f;
-    if ((reads & MOERL_READ_OLD) == 0) r.old_logprobs.x[0] = 0.0f;
-    if ((reads & MOERL_READ_ADVANTAGES) == 0) r.advantages.x[0] = 0.0f;
-    if ((reads & MOERL_READ_SHIFT) == 0) r.shift.x[0] = 0.0f;
-    return r;
-}
-
-// As `partial` has it: a term's input only where it decides there.
+// The first token of the pack as `partial` has it: a term's input only where it decides there.
 MOERL_DEVICE Pack<true> seen_by_partial(const MoerlObjective& p, const Pack<true>& pack) {
     Pack<true> r = pack;
     const bool drops = p.nonfinite_policy == MOERL_DROP_SEGMENT;
@@ -93,9 +78,11 @@ template <bool TALLY> MOERL_DEVICE SegmentSums sum_single(const MoerlObjective& 
     return sums;
 }
 
-// What `apply` makes of the token, and c for its value: 0 where `finish` knew it.
-template <bool TALLY> MOERL_DEVICE Applied apply_single(const MoerlObjective& p, const Pack<true>& pack, const MoerlCoefficient& c, uint32_t reads, GoingSingles& going, double& scale) {
-    const Pack<true> seen = seen_by_apply(pack, reads);
+// What `apply` makes of the token, and c for its value: 0 where `finish` knew it. `reads`: what is in the pack; `usual`: what `apply` reads.
+template <bool TALLY>
+MOERL_DEVICE Applied apply_single(const MoerlObjective& p, const Pack<true>& pack, const MoerlCoefficient& c, uint32_t reads, uint32_t usual, GoingSingles& going, double& scale) {
+    Pack<true> seen = pack;
+    if (reads != usual && !is_read_again(p, c.flags)) hide_unread(seen, 0, usual);
     const Token<true> token = token_of<true>(p, seen, 0, seen.advantages.x[0], reads);
     Applied made = NOTHING;
     scale = 0.0;
@@ -133,9 +120,9 @@ MOERL_DEVICE double in_group(const double (&of)[4], int group) {
 // A row's tokens. Returns what they add to the loss beside what `finish` knew, in the lanes where `sum_values` has their segments.
 template <bool TALLY> MOERL_DEVICE double do_row(const MoerlObjective& p, const Geometry& g, int row, float common, double loss, GoingSingles& going) {
     const bool with_tokens = sums_tokens(p), aligned = p.aligned != 0;
-    const uint32_t usual = apply_reads(p), needed = with_tokens ? READ_ALL : usual;
-    Pack<true> pack = load_pack<true>(p, g, row, needed);
-    if (!p.advantage_per_token) pack.advantages = load_four(if_read(needed, MOERL_READ_ADVANTAGES, p.advantages), pack.index, pack.bits, aligned);
+    const uint32_t usual = apply_reads(p), reads = with_tokens ? READ_ALL : usual;
+    Pack<true> pack = load_pack<true>(p, g, row, reads);
+    if (!p.advantage_per_token) pack.advantages = load_four(if_read(reads, MOERL_READ_ADVANTAGES, p.advantages), pack.index, pack.bits, aligned);
     const uint64_t index = pack.index;
     const uint32_t bits = pack.bits;
     double values[4] = {}, ratios[4] = {}, products[4] = {};
@@ -147,7 +134,7 @@ template <bool TALLY> MOERL_DEVICE double do_row(const MoerlObjective& p, const 
         const MoerlCoefficient& c = finished.coefficient;
         keep_segment_faults(going.fault, p, finished, segment);
         double scale = 0.0;
-        const Applied made = apply_single<TALLY>(p, pack, c, (c.flags & MOERL_NONFINITE) != 0 ? READ_ALL : usual, going, scale);
+        const Applied made = apply_single<TALLY>(p, pack, c, reads, usual, going, scale);
         if constexpr (TALLY) {
             if ((pack.bits & 1u) != 0) count_segment(going.segments, p, finished);
             turn(ratios, ratio_share(p, finished));

@@ -145,6 +145,17 @@ template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, 
     return r;
 }
 
+// Makes of slot v what a token is of which `reads` alone were read.
+template <bool WIDE> MOERL_DEVICE void hide_unread(Pack<WIDE>& pack, int v, uint32_t reads) {
+    if ((reads & MOERL_READ_LOGPROBS) == 0) pack.logprobs.x[v] = 0.0f;
+    if ((reads & MOERL_READ_OLD) == 0) pack.old_logprobs.x[v] = pack.logprobs.x[v];
+    if ((reads & MOERL_READ_WEIGHTS) == 0) pack.weights.x[v] = 1.0f;
+    if ((reads & MOERL_READ_ADVANTAGES) == 0) pack.advantages.x[v] = 0.0f;
+    if constexpr (WIDE) {
+        if ((reads & MOERL_READ_SHIFT) == 0) pack.shift.x[v] = 0.0f;
+    }
+}
+
 // Rows of packs of which only the mask, l, o, w and A are read, and only where `reads` says so. The others hold anything.
 template <int ROWS> struct Rows {
     Pack<false> of[ROWS];

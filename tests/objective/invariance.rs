@@ -5,9 +5,9 @@ use moerl::objective::{
     Aggregation, Coefficient, Config, Denominators, NonFinite, Output, Phases, Plan, RatioLevel, Sapo, Segments,
     Variant, workspace_bytes,
 };
-use moerl::{Backend, Buffer};
+use moerl::{Backend, Buffer, diagnostics};
 
-use crate::case::{Asking, Case, Uploaded, objectives, run, run_asking, run_plain};
+use crate::case::{Asked, Asking, Case, Uploaded, objectives, run, run_asking, run_plain};
 use crate::common::bits;
 
 /// A batch with what an objective may read, but for corrections.
@@ -233,13 +233,27 @@ pub fn context_parallel_ranks_agree<B: Backend>(backend: &B) {
 }
 
 /// Loss and gradient by the three phases, the tokens coming in calls that end at these positions of every segment.
-fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usize]) -> (f64, Vec<f32>) {
+pub fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usize]) -> (f64, Vec<f32>) {
+    let Asked { loss, d_logprobs, .. } = by_phases_asking(backend, config, case, ends, false);
+    (loss, d_logprobs)
+}
+
+/// As by_phases, with diagnostics or without.
+pub fn by_phases_asking<B: Backend>(
+    backend: &B,
+    config: &Config,
+    case: &Case,
+    ends: &[usize],
+    with_diagnostics: bool,
+) -> Asked {
     let stream = backend.stream().unwrap();
     let segments = case.segments();
     let planes = config.planes().len();
     let mut sums = backend.upload(&stream, &vec![f64::NAN; planes * segments.len()]).unwrap();
     let mut coefficients = backend.upload(&stream, &vec![Coefficient::zeroed(); segments.len()]).unwrap();
     let mut loss = backend.upload(&stream, &[f64::NAN]).unwrap();
+    let mut diagnostics = backend.upload(&stream, &[f64::NAN; diagnostics::LEN]).unwrap();
+    let mut errors = backend.error_word(&stream).unwrap();
     let mut gradient = vec![0.0; case.tokens()];
 
     // Every call's pieces, as a batch of their own, and where its tokens come from.
@@ -266,6 +280,9 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
         let input = Uploaded::new(backend, &stream, piece);
         let mut output = Output::new(workspace.view_mut());
         output.loss = Some(loss.view_mut());
+        output.diagnostics = with_diagnostics.then(|| diagnostics.view_mut());
+        output.errors = Some(errors.view_mut());
+        output.tag = 7;
         output.accumulate = call > 0;
         let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
         backend.objective_partial(&stream, config, plan, input.batch(), phases, output).unwrap();
@@ -273,6 +290,9 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
     let last = Uploaded::new(backend, &stream, &pieces[pieces.len() - 1].0);
     let mut output = Output::new(workspace.view_mut());
     output.loss = Some(loss.view_mut());
+    output.diagnostics = with_diagnostics.then(|| diagnostics.view_mut());
+    output.errors = Some(errors.view_mut());
+    output.tag = 7;
     let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
     backend.objective_finish(&stream, config, &plans[plans.len() - 1], last.batch(), phases, output).unwrap();
     for ((piece, tokens), plan) in pieces.iter().zip(&plans) {
@@ -280,6 +300,9 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
         let mut d_logprobs = backend.upload(&stream, &vec![f32::NAN; piece.tokens()]).unwrap();
         let mut output = Output::new(workspace.view_mut());
         output.loss = Some(loss.view_mut());
+        output.diagnostics = with_diagnostics.then(|| diagnostics.view_mut());
+        output.errors = Some(errors.view_mut());
+        output.tag = 7;
         output.d_logprobs = Some(d_logprobs.view_mut());
         let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
         backend.objective_apply(&stream, config, plan, input.batch(), phases, output).unwrap();
@@ -288,7 +311,12 @@ fn by_phases<B: Backend>(backend: &B, config: &Config, case: &Case, ends: &[usiz
             gradient[u] = g;
         }
     }
-    (backend.download(&stream, loss.view()).unwrap()[0], gradient)
+    Asked {
+        loss: backend.download(&stream, loss.view()).unwrap()[0],
+        d_logprobs: gradient,
+        diagnostics: if with_diagnostics { backend.download(&stream, diagnostics.view()).unwrap() } else { vec![] },
+        fault: backend.check(&stream, &mut errors).err(),
+    }
 }
 
 pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
@@ -307,7 +335,8 @@ pub fn phases_give_what_the_one_call_gives<B: Backend>(backend: &B) {
 }
 
 /// The numbers bit for bit; any NaN is any other.
-fn same(a: &[f64], b: &[f64]) -> bool {
+/// Equal bit for bit, a NaN to any other.
+pub fn same(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan())
 }
 

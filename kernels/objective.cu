@@ -69,7 +69,13 @@ MOERL_KERNEL(objective_fused_gspo_token, MoerlObjective, 128) { fused_phase<SEGM
 MOERL_ALL_REGISTERS(objective_fused_gspo_token_tally, MoerlObjective, 128)
 MOERL_KERNEL(objective_fused_gspo_token_tally, MoerlObjective, 128) { fused_phase<SEGMENT_RATIO, true>(p); }
 
-MOERL_ALL_REGISTERS(objective_singles, MoerlObjective, 128)
-MOERL_KERNEL(objective_singles, MoerlObjective, 128) { singles_phase<false>(p); }
-MOERL_ALL_REGISTERS(objective_singles_tally, MoerlObjective, 128)
-MOERL_KERNEL(objective_singles_tally, MoerlObjective, 128) { singles_phase<true>(p); }
+MOERL_RESIDENT(objective_singles_ppo, MoerlObjective, 128, 5)
+MOERL_KERNEL(objective_singles_ppo, MoerlObjective, 128) { singles_phase<CLIPPED_RATIO, false>(p); }
+MOERL_RESIDENT(objective_singles_gspo, MoerlObjective, 128, 5)
+MOERL_KERNEL(objective_singles_gspo, MoerlObjective, 128) { singles_phase<SHARED_GRADIENT, false>(p); }
+MOERL_RESIDENT(objective_singles_gspo_token, MoerlObjective, 128, 5)
+MOERL_KERNEL(objective_singles_gspo_token, MoerlObjective, 128) { singles_phase<SEGMENT_RATIO, false>(p); }
+MOERL_RESIDENT(objective_singles_any, MoerlObjective, 128, 4)
+MOERL_KERNEL(objective_singles_any, MoerlObjective, 128) { singles_phase<ANY, false>(p); }
+MOERL_ALL_REGISTERS(objective_singles_any_tally, MoerlObjective, 128)
+MOERL_KERNEL(objective_singles_any_tally, MoerlObjective, 128) { singles_phase<ANY, true>(p); }

@@ -49,12 +49,12 @@ MOERL_DEVICE float common_coefficient(const MoerlObjective& p) {
     return divisor > 0.0 ? static_cast<float>(p.scale / divisor) : f32_of(0x7fc00000u);
 }
 
-// c of a segment with `count` tokens in its denominators. Where rejection left none, nothing is divided.
-MOERL_DEVICE float coefficient_of(const MoerlObjective& p, float common, double count, uint64_t segment) {
+// c of a segment with `count` tokens in its denominators. Where rejection left none, nothing is divided; nor where none has more than ONE.
+template <bool ONE = false> MOERL_DEVICE float coefficient_of(const MoerlObjective& p, float common, double count, uint64_t segment) {
     if (!(count > 0.0)) return 0.0f;
     float c = common;
     bool is_valid = true;
-    if ((p.divisors & MOERL_BY_COUNT) != 0) c /= static_cast<float>(count);
+    if (!ONE && (p.divisors & MOERL_BY_COUNT) != 0) c /= static_cast<float>(count);
     if ((p.divisors & (MOERL_BY_SCALE | MOERL_TIMES_SCALE)) != 0) {
         const float scale = load(p.segment_scale + segment);
         if ((p.divisors & MOERL_TIMES_SCALE) != 0) {
@@ -151,7 +151,7 @@ MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSu
     return planes;
 }
 
-MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
+template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint64_t segment, const Planes& sums) {
     Finished r = {{1.0f, 0.0f, 0.0f, MOERL_EMPTY, 0.0f, 1.0f, 0.0f, 1.0f}, 0.0, 0, 0, false, false, false, false};
     const double count = sums.count;
     if (!(count > 0.0)) return r;
@@ -169,7 +169,7 @@ MOERL_DEVICE Finished finish_segment(const MoerlObjective& p, float common, uint
     const uint32_t flags = flags_of(log_ratio > count * p.log_upper, log_ratio < count * p.log_lower, log_ratio > count * p.log_cap);
     // A clamped ratio is a constant, which no saturation stops.
     c.flags = with_passes(flags, inside || p.variant == MOERL_CISPO_SEQUENCE);
-    c.scale = coefficient_of(p, common, p.after_rejection ? sums.kept : count, segment);
+    c.scale = coefficient_of<ONE>(p, common, p.after_rejection ? sums.kept : count, segment);
     c.segment_weight = p.segment_weights != nullptr ? load(p.segment_weights + segment) : 1.0f;
     bool is_unsound = p.nonfinite != nullptr && sums.nonfinite > 0.0;
     if (!is_finite(c.segment_weight)) {

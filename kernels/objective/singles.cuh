@@ -1,17 +1,18 @@
 // Batches whose segments have one token each: all phases in one launch, whatever the objective and whatever is asked for.
 //
-// Segment and token then have the same index: neither offsets nor units are read, a segment's advantage lies as a token's does, and a sum over a
-// segment is its token's value. Bytes a token: what the objective names, read once, and what is asked for, written once; for GSPO 4 + 4 + 1 + 4 and 4.
+// Segment and token then have the same index: neither offsets nor units are read, and a sum over a segment is its token's value. Bytes a token: what
+// the objective names, read once, and what is asked for, written once; for GSPO 4 + 4 + 1 and 4 of A read, 4 written.
 //
-// A warp takes a unit of 256 tokens by rows of 128, a lane four neighbours of a row: loaded together, then one after the other through one copy of
-// the code. The first of a pack is worked on, and what it comes to is put behind the fourth, where its inputs were (`turn`).
-//
-// What comes of it is what the three phases would make of it, bit for bit. Hence two looks at a token: `partial` and `apply` do not read the
-// same arrays, and so differ in what they can find out of order.
+// A warp takes 256 of them by groups of 32, a lane one of a group, from its loads to its gradient. What comes of it is what the three phases would make
+// of it, bit for bit; only the diagnostics' sums in f32 add up in another order.
 #pragma once
 
 #include "apply.cuh"
 #include "segment_groups.cuh"
+
+template <int N> struct Constant {
+    static constexpr int VALUE = N;
+};
 
 MOERL_DEVICE MoerlUnit unit_of_singles(const MoerlObjective& p, uint64_t index) {
     const uint64_t first = index * MOERL_UNIT_SEGMENTS, behind = p.segment_count - first;
@@ -19,35 +20,40 @@ MOERL_DEVICE MoerlUnit unit_of_singles(const MoerlObjective& p, uint64_t index) 
     return {first, static_cast<uint32_t>(first), tokens, tokens};
 }
 
-// Drops the first of four and puts `last` behind the others.
-template <class T> MOERL_DEVICE void turn(T (&of)[4], T last) {
-    MOERL_UNROLL
-    for (int v = 0; v < 3; v++) of[v] = of[v + 1];
-    of[3] = last;
-}
-
-MOERL_DEVICE void turn(uint32_t& bytes, uint32_t last) { bytes = bytes >> 8 | last << 24; }
-
-// What `apply` reads of a token.
-MOERL_DEVICE uint32_t apply_reads(const MoerlObjective& p) {
-    switch (p.family) {
-        case CLIPPED_RATIO: return reads_of<CLIPPED_RATIO>(p);
-        case SHARED_GRADIENT: return reads_of<SHARED_GRADIENT>(p);
-        case SEGMENT_RATIO: return reads_of<SEGMENT_RATIO>(p);
-        default: return reads_of<ANY>(p);
+// Calls `act` with the family of the objective as a type: where FAMILY is ANY, any of the four.
+template <int FAMILY, class Act> MOERL_DEVICE auto with_family(const MoerlObjective& p, Act act) {
+    if constexpr (FAMILY != ANY) {
+        return act(Constant<FAMILY>{});
+    } else {
+        switch (p.family) {
+            case CLIPPED_RATIO: return act(Constant<CLIPPED_RATIO>{});
+            case SHARED_GRADIENT: return act(Constant<SHARED_GRADIENT>{});
+            case SEGMENT_RATIO: return act(Constant<SEGMENT_RATIO>{});
+            default: return act(Constant<ANY>{});
+        }
     }
 }
 
-// The first token of the pack as `partial` has it: a term's input only where it decides there.
-MOERL_DEVICE Pack<true> seen_by_partial(const MoerlObjective& p, const Pack<true>& pack) {
-    Pack<true> r = pack;
-    const bool drops = p.nonfinite_policy == MOERL_DROP_SEGMENT;
-    if (!drops && p.divergence == nullptr) r.ref.x[0] = 0.0f;
-    if (!drops) r.rollout.x[0] = r.entropy.x[0] = 0.0f;
-    return r;
+// What `apply` reads of a token.
+template <int FAMILY> MOERL_DEVICE uint32_t apply_reads(const MoerlObjective& p) {
+    return with_family<FAMILY>(p, [&](auto family) { return reads_of<family.VALUE>(p); });
 }
 
-// What a lane keeps while it goes over its tokens, and what it hands on.
+// What is the same for all tokens.
+struct Common {
+    uint32_t usual;    // what `apply` reads
+    uint32_t reads;    // what `partial` or `apply` does
+    bool with_tokens;  // `partial` reads more than the masks
+    float coefficient;
+};
+
+template <int FAMILY> MOERL_DEVICE Common common_of(const MoerlObjective& p) {
+    const uint32_t usual = apply_reads<FAMILY>(p);
+    const bool with_tokens = sums_tokens(p);
+    return {usual, with_tokens ? READ_ALL : usual, with_tokens, common_coefficient(p)};
+}
+
+// What a lane keeps while it goes over its tokens.
 struct GoingSingles {
     TokenTally tokens;
     TermTally terms;
@@ -55,122 +61,158 @@ struct GoingSingles {
     uint64_t fault;
 };
 
-// What the segment's one token sums to.
-template <bool TALLY> MOERL_DEVICE SegmentSums sum_single(const MoerlObjective& p, const Pack<true>& pack, bool with_tokens, GoingSingles& going) {
-    const Pack<true> seen = seen_by_partial(p, pack);
-    const Token<true> token = token_of<true>(p, seen, 0, seen.advantages.x[0], READ_ALL);
-    SegmentSums sums = NO_SUMS;
-    sums.count = token.counts;
-    sums.kept = token.counts && token.is_kept;
-    keep_faults(going.fault, p, seen, token, 0, with_tokens);
-    if (!with_tokens) return sums;
-    if constexpr (TALLY) {
-        if (p.is_sequence_level) count_token(going.tokens, p, seen, 0, token, expf(saturate(p, token.delta)), 0u);
+// What comes of a token and its segment.
+struct Single {
+    Applied token;
+    float ratio;          // of the segment
+    uint32_t clipped;     // the segment's flags
+    double value, share;  // what the segment adds to the loss, and to the sum of s
+    double loss;          // what the token adds to the loss
+};
+
+// True where nothing is out of order, by one test of a token that counts.
+template <bool WIDE> MOERL_DEVICE bool is_in_order(const Pack<WIDE>& pack, const Token<WIDE>& token) {
+    Suspicion suspicion = NO_SUSPICION;
+    suspect(suspicion, pack.logprobs.x[0], pack.old_logprobs.x[0]);
+    suspect(suspicion, token.delta);
+    suspect(suspicion, token.advantage);
+    suspect(suspicion, token.weight);
+    if constexpr (WIDE) {
+        suspect(suspicion, pack.rollout.x[0], pack.ref.x[0]);
+        suspect(suspicion, token.to_ref);
+        suspect(suspicion, token.from_rollout);
+        suspect(suspicion, token.entropy);
     }
-    sums.nonfinite = token.counts && !token.is_sound;
-    if (!token.is_sound) return sums;
-    const float weight = policy_weight(p, token);
-    sums.delta = token.delta + 0.0f;
-    sums.positive = positive_part(weight, token.advantage) + 0.0f;
-    sums.negative = negative_part(weight, token.advantage) + 0.0f;
-    if (p.folded != nullptr && token.is_kept) sums.folded = folded_part(p, token.delta, token.advantage, log_weight_of(p, token)) + 0.0f;
-    if (p.divergence != nullptr && (token.is_kept || !p.rejects_all)) sums.divergence = plain_divergence(p, token.to_ref).value + 0.0f;
-    return sums;
+    return byte_of(pack.mask, 0) == 1 && suspicion.largest <= 1e-3f && suspicion.probe == 0.0f;
 }
 
-// What `apply` makes of the token, and c for its value: 0 where `finish` knew it. `reads`: what is in the pack; `usual`: what `apply` reads.
-template <bool TALLY>
-MOERL_DEVICE Applied apply_single(const MoerlObjective& p, const Pack<true>& pack, const MoerlCoefficient& c, uint32_t reads, uint32_t usual, GoingSingles& going, double& scale) {
-    Pack<true> seen = pack;
-    if (reads != usual && !is_read_again(p, c.flags)) hide_unread(seen, 0, usual);
-    const Token<true> token = token_of<true>(p, seen, 0, seen.advantages.x[0], reads);
-    Applied made = NOTHING;
-    scale = 0.0;
-    if (token.counts && !token.is_sound) {
-        made = apply_unsound(p);
-    } else if (token.counts) {
-        switch (p.family) {
-            case CLIPPED_RATIO: made = apply_plain<CLIPPED_RATIO, TALLY>(p, token, c, reads, going.tokens); break;
-            case SHARED_GRADIENT: made = apply_plain<SHARED_GRADIENT, TALLY>(p, token, c, reads, going.tokens); break;
-            case SEGMENT_RATIO: made = apply_plain<SEGMENT_RATIO, TALLY>(p, token, c, reads, going.tokens); break;
-            default: made = apply_any<TALLY>(p, token, c, going.tokens, going.terms);
+// The token as `partial` has it, which reads a term's input only where it decides there.
+template <bool WIDE> MOERL_DEVICE Token<WIDE> seen_by_partial(const MoerlObjective& p, const Pack<WIDE>& pack, float advantage, const Common& common, GoingSingles& going) {
+    Pack<WIDE> seen = pack;
+    if constexpr (WIDE) {
+        const bool drops = p.nonfinite_policy == MOERL_DROP_SEGMENT;
+        if (!drops && p.divergence == nullptr) seen.ref.x[0] = 0.0f;
+        if (!drops) seen.rollout.x[0] = seen.entropy.x[0] = 0.0f;
+    }
+    Token<WIDE> token = token_of<WIDE>(p, seen, 0, advantage, common.reads);
+    keep_faults(going.fault, p, seen, token, 0, common.with_tokens);
+    if (!common.with_tokens) token.is_sound_alone = token.is_sound = true;
+    return token;
+}
+
+// The token as `apply` has it, which reads what it needs, and of a segment with an unsound token all.
+template <int FAMILY>
+MOERL_DEVICE Token<IS_WIDE<FAMILY>> seen_by_apply(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>>& pack, float advantage, const Common& common, uint32_t flags, GoingSingles& going) {
+    Pack<IS_WIDE<FAMILY>> seen = pack;
+    const bool hides = common.reads != common.usual && !is_read_again(p, flags);
+    if (hides) hide_unread(seen, 0, common.usual);
+    if (hides && (common.usual & MOERL_READ_ADVANTAGES) == 0) advantage = 0.0f;
+    const Token<IS_WIDE<FAMILY>> token = token_of<IS_WIDE<FAMILY>>(p, seen, 0, advantage, common.reads);
+    if (with_family<FAMILY>(p, [](auto family) { return HAS_VALUES<family.VALUE>; })) keep_faults(going.fault, p, seen, token, 0, (common.reads & MOERL_READ_LOGPROBS) != 0);
+    return token;
+}
+
+// What the segment's one token sums to. As constants n and what is divided by it cost nothing.
+template <bool WIDE> MOERL_DEVICE Planes planes_of_single(const MoerlObjective& p, const Token<WIDE>& token) {
+    SegmentSums sums = NO_SUMS;
+    sums.count = sums.kept = 1;
+    if constexpr (WIDE) sums.kept = token.is_kept;
+    sums.nonfinite = !token.is_sound;
+    if (token.is_sound) {
+        const float weight = policy_weight(p, token);
+        if (p.log_ratio != nullptr) sums.delta = token.delta + 0.0f;
+        sums.positive = positive_part(weight, token.advantage) + 0.0f;
+        sums.negative = negative_part(weight, token.advantage) + 0.0f;
+        if constexpr (WIDE) {
+            if (p.folded != nullptr && token.is_kept) sums.folded = folded_part(p, token.delta, token.advantage, log_weight_of(p, token)) + 0.0f;
+            if (p.divergence != nullptr && (token.is_kept || !p.rejects_all)) sums.divergence = plain_divergence(p, token.to_ref).value + 0.0f;
         }
     }
-    if (p.family == SHARED_GRADIENT || p.family == SEGMENT_RATIO) return made;
-    scale = p.family == ANY ? value_scale<ANY>(c) : value_scale<CLIPPED_RATIO>(c);
-    keep_faults(going.fault, p, seen, token, 0, (reads & MOERL_READ_LOGPROBS) != 0);
-    if constexpr (TALLY) {
-        if (!p.is_sequence_level) count_token(going.tokens, p, seen, 0, token, made.ratio, made.clipped);
-    }
-    return made;
+    return has_advantage_sums(p) ? planes_of(sums) : planes_of_advantage(p, sums, token.advantage);
 }
 
-// Of a row's tokens, which lie four a lane, that of segment 32 `group` + lane.
-MOERL_DEVICE double in_group(const double (&of)[4], int group) {
-    const int lane = static_cast<int>(lane_index()), owner = group * static_cast<int>(LANES_OF_GROUP) + lane / 4;
-    double r = 0.0;
-    MOERL_UNROLL
-    for (int v = 0; v < 4; v++) {
-        const double its = shuffle(of[v], owner);
-        if (lane % 4 == v) r = its;
+template <int FAMILY, bool TALLY, class AToken> MOERL_DEVICE Applied apply_one(const MoerlObjective& p, const AToken& token, const MoerlCoefficient& c, uint32_t reads, GoingSingles& going) {
+    if constexpr (FAMILY == ANY) return apply_any<TALLY>(p, token, c, going.tokens, going.terms);
+    else return apply_plain<FAMILY, TALLY>(p, token, c, reads, going.tokens);
+}
+
+template <int FAMILY, bool TALLY>
+MOERL_DEVICE Applied apply_sound(const MoerlObjective& p, const Token<IS_WIDE<FAMILY>>& token, const MoerlCoefficient& c, uint32_t reads, GoingSingles& going) {
+    return with_family<FAMILY>(p, [&](auto family) { return apply_one<family.VALUE, TALLY>(p, token, c, reads, going); });
+}
+
+template <int FAMILY> MOERL_DEVICE double loss_of(const MoerlObjective& p, const MoerlCoefficient& c, float value) {
+    return with_family<FAMILY>(p, [&](auto family) {
+        if constexpr (HAS_VALUES<family.VALUE>) return value_scale<family.VALUE>(c) * static_cast<double>(value + 0.0f);
+        else return 0.0;
+    });
+}
+
+// A token that counts.
+template <int FAMILY, bool TALLY>
+MOERL_DEVICE Single do_single(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY>>& pack, float advantage, const Common& common, GoingSingles& going) {
+    Token<IS_WIDE<FAMILY>> token = values_of<IS_WIDE<FAMILY>>(p, pack, 0, advantage, common.reads);
+    const bool in_order = is_in_order(pack, token);
+    if (!in_order) token = seen_by_partial(p, pack, advantage, common, going);
+    if constexpr (TALLY) {
+        if (common.with_tokens && p.is_sequence_level) count_token(going.tokens, p, pack, 0, token, expf(saturate(p, token.delta)), 0u);
     }
+    const Finished finished = finish_segment<true>(p, common.coefficient, pack.index, planes_of_single(p, token));
+    const MoerlCoefficient& c = finished.coefficient;
+    keep_segment_faults(going.fault, p, finished, pack.index);
+    Single r = {NOTHING, c.sequence_ratio, finished.clipped, finished.value, 0.0, 0.0};
+
+    if (!in_order) token = seen_by_apply<FAMILY>(p, pack, advantage, common, c.flags, going);
+    r.token = token.is_sound ? apply_sound<FAMILY, TALLY>(p, token, c, in_order ? common.usual : common.reads, going) : apply_unsound(p);
+    if constexpr (TALLY) {
+        if (!p.is_sequence_level) count_token(going.tokens, p, pack, 0, token, r.token.ratio, r.token.clipped);
+        count_segment(going.segments, p, finished);
+        r.share = ratio_share(p, finished);
+    }
+    r.loss = loss_of<FAMILY>(p, c, r.token.value);
     return r;
 }
 
-// A row's tokens. Returns what they add to the loss beside what `finish` knew, in the lanes where `sum_values` has their segments.
-template <bool TALLY> MOERL_DEVICE double do_row(const MoerlObjective& p, const Geometry& g, int row, float common, double loss, GoingSingles& going) {
-    const bool with_tokens = sums_tokens(p), aligned = p.aligned != 0;
-    const uint32_t usual = apply_reads(p), reads = with_tokens ? READ_ALL : usual;
-    Pack<true> pack = load_pack<true>(p, g, row, reads);
-    if (!p.advantage_per_token) pack.advantages = load_four(if_read(reads, MOERL_READ_ADVANTAGES, p.advantages), pack.index, pack.bits, aligned);
-    const uint64_t index = pack.index;
-    const uint32_t bits = pack.bits;
-    double values[4] = {}, ratios[4] = {}, products[4] = {};
-    MOERL_ROLLED
-    for (int v = 0; v < 4; v++) {
-        const uint64_t segment = pack.index;
-        const SegmentSums sums = sum_single<TALLY>(p, pack, with_tokens, going);
-        const Finished finished = finish_segment(p, common, segment, has_advantage_sums(p) ? planes_of(sums) : planes_of_advantage(p, sums, pack.advantages.x[0]));
-        const MoerlCoefficient& c = finished.coefficient;
-        keep_segment_faults(going.fault, p, finished, segment);
-        double scale = 0.0;
-        const Applied made = apply_single<TALLY>(p, pack, c, reads, usual, going, scale);
-        if constexpr (TALLY) {
-            if ((pack.bits & 1u) != 0) count_segment(going.segments, p, finished);
-            turn(ratios, ratio_share(p, finished));
-        }
-        turn(values, finished.value);
-        turn(products, scale * static_cast<double>(made.value + 0.0f));
-        turn(pack.logprobs.x, made.gradient);
-        turn(pack.old_logprobs.x, made.ratio);
-        turn(pack.ref.x, made.kl);
-        turn(pack.entropy.x, made.d_entropy);
-        turn(pack.shift.x, c.sequence_ratio);
-        turn(pack.rollout.x, 0.0f);
-        turn(pack.advantages.x, 0.0f);
-        turn(pack.weights.x, 0.0f);
-        turn(pack.mask, made.clipped);
-        turn(pack.keep, (finished.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0);
-        turn(pack.chosen, 0u);
-        pack.bits >>= 1;
-        pack.index++;
-    }
-    store_four(p.d_logprobs, index, bits, aligned, pack.logprobs);
-    store_four(p.ratio, index, bits, aligned, pack.old_logprobs);
-    store_four(p.kl, index, bits, aligned, pack.ref);
-    store_four(p.d_entropy, index, bits, aligned, pack.entropy);
-    store_four(p.sequence_ratio, index, bits, aligned, pack.shift);
-    store_bytes(p.clipped, index, bits, aligned, pack.mask);
-    store_bytes(p.sequence_clipped, index, bits, aligned, pack.keep);
+template <class T> MOERL_DEVICE void store_if_asked(T* array, uint64_t index, T value) {
+    if (array != nullptr) store_stream(array + index, value);
+}
 
-    Shares<TALLY> group;
-    group.loss = fold_group(values);
-    if constexpr (TALLY) group.ratio = fold_group(ratios);
-    if (bits != 0u && lane_index() % LANES_OF_GROUP == 0) store_group(p, index / WARP, group);
-    if (p.family == CLIPPED_RATIO || p.family == ANY) {
-        for (int i = 0; i < ROW / WARP; i++) loss += in_group(products, i);
+template <bool WIDE> MOERL_DEVICE void store_single(const MoerlObjective& p, uint64_t index, const Single& single) {
+    store_if_asked(p.d_logprobs, index, single.token.gradient);
+    if constexpr (WIDE) {
+        store_if_asked(p.d_entropy, index, single.token.d_entropy);
+        store_if_asked(p.kl, index, single.token.kl);
     }
-    return loss;
+    store_if_asked(p.ratio, index, single.token.ratio);
+    store_if_asked(p.clipped, index, static_cast<uint8_t>(single.token.clipped));
+    store_if_asked(p.sequence_ratio, index, single.ratio);
+    store_if_asked(p.sequence_clipped, index, static_cast<uint8_t>((single.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
+}
+
+// The unit's tokens. Returns what they add to the loss beside what `finish` knew.
+template <int FAMILY, bool TALLY> MOERL_DEVICE double do_singles(const MoerlObjective& p, const MoerlUnit& unit, GoingSingles& going) {
+    const Common common = common_of<FAMILY>(p);
+    double loss = 0.0;
+    MOERL_ROLLED
+    for (uint32_t first = 0; first < unit.tokens; first += WARP) {
+        const uint64_t index = unit.token + first + lane_index();
+        Single single = {NOTHING, 1.0f, 0u, 0.0, 0.0, 0.0};
+        if (first + lane_index() < unit.tokens) {
+            const Pack<IS_WIDE<FAMILY>> pack = load_pack<IS_WIDE<FAMILY>>(p, index, 1u, false, common.reads);
+            const bool is_own = p.advantage_per_token != 0, is_read = (common.reads & MOERL_READ_ADVANTAGES) != 0;
+            const float advantage = !is_own && is_read ? load_stream(p.advantages + index) : pack.advantages.x[0];
+            if (byte_of(pack.mask, 0) != 0) single = do_single<FAMILY, TALLY>(p, pack, advantage, common, going);
+            else going.segments.empty++;
+            store_single<IS_WIDE<FAMILY>>(p, index, single);
+        }
+        Shares<TALLY> shares = no_shares<TALLY>();
+        shares.loss = single.value;
+        if constexpr (TALLY) shares.ratio = single.share;
+        const Shares<TALLY> folded = fold_lanes(shares);
+        if (lane_index() == 0) store_group(p, (unit.token + first) / WARP, folded);
+        loss += single.loss;
+    }
+    return warp_sum(loss);
 }
 
 // The loss has two parts, and each its tree: what segments decide, and what tokens do. Whoever brings the second publishes both, in this order.
@@ -187,22 +229,19 @@ MOERL_DEVICE void publish_part(const MoerlObjective& p, uint32_t part, const Tal
     add(p.diagnostics != nullptr ? p.diagnostics + MOERL_SUM_LOSS : nullptr);
 }
 
-template <bool TALLY> MOERL_DEVICE void singles_phase(const MoerlObjective& p) {
+// FAMILY: ANY where it is the call's to say.
+template <int FAMILY, bool TALLY> MOERL_DEVICE void singles_phase(const MoerlObjective& p) {
     GoingSingles going = {no_tokens(), no_terms(), no_segments(), MOERL_NO_FAULT};
     const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
     if (index < p.unit_count) {
         const MoerlUnit unit = unit_of_singles(p, index);
-        const Geometry g = geometry(unit);
-        const float common = common_coefficient(p);
-        double loss = 0.0;
-        MOERL_ROLLED
-        for (int row = 0; row < g.rows; row++) loss = do_row<TALLY>(p, g, row, common, loss, going);
+        const double loss = do_singles<FAMILY, TALLY>(p, unit, going);
         Tally mine = empty_tally();
         if constexpr (TALLY) {
             mine = join(spread<true>(going.tokens), spread(going.segments));
             place_terms(mine, going.terms);
         }
-        place(mine, LOSS, warp_sum(loss));
+        place(mine, LOSS, loss);
         constexpr uint64_t BY_UNITS = TALLY ? DIAGNOSTICS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>) : 0u;
         if (climb(tree_of_units(p), mine, index, p.unit_count, BY_UNITS | BIT<LOSS>)) {
             publish(p, mine, BY_UNITS, !p.keep_totals);

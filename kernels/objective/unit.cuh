@@ -124,11 +124,11 @@ constexpr uint32_t READ_ALL = 0xffffffffu;
 
 template <class T> MOERL_DEVICE const T* if_read(uint32_t reads, uint32_t which, const T* array) { return (reads & which) != 0 ? array : nullptr; }
 
-template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, const Geometry& g, int row, uint32_t reads) {
+// The slots `bits` of the tokens from `index` on.
+template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, uint64_t index, uint32_t bits, bool aligned, uint32_t reads) {
     Pack<WIDE> r;
-    r.index = g.base + static_cast<uint64_t>(row * ROW) + 4u * lane_index();
-    r.bits = slots_of(g, row);
-    const bool aligned = p.aligned != 0;
+    r.index = index;
+    r.bits = bits;
     r.mask = load_mask(p.loss_mask, r.index, r.bits, aligned);
     r.logprobs = load_four(if_read(reads, MOERL_READ_LOGPROBS, p.logprobs), r.index, r.bits, aligned);
     r.old_logprobs = load_four(if_read(reads, MOERL_READ_OLD, p.old_logprobs), r.index, r.bits, aligned);
@@ -143,6 +143,10 @@ template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, 
         r.entropy = load_four(if_read(reads, MOERL_READ_TERMS, p.entropy), r.index, r.bits, aligned);
     }
     return r;
+}
+
+template <bool WIDE> MOERL_DEVICE Pack<WIDE> load_pack(const MoerlObjective& p, const Geometry& g, int row, uint32_t reads) {
+    return load_pack<WIDE>(p, g.base + static_cast<uint64_t>(row * ROW) + 4u * lane_index(), slots_of(g, row), p.aligned != 0, reads);
 }
 
 // Makes of slot v what a token is of which `reads` alone were read.
@@ -248,8 +252,8 @@ template <> struct Token<true> : Token<false> {
     bool is_kept, is_chosen;
 };
 
-// Without an old policy o = l, and l - l is 0, or NaN as it should be.
-template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, const Pack<WIDE>& pack, int v, float segment_advantage, uint32_t reads) {
+// A token's values, sound for all that is looked at here. Without an old policy o = l, and l - l is 0, or NaN as it should be.
+template <bool WIDE> MOERL_DEVICE Token<WIDE> values_of(const MoerlObjective& p, const Pack<WIDE>& pack, int v, float segment_advantage, uint32_t reads) {
     Token<WIDE> r;
     r.counts = (pack.bits >> v & 1u) != 0 && byte_of(pack.mask, v) != 0;
     const float current = pack.logprobs.x[v];
@@ -257,8 +261,6 @@ template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, 
     r.delta = current - old;
     r.advantage = p.advantage_per_token ? pack.advantages.x[v] : segment_advantage;
     r.weight = if_read(reads, MOERL_READ_WEIGHTS, p.weights) != nullptr ? pack.weights.x[v] : 1.0f;
-    const bool is_own = p.advantage_per_token != 0;
-    r.is_sound_alone = r.counts && is_finite(r.delta) && is_finite(r.weight) && (!is_own || is_finite(r.advantage));
     if constexpr (WIDE) {
         r.current = current;
         r.old = old;
@@ -271,8 +273,17 @@ template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, 
         r.is_kept = byte_of(pack.keep, v) != 0;
         r.is_chosen = byte_of(pack.chosen, v) != 0;
         r.delta += r.shift;
-        r.is_sound_alone = r.is_sound_alone && is_finite(r.delta) && is_finite(r.to_ref) && is_finite(r.from_rollout) && is_finite(r.entropy);
     }
+    r.is_sound_alone = r.is_sound = r.counts;
+    return r;
+}
+
+// As above, and whether it is sound.
+template <bool WIDE> MOERL_DEVICE Token<WIDE> token_of(const MoerlObjective& p, const Pack<WIDE>& pack, int v, float segment_advantage, uint32_t reads) {
+    Token<WIDE> r = values_of<WIDE>(p, pack, v, segment_advantage, reads);
+    const bool is_own = p.advantage_per_token != 0;
+    r.is_sound_alone = r.counts && is_finite(r.delta) && is_finite(r.weight) && (!is_own || is_finite(r.advantage));
+    if constexpr (WIDE) r.is_sound_alone = r.is_sound_alone && is_finite(r.to_ref) && is_finite(r.from_rollout) && is_finite(r.entropy);
     r.is_sound = r.is_sound_alone && is_finite(r.advantage);
     return r;
 }

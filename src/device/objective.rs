@@ -566,7 +566,16 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 (name, Grid { shared_bytes: unit_warps * fused_stage, ..grid })
             }
             Phase::Singles => {
-                by_units(if tally { "objective_singles_tally" } else { "objective_singles" }, unit_warps, 0)
+                // Those of one family know its arrays alone.
+                let family = if self.is_partial_wide() { Family::Any } else { self.family() };
+                let name = match (family, tally) {
+                    (_, true) => "objective_singles_any_tally",
+                    (Family::ClippedRatio, false) => "objective_singles_ppo",
+                    (Family::SharedGradient, false) => "objective_singles_gspo",
+                    (Family::SegmentRatio, false) => "objective_singles_gspo_token",
+                    (Family::Any, false) => "objective_singles_any",
+                };
+                by_units(name, unit_warps, 0)
             }
         };
         if self.sizes.segments == 0 && phase != Phase::Partial {

@@ -101,7 +101,11 @@ pub fn segments_of_one_token_give_what_the_phases_give<B: Backend>(backend: &B) 
             let phases = by_phases_asking(backend, &config, &case, &[usize::MAX / 2], true);
             assert_eq!(bits(&phases.d_logprobs), bits(&asked.d_logprobs), "{name}");
             assert!(same(&[phases.loss], &[asked.loss]), "{name}: {} not {}", phases.loss, asked.loss);
-            assert!(same(&asked.diagnostics, &phases.diagnostics), "{name}: {asked:?} not {phases:?}");
+            for (place, (a, b)) in asked.diagnostics.iter().zip(&phases.diagnostics).enumerate() {
+                // Sums in f32 of a lane's tokens, which are other ones.
+                let rounding = 1e-6 * (a.abs() + SINGLES as f64);
+                assert!(same(&[*a], &[*b]) || (a - b).abs() <= rounding, "{name}: sum {place}: {a} not {b}");
+            }
             assert_eq!(asked.fault, phases.fault, "{name}");
         }
     }

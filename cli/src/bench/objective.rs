@@ -7,7 +7,7 @@ use moerl::{Backend, Buffer, diagnostics};
 use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
 use super::export::Exporter;
 use super::measure::Measure;
-use super::packed::{EXPORTED, Packed, every_kind, exported_mask, two_kinds};
+use super::packed::{EXPORTED, Packed, every_kind, exported_mask, short_kinds, two_kinds};
 use crate::failure::Result;
 
 /// Tokens of a segment that a warp can keep.
@@ -26,6 +26,8 @@ struct Objective {
 enum Needs {
     RefLogprobs,
     RouterShift,
+    /// An advantage of each token, in place of the segment's.
+    TokenAdvantages,
 }
 
 /// What is asked for beside loss and gradient.
@@ -63,6 +65,8 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
         needs: Some(Needs::RefLogprobs),
     };
     let shift = Objective { name: "gspo, router shift", needs: Some(Needs::RouterShift), ..gspo.clone() };
+    let per_token =
+        Objective { name: "gspo_token, A per token", needs: Some(Needs::TokenAdvantages), ..gspo_token.clone() };
     let both = [Beside::Nothing, Beside::Diagnostics];
     let mut cases = Vec::new();
     for packed in every_kind(scale) {
@@ -70,11 +74,12 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
         cases.extend(cases_of(&packed, &gspo, &both));
         cases.extend(cases_of(&packed, &gspo_token, &both));
     }
-    for packed in two_kinds(scale) {
-        cases.extend(cases_of(&packed, &ppo_clip, &[Beside::Maps]));
-        cases.extend(cases_of(&packed, &gspo, &[Beside::Maps]));
-        cases.extend(cases_of(&packed, &k3, &both));
-        cases.extend(cases_of(&packed, &shift, &both));
+    for packed in short_kinds(scale).iter().chain(&two_kinds(scale)) {
+        cases.extend(cases_of(packed, &ppo_clip, &[Beside::Maps]));
+        cases.extend(cases_of(packed, &gspo, &[Beside::Maps]));
+        cases.extend(cases_of(packed, &per_token, &both));
+        cases.extend(cases_of(packed, &k3, &both));
+        cases.extend(cases_of(packed, &shift, &both));
     }
     cases
 }
@@ -85,6 +90,9 @@ fn cases_of<B: Measure + 'static>(packed: &Packed, objective: &Objective, beside
     // long to be kept.
     let again = if packed.longest() > KEPT { 1 } else { 0 };
     let read = 9 + again + if objective.needs.is_some() { 4 } else { 0 };
+    // Where it begins, unless each has one token; and its advantage.
+    let of_offsets = if packed.longest() > 1 { 8 } else { 0 };
+    let of_advantages = if objective.needs == Some(Needs::TokenAdvantages) { 0 } else { 4 };
     let case = |&beside: &Beside| {
         let (of_token, of_segment) = if beside == Beside::Maps { (5, 5) } else { (0, 0) };
         let (packed, objective) = (packed.clone(), objective.clone());
@@ -94,7 +102,7 @@ fn cases_of<B: Measure + 'static>(packed: &Packed, objective: &Objective, beside
             shape: packed.shape(),
             element: Element::F32,
             floor: Floor {
-                read: read * tokens + 12 * segments,
+                read: read * tokens + (of_offsets + of_advantages) * segments,
                 written: (4 + of_token) * tokens + of_segment * segments,
             },
             prepare: Box::new(move |backend: &B, stream: &B::Stream| {
@@ -120,6 +128,7 @@ fn objective_call<B: Measure + 'static>(
         None => Vec::new(),
         Some(Needs::RefLogprobs) => generate(tokens, |u| old[u] - 0.1 * hashed(u + 2 * tokens)),
         Some(Needs::RouterShift) => generate(tokens, |u| -0.01 * hashed(u + 2 * tokens)),
+        Some(Needs::TokenAdvantages) => generate(tokens, normal),
     };
     let advantages: Vec<f32> = (0..segments).map(normal).collect();
     let (old, new) = (backend.upload(stream, &old)?, backend.upload(stream, &new)?);
@@ -143,7 +152,14 @@ fn objective_call<B: Measure + 'static>(
             loss_mask: Some(mask.view()),
             ref_logprobs: (needs == Some(Needs::RefLogprobs)).then(|| more.view()),
             router_shift: (needs == Some(Needs::RouterShift)).then(|| more.view()),
-            ..Batch::new(new.view(), Advantages::PerSegment(advantages.view()), denominators)
+            ..Batch::new(
+                new.view(),
+                match needs {
+                    Some(Needs::TokenAdvantages) => Advantages::PerToken(more.view()),
+                    _ => Advantages::PerSegment(advantages.view()),
+                },
+                denominators,
+            )
         };
         let output = Output {
             loss: Some(loss.view_mut()),

@@ -79,11 +79,16 @@ pub fn two_kinds(scale: Scale) -> Vec<Packed> {
     sizes(scale).iter().flat_map(|&tokens| [of_1_to_2k(tokens), of_8k(tokens)]).collect()
 }
 
+/// The shortest kinds, at which what a segment costs shows most.
+pub fn short_kinds(scale: Scale) -> Vec<Packed> {
+    sizes(scale).iter().flat_map(|&tokens| [of_1(tokens), of_17(tokens)]).collect()
+}
+
 fn distributions(tokens: usize) -> Vec<Packed> {
     let half = tokens / 2;
     vec![
-        packed("of length 1", tokens, |_| 1),
-        packed("of length 17", tokens, |_| 17),
+        of_1(tokens),
+        of_17(tokens),
         of_1_to_2k(tokens),
         packed("of 4k in the mean, log-normal", tokens, |i| (3000.0 * (0.75 * normal(i)).exp()) as usize),
         of_8k(tokens),
@@ -91,6 +96,14 @@ fn distributions(tokens: usize) -> Vec<Packed> {
         packed("one of half, others of 256", tokens, |i| if i == 0 { half } else { 256 }),
         packed("one", tokens, |_| tokens),
     ]
+}
+
+fn of_1(tokens: usize) -> Packed {
+    packed("of length 1", tokens, |_| 1)
+}
+
+fn of_17(tokens: usize) -> Packed {
+    packed("of length 17", tokens, |_| 17)
 }
 
 fn of_1_to_2k(tokens: usize) -> Packed {

@@ -53,6 +53,22 @@ fn every_schedule_gives_the_same_bits_in_one_launch() {
     }
 }
 
+#[test]
+fn every_schedule_gives_the_same_bits_of_segments_of_one_token() {
+    // More than 32 units of 256, and more than one tile of 1024 segments. Loss that segments decide, that tokens do, and that both do.
+    let case = Case::random(&[1; 33 * 256 + 40], 4).with_mask(4).with_terms(4).with_corrections(4);
+    for (config, diagnostics) in objectives().into_iter().skip(1).zip([false, false, true, true]) {
+        let of = |emulator| run_asking(&emulator, &config, &case, Asking { diagnostics, ratio: false });
+        let first = of(Emulator::new());
+        for seed in 0..20 {
+            let found = of(scheduled(seed));
+            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
+            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
+            assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+        }
+    }
+}
+
 /// The launches of one call.
 fn traffic(config: &Config, case: &Case) -> Vec<LaunchTraffic> {
     traffic_of(config, case, Asking::default())

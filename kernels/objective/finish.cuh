@@ -193,6 +193,11 @@ template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObje
     return r;
 }
 
+MOERL_DEVICE void store_sequence_maps(const MoerlObjective& p, uint64_t segment, const Finished& made) {
+    if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, made.coefficient.sequence_ratio);
+    if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
+}
+
 MOERL_DEVICE void count_segment(SegmentTally& tally, const MoerlObjective& p, const Finished& made) {
     if ((made.coefficient.flags & MOERL_EMPTY) != 0) {
         tally.empty++;
@@ -279,8 +284,7 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
         const MoerlCoefficient& c = made.coefficient;
         store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
         store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
-        if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, c.sequence_ratio);
-        if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
+        store_sequence_maps(p, segment, made);
         keep_segment_faults(fault, p, made, segment);
         if constexpr (TALLY) {
             count_segment(tally, p, made);

@@ -1,7 +1,7 @@
 // All three phases of whole segments in one launch: sums, coefficients and values never leave the chip.
 //
-// For calls whose segments are all of one tile at most, with an advantage each and no weights, that ask for loss, gradient and diagnostics. Bytes a
-// token: 9 read and 4 written; a segment: 8 of offsets and 4 of A read. Where segments decide the loss, a group of 32 neighbours (climb.cuh) that
+// For calls whose segments are all of one tile at most, with an advantage each and no weights. Bytes a token: 9 read and 4 written, and what maps are
+// asked for; a segment: 8 of offsets and 4 of A read. Where segments decide the loss, a group of 32 neighbours (climb.cuh) that
 // lies in one unit is folded on chip and hands on its sum alone, 8 bytes; of a group that several units share, every segment hands on its own.
 // The last to arrive of a tile of 1024 segments adds both up. With diagnostics a unit adds its tally, and a group its sum of s. Every sum is that
 // of the three phases, bit for bit.
@@ -142,6 +142,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void finish_staged(const MoerlObj
             stage.coefficients[own] = {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}};
             stage.advantages[own] = advantage;
             if (length != 0) stage.owners[slot] = static_cast<uint8_t>(own);
+            if constexpr (WITH_RATIO) store_sequence_maps(p, segment, made);
             shares.loss = made.value;
             if constexpr (TALLY) {
                 count_segment(tally, p, made);
@@ -157,13 +158,15 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void finish_staged(const MoerlObj
 // Writes the gradient of the staged tokens, and puts their values in place of their log-ratios.
 template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObjective& p, const Geometry& g, FusedStage& stage, TokenTally& tally) {
     uint32_t carry = 0;
+    const bool with_ratio = FAMILY == CLIPPED_RATIO || p.ratio != nullptr;
     for (int row = 0; row < g.rows; row++) {
         const int slot = row * ROW + 4 * static_cast<int>(lane_index());
         const uint32_t bits = slots_of(g, row);
         uint32_t owners[4];
         owners_of(stage, slot, bits, carry, owners);
         if (bits == 0u) continue;
-        Four gradients;
+        Four gradients, ratios;
+        uint32_t clipped = 0;
         MOERL_UNROLL
         for (int v = 0; v < 4; v++) {
             const MoerlCoefficient c = coefficient_of(stage.coefficients[owners[v]]);
@@ -177,7 +180,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObje
             token.is_sound = token.is_sound_alone && is_finite(token.advantage);
             Applied made = NOTHING;
             if (token.counts && !token.is_sound) made = apply_unsound(p);
-            else if (token.counts) made = apply_plain<FAMILY, TALLY>(p, token, c, FAMILY == CLIPPED_RATIO ? uint32_t{MOERL_READ_LOGPROBS} : 0u, tally);
+            else if (token.counts) made = apply_plain<FAMILY, TALLY>(p, token, c, with_ratio ? uint32_t{MOERL_READ_LOGPROBS} : 0u, tally);
             if constexpr (TALLY) {
                 if ((bits >> v & 1u) != 0 && token.is_sound_alone) {
                     if constexpr (FAMILY == CLIPPED_RATIO) count_ratio(tally, p, token.delta, made.ratio, made.clipped);
@@ -185,9 +188,15 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObje
                 }
             }
             gradients.x[v] = made.gradient;
+            ratios.x[v] = made.ratio;
+            clipped |= made.clipped << (8 * v);
             if constexpr (HAS_VALUES<FAMILY>) stage.values[slot + v] = made.value;
         }
-        store_four(p.d_logprobs, g.base + static_cast<uint64_t>(slot), bits, p.aligned != 0, gradients);
+        const uint64_t index = g.base + static_cast<uint64_t>(slot);
+        const bool aligned = p.aligned != 0;
+        store_four(p.d_logprobs, index, bits, aligned, gradients);
+        store_four(p.ratio, index, bits, aligned, ratios);
+        store_bytes(p.clipped, index, bits, aligned, clipped);
     }
     if constexpr (TALLY) count_ones(tally);
     sync_warp();

@@ -210,20 +210,18 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             && !self.counts_locally()
     }
 
-    /// The launch that does all phases, where one can: of segments of one token each whatever the call; of others if no segment has several tiles,
-    /// nothing is weighted, and loss, gradient and diagnostics are all that is asked for.
+    /// The launch that does all phases, where one can: of segments of one token each whatever the call; of others if no segment has several tiles
+    /// and the objective is one of the most used, with an advantage a segment and nothing weighted.
     fn all_phases(&self) -> Option<Phase> {
-        let (batch, output) = (&self.batch, &self.output);
+        let batch = &self.batch;
         if self.phases.is_some() || self.sizes.segments == 0 {
             return None;
         }
         if self.plan.has_singles_alone {
             return Some(Phase::Singles);
         }
-        let asks_for_more = output.wants_sequence()
-            || output.ratio.is_some()
-            || output.clipped.is_some()
-            || output.d_logprobs.is_none();
+        // Where tokens decide, nothing is summed up of segments.
+        let asks_for_more = self.family() == Family::ClippedRatio && self.output.wants_sequence();
         let fits = !self.plan.has_tiles
             && !asks_for_more
             && batch.weights.is_none()

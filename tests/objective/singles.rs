@@ -5,7 +5,7 @@ use moerl::objective::{Config, DenominatorBasis, NonFinite, RejectionScope, Vari
 
 use crate::case::{Asking, Case, objectives, run, run_asking, run_plain};
 use crate::common::bits;
-use crate::invariance::{by_phases, by_phases_asking, same};
+use crate::invariance::{by_phases, by_phases_asking, nearly_same, same};
 use crate::variants::named;
 
 /// Two units of one-token segments, the second of them neither full nor a multiple of 32; behind them a segment of two tokens.
@@ -60,8 +60,13 @@ pub fn segments_of_one_token_give_what_the_phases_give<B: Backend>(backend: &B) 
         objectives().into_iter().chain(named().into_iter().map(|(_, variant)| with_terms(variant))).collect();
     for (number, config) in configs.iter().enumerate() {
         for (index, (what, both)) in cases().iter().enumerate() {
+            // Of the variants every third case, each another third.
+            if number >= objectives().len() && (number + index) % 3 != 0 {
+                continue;
+            }
             let config = Config {
-                nonfinite: [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment][(number + index) % 3],
+                nonfinite: [NonFinite::Propagate, NonFinite::ZeroWeight, NonFinite::DropSegment]
+                    [(number / 3 + index) % 3],
                 denominator_basis: [DenominatorBasis::Original, DenominatorBasis::AfterRejection][number % 2],
                 rejection: [RejectionScope::PolicyTerm, RejectionScope::AllTerms][(number / 2 + index) % 2],
                 ..config.clone()
@@ -101,11 +106,12 @@ pub fn segments_of_one_token_give_what_the_phases_give<B: Backend>(backend: &B) 
             let phases = by_phases_asking(backend, &config, &case, &[usize::MAX / 2], true);
             assert_eq!(bits(&phases.d_logprobs), bits(&asked.d_logprobs), "{name}");
             assert!(same(&[phases.loss], &[asked.loss]), "{name}: {} not {}", phases.loss, asked.loss);
-            for (place, (a, b)) in asked.diagnostics.iter().zip(&phases.diagnostics).enumerate() {
-                // Sums in f32 of a lane's tokens, which are other ones.
-                let rounding = 1e-6 * (a.abs() + SINGLES as f64);
-                assert!(same(&[*a], &[*b]) || (a - b).abs() <= rounding, "{name}: sum {place}: {a} not {b}");
-            }
+            assert!(
+                nearly_same(&asked.diagnostics, &phases.diagnostics),
+                "{name}: {:?} not {:?}",
+                asked.diagnostics,
+                phases.diagnostics
+            );
             assert_eq!(asked.fault, phases.fault, "{name}");
         }
     }

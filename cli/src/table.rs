@@ -16,7 +16,7 @@ impl Table {
     /// with `|` is of charts made of characters, which only text shows.
     pub fn new(columns: &[&str]) -> Table {
         Table {
-            heading: columns.iter().map(|name| name.trim_start_matches(['>', '|']).to_owned()).collect(),
+            heading: columns.iter().map(|name| name.strip_prefix(['>', '|']).unwrap_or(name).to_owned()).collect(),
             rows: Vec::new(),
             right: columns.iter().map(|name| name.starts_with('>')).collect(),
             chart: columns.iter().map(|name| name.starts_with('|')).collect(),
@@ -179,6 +179,13 @@ mod tests {
         let mut table = Table::new(&["name", ">value", "note"]);
         table.row(["loss", "-0.5"]).row(["µ", "12.25"]);
         assert_eq!(table.render(), "name  value\n────  ─────\nloss   -0.5\nµ     12.25\n");
+    }
+
+    #[test]
+    fn only_the_first_character_of_a_name_says_what_a_column_is() {
+        let mut table = Table::new(&[">|a - b|", "|"]);
+        table.row(["2", "▁"]);
+        assert_eq!(table.render(), "|a - b|\n───────  ─\n      2  ▁\n");
     }
 
     #[test]

@@ -313,7 +313,7 @@ struct MoerlObjective {
     uint8_t has_rollout;
     uint8_t opens_totals;     // this launch is the first to write the loss
     uint8_t family;
-    uint8_t reserved;
+    uint8_t finishes;         // `partial` does what `finish` would
 };
 
 // ---- route change ---------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ static_assert(offsetof(MoerlObjective, value_in_finish) == 555, "MoerlObjective.
 static_assert(offsetof(MoerlObjective, has_rollout) == 556, "MoerlObjective.has_rollout");
 static_assert(offsetof(MoerlObjective, opens_totals) == 557, "MoerlObjective.opens_totals");
 static_assert(offsetof(MoerlObjective, family) == 558, "MoerlObjective.family");
-static_assert(offsetof(MoerlObjective, reserved) == 559, "MoerlObjective.reserved");
+static_assert(offsetof(MoerlObjective, finishes) == 559, "MoerlObjective.finishes");
 static_assert(sizeof(MoerlRouteChange) == 96, "MoerlRouteChange");
 static_assert(offsetof(MoerlRouteChange, logprobs) == 0, "MoerlRouteChange.logprobs");
 static_assert(offsetof(MoerlRouteChange, old_logprobs) == 8, "MoerlRouteChange.old_logprobs");

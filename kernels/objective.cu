@@ -27,8 +27,8 @@
 #include "objective/apply.cuh"
 #include "objective/finish.cuh"
 #include "objective/fused.cuh"
-#include "objective/partial.cuh"
 #include "objective/singles.cuh"
+#include "objective/sums.cuh"
 
 MOERL_RESIDENT(objective_partial, MoerlObjective, 128, 5)
 MOERL_KERNEL(objective_partial, MoerlObjective, 128) { partial_phase<false, false>(p); }

@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x115e3f57e44228bc;
+pub const ABI_DIGEST: u64 = 0x19157c81eef20ac3;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -306,7 +306,7 @@ pub struct MoerlObjective {
     pub has_rollout: u8,
     pub opens_totals: u8,
     pub family: u8,
-    pub reserved: u8,
+    pub finishes: u8,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -435,7 +435,7 @@ const _: () = {
     ["Offset of field: MoerlObjective::has_rollout"][::core::mem::offset_of!(MoerlObjective, has_rollout) - 556usize];
     ["Offset of field: MoerlObjective::opens_totals"][::core::mem::offset_of!(MoerlObjective, opens_totals) - 557usize];
     ["Offset of field: MoerlObjective::family"][::core::mem::offset_of!(MoerlObjective, family) - 558usize];
-    ["Offset of field: MoerlObjective::reserved"][::core::mem::offset_of!(MoerlObjective, reserved) - 559usize];
+    ["Offset of field: MoerlObjective::finishes"][::core::mem::offset_of!(MoerlObjective, finishes) - 559usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -142,6 +142,19 @@ MOERL_DEVICE Planes planes_at(const MoerlObjective& p, uint64_t segment) {
             if_there(p.nonfinite, segment), if_there(p.folded, segment),   if_there(p.divergence, segment), if_there(p.kept, segment)};
 }
 
+// The same of sums that are finished at once.
+template <bool WIDE> MOERL_DEVICE Planes as_stored(const MoerlObjective& p, uint64_t segment, const Planes& sums) {
+    Planes r = sums;
+    if (!WIDE) r.kept = sums.count;
+    if (p.log_ratio == nullptr) r.delta = 0.0;
+    if (p.positive != nullptr && has_plain_advantages(p)) {
+        const double sum = plain_advantages(p, segment, sums.count - sums.nonfinite);
+        r.positive = sum > 0.0 ? sum : 0.0;
+        r.negative = sum < 0.0 ? sum : 0.0;
+    }
+    return r;
+}
+
 // The planes of a segment whose tokens share A and weigh 1.
 MOERL_DEVICE Planes planes_of_advantage(const MoerlObjective& p, const SegmentSums& sums, float advantage) {
     Planes planes = planes_of(sums);
@@ -196,6 +209,14 @@ template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObje
 MOERL_DEVICE void store_sequence_maps(const MoerlObjective& p, uint64_t segment, const Finished& made) {
     if (p.sequence_ratio != nullptr) store(p.sequence_ratio + segment, made.coefficient.sequence_ratio);
     if (p.sequence_clipped != nullptr) store(p.sequence_clipped + segment, static_cast<uint8_t>((made.clipped & (MOERL_ABOVE | MOERL_BELOW)) != 0));
+}
+
+// For `apply`, and what is asked for.
+MOERL_DEVICE void store_segment(const MoerlObjective& p, uint64_t segment, const Finished& made) {
+    const MoerlCoefficient& c = made.coefficient;
+    store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
+    store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
+    store_sequence_maps(p, segment, made);
 }
 
 MOERL_DEVICE void count_segment(SegmentTally& tally, const MoerlObjective& p, const Finished& made) {
@@ -281,10 +302,7 @@ template <bool TALLY> MOERL_DEVICE void finish_phase(const MoerlObjective& p) {
         if (segment >= p.segment_count) continue;
         const Finished made = finish_segment(p, common, segment, planes_at(p, segment));
         values[v] = made.value;
-        const MoerlCoefficient& c = made.coefficient;
-        store16(p.coefficients + segment, {{bits_of(c.ratio), bits_of(c.weight), bits_of(c.gradient), c.flags}});
-        store16(&p.coefficients[segment].scale, {{bits_of(c.scale), bits_of(c.sequence_ratio), bits_of(c.shared), bits_of(c.segment_weight)}});
-        store_sequence_maps(p, segment, made);
+        store_segment(p, segment, made);
         keep_segment_faults(fault, p, made, segment);
         if constexpr (TALLY) {
             count_segment(tally, p, made);

@@ -81,6 +81,11 @@ MOERL_DEVICE double store_plane(double* plane, uint64_t segment, bool more, doub
     return sum;
 }
 
+// A of `sound` tokens that weigh 1: exact, however the segment was cut. Where nothing is sound A may be NaN.
+MOERL_DEVICE double plain_advantages(const MoerlObjective& p, uint64_t segment, double sound) {
+    return sound > 0.0 ? static_cast<double>(load(p.advantages + segment)) * sound : 0.0;
+}
+
 // Adds to a segment's planes, or begins them.
 template <bool WIDE> MOERL_DEVICE void store_sums(const MoerlObjective& p, uint64_t segment, bool more, const Planes& sums) {
     const double count = store_plane(p.count, segment, more, sums.count);
@@ -97,15 +102,14 @@ template <bool WIDE> MOERL_DEVICE void store_sums(const MoerlObjective& p, uint6
         store_plane(p.negative, segment, more, sums.negative);
         return;
     }
-    // Exact, however the segment was cut. Where nothing is sound A may be NaN.
-    const double sound = count - nonfinite;
-    const double advantage = sound > 0.0 ? static_cast<double>(load(p.advantages + segment)) : 0.0;
-    store(p.positive + segment, advantage > 0.0 ? advantage * sound : 0.0);
-    store(p.negative + segment, advantage < 0.0 ? advantage * sound : 0.0);
+    const double sum = plain_advantages(p, segment, count - nonfinite);
+    store(p.positive + segment, sum > 0.0 ? sum : 0.0);
+    store(p.negative + segment, sum < 0.0 ? sum : 0.0);
 }
 
+// Where the launch finishes segments as well, they were counted before it.
 MOERL_DEVICE void count_locally(const MoerlObjective& p, uint64_t tokens, uint64_t segments) {
-    if (p.local_counts == nullptr || lane_index() != 0) return;
+    if (p.local_counts == nullptr || p.finishes || lane_index() != 0) return;
     if (tokens != 0) atomic_add(p.local_counts, tokens);
     if (segments != 0) atomic_add(p.local_counts + 1, segments);
 }
@@ -165,8 +169,8 @@ MOERL_DEVICE uint32_t advantage_of_groups(const MoerlObjective& p, uint64_t firs
     return warp_shared_advantage(advantage);
 }
 
-// The last of a group of 32 tiles adds the group up, the last group adds the groups up.
-template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums, uint64_t& fault) {
+// The last of a group of 32 tiles adds the group up, the last group adds the groups up. True in the warp that brings the last one, with all in `planes`.
+template <bool WIDE> MOERL_DEVICE bool join_tiles(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, const SegmentSums& sums, Planes& planes, uint64_t& fault) {
     const uint32_t lane = lane_index();
     const uint64_t start = static_cast<uint64_t>(load(p.offsets + unit.segment)), end = static_cast<uint64_t>(load(p.offsets + unit.segment + 1));
     const uint64_t tile = (unit.token - start) / MOERL_TILE, tiles = (end - start + MOERL_TILE - 1) / MOERL_TILE;
@@ -178,13 +182,13 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
     const bool takes_part = lane < (WIDE ? 8 : 5);
 
     if (lane == 0) store_record<WIDE>(p, index, sums);
-    if (!is_last(p.group_tickets + leader, static_cast<uint32_t>(members))) return;
+    if (!is_last(p.group_tickets + leader, static_cast<uint32_t>(members))) return false;
     if (takes_part) {
         const uint32_t* const records = p.tile_records + 8 * leader;
         store(p.group_records + 8 * leader + lane, fold_ascending(0.0, members, [&](uint64_t member) { return recorded(records + 8 * member, lane); }, plus));
     }
     if constexpr (WIDE) share_group(p, leader, members);
-    if (!is_last(p.tile_tickets + first, static_cast<uint32_t>(groups))) return;
+    if (!is_last(p.tile_tickets + first, static_cast<uint32_t>(groups))) return false;
     double total = 0.0;
     if (takes_part) {
         // The fold goes on from what an earlier call left.
@@ -192,11 +196,16 @@ template <bool WIDE> MOERL_DEVICE void join_tiles(const MoerlObjective& p, uint6
         const double* const records = p.group_records + 8 * first + lane;
         total = fold_ascending(total, groups, [&](uint64_t g) { return load(records + 8 * g * MOERL_TILE_GROUP); }, plus);
     }
-    const Planes planes = {shuffle(total, 0), shuffle(total, 1), shuffle(total, 2), shuffle(total, 3), shuffle(total, 4), shuffle(total, 5), shuffle(total, 6), shuffle(total, 7)};
+    planes = {shuffle(total, 0), shuffle(total, 1), shuffle(total, 2), shuffle(total, 3), shuffle(total, 4), shuffle(total, 5), shuffle(total, 6), shuffle(total, 7)};
     sync_warp();  // the planes were read by several lanes and are written by one
-    if (lane == 0) store_sums<WIDE>(p, unit.segment, false, planes);
     if constexpr (WIDE) keep_varying(fault, p, unit.segment, advantage_of_groups(p, first, groups));
     count_locally(p, 0, in_denominators<WIDE>(p, planes) > 0.0 || p.count_empty);
+    return true;
+}
+
+// Counts a token, unless its own ratio decides: then `apply` does.
+template <bool WIDE> MOERL_DEVICE void count_summed(TokenTally& tally, const MoerlObjective& p, const Pack<WIDE>& pack, int v, const Token<WIDE>& token) {
+    if (p.is_sequence_level) count_token(tally, p, pack, v, token, expf(saturate(p, token.delta)), 0u);
 }
 
 // Four bytes, each at most 63.
@@ -300,7 +309,7 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
                     if (p.divergence != nullptr && token.is_sound && (token.is_kept || !p.rejects_all)) chains.of[4][v] += plain_divergence(p, token.to_ref).value;
                 }
                 keep_faults(fault, p, packs[r], token, v, with_tokens);
-                if constexpr (TALLY) count_token(tally, p, packs[r], v, token, expf(saturate(p, token.delta)), 0u);
+                if constexpr (TALLY) count_summed(tally, p, packs[r], v, token);
             }
         }
     }
@@ -349,7 +358,7 @@ MOERL_DEVICE void stage_tokens(const MoerlObjective& p, const MoerlUnit& unit, P
             if ((pack.bits >> v & 1u) == 0) continue;
             stage_token(p, stage, slot + v, token);
             keep_faults(fault, p, pack, token, v, p.logprobs != nullptr);
-            if constexpr (TALLY) count_token(tally, p, pack, v, token, expf(saturate(p, token.delta)), 0u);
+            if constexpr (TALLY) count_summed(tally, p, pack, v, token);
         }
     }
     sync_warp();
@@ -440,34 +449,35 @@ template <bool WIDE> MOERL_DEVICE void reject_unsound_advantage(const Staged<WID
     }
 }
 
-// A unit of several segments: staged, then a lane per short segment and the warp for each longer one.
-template <bool WIDE, bool TALLY>
-MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, PartialStage<WIDE>& stage, TokenTally& tally, uint64_t& fault) {
-    stage_tokens<WIDE, TALLY>(p, unit, stage, tally, fault);
+// A unit of several segments, whose tokens are staged: a lane per short segment, at its place in a group of 32, and the warp for each longer one.
+// `take(group, is_segment, segment, sums)` is called by the warp for every group.
+template <bool WIDE, class Take> MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, const PartialStage<WIDE>& stage, uint64_t& fault, Take take) {
     const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
     const bool with_tokens = p.logprobs != nullptr;
-    for (uint32_t first = 0; first < unit.segments; first += WARP) {
-        const bool is_segment = first + lane < unit.segments;
-        const uint64_t segment = static_cast<uint64_t>(unit.segment) + first + lane;
+    const uint32_t before = unit.segment % WARP;
+    for (uint32_t first = 0; first < before + unit.segments; first += WARP) {
+        const uint32_t own = first + lane - before;  // of the segments before the unit: beyond all of its own
+        const bool is_segment = own < unit.segments;
+        const uint64_t segment = static_cast<uint64_t>(unit.segment) + own;
         const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
         const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
         const float advantage = with_tokens && !p.advantage_per_token && length != 0 ? load(p.advantages + segment) : 0.0f;
-        const Staged<WIDE> own = {p, stage, static_cast<int>(start - base), advantage};
+        const Staged<WIDE> staged = {p, stage, static_cast<int>(start - base), advantage};
         SegmentSums sums = NO_SUMS;
         const int longest = longest_short(length);
-        if (length <= SHORT) sums = sum_short(own, length, longest);
+        if (length <= SHORT) sums = sum_short(staged, length, longest);
         for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
             const int owner = lowest_set(longer);
-            const Staged<WIDE> its = {p, stage, shuffle(own.slot, owner), shuffle(advantage, owner)};
+            const Staged<WIDE> its = {p, stage, shuffle(staged.slot, owner), shuffle(advantage, owner)};
             const SegmentSums found = sum_staged(its, shuffle(length, owner));
             if (static_cast<int>(lane) == owner) sums = found;
         }
         if (is_segment) {
-            reject_unsound_advantage(own, start, length, sums, fault);
+            reject_unsound_advantage(staged, start, length, sums, fault);
             keep_varying(fault, p, segment, sums.advantage);
-            store_sums<WIDE>(p, segment, p.accumulate != 0, planes_of(sums));
         }
+        take((static_cast<uint64_t>(unit.segment) + first) / WARP, is_segment, segment, planes_of(sums));
         if (p.local_counts != nullptr) {
             const uint32_t counted = in_denominators<WIDE>(p, sums);
             const uint32_t tokens = reduce_add_u32(counted);
@@ -476,42 +486,4 @@ MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, P
         }
     }
     sync_warp();
-}
-
-// Loss and diagnostics begin at zero, unless they go on or a later warp of this launch sets them.
-template <bool TALLY> MOERL_DEVICE void open_outputs(const MoerlObjective& p) {
-    if (p.keep_totals || block_index() != 0 || warp_index() != 0) return;
-    if (lane_index() == 0 && p.loss != nullptr) store(p.loss, 0.0);
-    const bool is_set_later = TALLY && p.unit_count != 0;
-    if (p.diagnostics == nullptr || is_set_later) return;
-    for (uint32_t place = lane_index(); place < PLACES; place += WARP) store(p.diagnostics + place, nothing(place));
-}
-
-template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObjective& p) {
-    MOERL_DYNAMIC_SHARED(PartialStage<WIDE>, stages);
-    open_outputs<TALLY>(p);
-    uint64_t fault = MOERL_NO_FAULT;
-    const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
-    if (index < p.unit_count) {
-        const MoerlUnit unit = load_unit(p.units + index);
-        TokenTally tally = no_tokens();
-        if (unit.segments > 1) {
-            sum_segments<WIDE, TALLY>(p, unit, stages[warp_index()], tally, fault);
-        } else {
-            const SegmentSums sums = sum_piece<WIDE, TALLY>(p, unit, tally, fault);
-            const uint32_t counted = in_denominators<WIDE>(p, sums);
-            count_locally(p, counted, unit.segments != 0 && (counted != 0 || p.count_empty));
-            if (unit.segments == 0) {
-                join_tiles<WIDE>(p, index, unit, sums, fault);
-            } else {
-                keep_varying(fault, p, unit.segment, sums.advantage);
-                if (lane_index() == 0) store_sums<WIDE>(p, unit.segment, p.accumulate != 0, planes_of(sums));
-            }
-        }
-        if constexpr (TALLY) {
-            Tally mine = spread<WIDE>(tally);
-            if (climb(tree_of_units(p), mine, index, p.unit_count, DIAGNOSTICS)) publish(p, mine, DIAGNOSTICS, !p.keep_totals);
-        }
-    }
-    publish_fault(p.errors, fault);
 }

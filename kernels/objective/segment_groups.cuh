@@ -39,15 +39,17 @@ template <bool TALLY> MOERL_DEVICE Shares<TALLY> fold_lanes(const Shares<TALLY>&
     return r;
 }
 
-// A segment's shares go where the three phases keep D and n.
+// A segment's shares go where the three phases keep D, or C where that alone decides, and n; null: no segment decides anything.
+MOERL_DEVICE double* own_losses(const MoerlObjective& p) { return p.log_ratio != nullptr ? p.log_ratio : p.folded; }
+
 template <bool TALLY> MOERL_DEVICE void store_own(const MoerlObjective& p, uint64_t segment, const Shares<TALLY>& shares) {
-    store(p.log_ratio + segment, shares.loss);
+    store(own_losses(p) + segment, shares.loss);
     if constexpr (TALLY) store(p.count + segment, shares.ratio);
 }
 
 template <bool TALLY> MOERL_DEVICE Shares<TALLY> load_own(const MoerlObjective& p, uint64_t segment) {
     Shares<TALLY> r;
-    r.loss = load(p.log_ratio + segment);
+    r.loss = load(own_losses(p) + segment);
     if constexpr (TALLY) r.ratio = load(p.count + segment);
     return r;
 }

@@ -1,5 +1,5 @@
-//! Launches `kernels/objective.cu`: three phases of one launch each; two where the first has nothing to find out; one for all of them where every
-//! segment fits on chip, behind one that counts where the denominators are local.
+//! Launches `kernels/objective.cu`: three phases of one launch each where the caller asks for them one by one. In one call there are two, the first two
+//! phases or the last two together; one for all of them where every segment fits on chip; and one before them that counts where denominators are local.
 
 use crate::abi::*;
 use crate::backend::Buffer;
@@ -69,11 +69,13 @@ enum Phase {
     Partial,
     Finish,
     Apply,
+    /// The first two, where nothing has to come between them.
+    Sums,
     /// All, of segments that fit on chip.
     Fused,
     /// All, of segments of one token each.
     Singles,
-    /// What `Partial` counts for local denominators, before one of the last two.
+    /// What `Partial` counts for local denominators, before one of the last three.
     Count,
 }
 
@@ -325,8 +327,10 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let planes = if phase == Phase::Count { vec![] } else { self.planes() };
         let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(phase), self.is_sequence_level());
         let fused = matches!(phase, Phase::Fused | Phase::Singles);
-        let (partial, count) = (phase == Phase::Partial, phase == Phase::Count);
-        let (finish, apply) = (fused || phase == Phase::Finish, fused || phase == Phase::Apply);
+        let (sums, count) = (phase == Phase::Sums, phase == Phase::Count);
+        let partial = sums || phase == Phase::Partial;
+        let finish = sums || fused || phase == Phase::Finish;
+        let apply = fused || phase == Phase::Apply;
         let reads_tokens = apply || (partial && with_tokens);
         let (drops_by_terms, wide) = (self.drops_by_terms(), self.is_partial_wide());
         // Terms are the third phase's, unless the first has to know.
@@ -345,7 +349,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let workspace = arguments.write("workspace", &mut layout.aligned(self.output.workspace.reborrow()));
         let part = |offset: usize| workspace.wrapping_add(offset);
         let segments = self.sizes.segments;
-        let (sums, coefficients) = match &mut self.phases {
+        let (planes_memory, coefficients) = match &mut self.phases {
             None => (part(layout.sums()).cast(), part(layout.coefficients()).cast()),
             Some(phases) => (
                 arguments.write("sums", &mut phases.sums),
@@ -353,7 +357,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             ),
         };
         let plane = |which: Plane| match planes.iter().position(|&plane| plane == which) {
-            Some(place) => sums.wrapping_add(place * segments),
+            Some(place) => planes_memory.wrapping_add(place * segments),
             None => std::ptr::null_mut(),
         };
         let (advantages, per_token) = match batch.advantages {
@@ -364,7 +368,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let family = self.family();
         let output = &mut self.output;
         let with_tallies = match phase {
-            Phase::Partial | Phase::Finish | Phase::Fused | Phase::Singles => true,
+            Phase::Partial | Phase::Finish | Phase::Sums | Phase::Fused | Phase::Singles => true,
             Phase::Apply => family == Family::Any || !sequence,
             Phase::Count => false,
         };
@@ -498,7 +502,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             has_rollout: u8::from(config.uses_rollout()),
             opens_totals: u8::from((fused || finish && skips_partial) && !output.accumulate),
             family: family as u8,
-            reserved: 0,
+            finishes: u8::from(sums),
         };
         (arguments, params)
     }
@@ -526,7 +530,11 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let (name, grid) = match phase {
             Phase::Count if self.counts_kept() => by_units("objective_partial_wide", wide_warps, wide_stage),
             Phase::Count => by_units("objective_partial", unit_warps, partial_stage),
-            Phase::Partial => match (self.is_partial_wide(), tally && self.is_sequence_level()) {
+            Phase::Partial | Phase::Sums => match (
+                self.is_partial_wide(),
+                // Where tokens decide, `apply` counts them; of segments `Sums` counts what `Finish` would.
+                tally && (self.is_sequence_level() || phase == Phase::Sums),
+            ) {
                 (false, false) => by_units("objective_partial", unit_warps, partial_stage),
                 (false, true) => by_units("objective_partial_tally", unit_warps, partial_stage),
                 (true, false) => by_units("objective_partial_wide", wide_warps, wide_stage),
@@ -576,7 +584,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 by_units(name, unit_warps, 0)
             }
         };
-        if self.sizes.segments == 0 && phase != Phase::Partial {
+        if self.sizes.segments == 0 && !matches!(phase, Phase::Partial | Phase::Sums) {
             return Ok(());
         }
         let (arguments, params) = self.parameters(phase);
@@ -600,22 +608,22 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
+    // A plan without segments has nothing to finish, and its outputs to open.
+    let first = match call.all_phases() {
+        Some(all) => all,
+        None if call.skips_partial() => Phase::Finish,
+        None => Phase::Sums,
+    };
     // Tickets that were zero before a launch are zero after it: only the call's first has to clear them.
-    if let Some(all) = call.all_phases() {
-        let counts = call.counts_locally();
-        call.clear_tickets(if counts { Phase::Count } else { all })?;
-        if counts {
-            call.launch(Phase::Count)?;
-        }
-        return call.launch(all);
+    let counts = call.counts_locally() && call.sizes.segments > 0;
+    call.clear_tickets(if counts { Phase::Count } else { first })?;
+    if counts {
+        call.launch(Phase::Count)?;
     }
-    if !call.skips_partial() {
-        call.clear_tickets(Phase::Partial)?;
-        call.launch(Phase::Partial)?;
-    } else {
-        call.clear_tickets(Phase::Finish)?;
+    call.launch(first)?;
+    if matches!(first, Phase::Fused | Phase::Singles) {
+        return Ok(());
     }
-    call.launch(Phase::Finish)?;
     call.launch(Phase::Apply)
 }
 

@@ -203,11 +203,6 @@ template <bool WIDE> MOERL_DEVICE bool join_tiles(const MoerlObjective& p, uint6
     return true;
 }
 
-// Counts a token, unless its own ratio decides: then `apply` does.
-template <bool WIDE> MOERL_DEVICE void count_summed(TokenTally& tally, const MoerlObjective& p, const Pack<WIDE>& pack, int v, const Token<WIDE>& token) {
-    if (p.is_sequence_level) count_token(tally, p, pack, v, token, expf(saturate(p, token.delta)), 0u);
-}
-
 // Four bytes, each at most 63.
 MOERL_DEVICE uint32_t sum_of_bytes(uint32_t bytes) { return (bytes * 0x01010101u) >> 24; }
 
@@ -273,16 +268,17 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
     constexpr int AT_ONCE = TALLY && !WIDE ? 2 : 1;
     const Geometry g = geometry(unit);
     const uint32_t reads = partial_reads(p);
-    const bool with_tokens = p.logprobs != nullptr, with_sums = has_advantage_sums(p), needs_one = WIDE && needs_one_advantage(p);
+    const bool with_tokens = p.logprobs != nullptr, needs_one = WIDE && needs_one_advantage(p);
     const float segment_advantage = with_tokens && !p.advantage_per_token && g.tokens != 0 ? load(p.advantages + unit.segment) : 0.0f;
     SegmentSums sums = NO_SUMS;
     if constexpr (!WIDE && !TALLY) {
         // Whether A and w are sound matters also where they are not summed.
-        const bool with_arrays = with_sums || p.weights != nullptr || p.advantage_per_token != 0;
+        const bool with_arrays = p.weights != nullptr || p.advantage_per_token != 0 || has_advantage_sums(p);
         const bool is_sound = !with_tokens ? count_sound_piece(p, g, sums) : with_arrays ? sum_sound_piece<true>(p, g, segment_advantage, sums) : sum_sound_piece<false>(p, g, segment_advantage, sums);
         if (is_sound) return sums;
         sums = NO_SUMS;
     }
+    const bool with_sums = has_advantage_sums(p);
     Chains<WIDE ? 5 : 3> chains = no_chains<WIDE ? 5 : 3>();
     MOERL_ROLLED
     for (int first = 0; first < g.rows; first += AT_ONCE) {
@@ -309,7 +305,7 @@ MOERL_DEVICE SegmentSums sum_piece(const MoerlObjective& p, const MoerlUnit& uni
                     if (p.divergence != nullptr && token.is_sound && (token.is_kept || !p.rejects_all)) chains.of[4][v] += plain_divergence(p, token.to_ref).value;
                 }
                 keep_faults(fault, p, packs[r], token, v, with_tokens);
-                if constexpr (TALLY) count_summed(tally, p, packs[r], v, token);
+                if constexpr (TALLY) count_token(tally, p, packs[r], v, token, expf(saturate(p, token.delta)), 0u);
             }
         }
     }
@@ -358,7 +354,7 @@ MOERL_DEVICE void stage_tokens(const MoerlObjective& p, const MoerlUnit& unit, P
             if ((pack.bits >> v & 1u) == 0) continue;
             stage_token(p, stage, slot + v, token);
             keep_faults(fault, p, pack, token, v, p.logprobs != nullptr);
-            if constexpr (TALLY) count_summed(tally, p, pack, v, token);
+            if constexpr (TALLY) count_token(tally, p, pack, v, token, expf(saturate(p, token.delta)), 0u);
         }
     }
     sync_warp();

@@ -71,7 +71,7 @@ MOERL_DEVICE void sum_pack(const MoerlObjective& p, const MoerlUnit& unit, Parti
 }
 
 // A unit that is one segment, or a tile of one, which the last to arrive takes.
-template <bool WIDE, bool TALLY> MOERL_DEVICE void sum_alone(const MoerlObjective& p, uint64_t index, const MoerlUnit& unit, TokenTally& tokens, SegmentTally& segments, uint64_t& fault) {
+template <bool WIDE, bool TALLY> MOERL_DEVICE void sum_alone(const MoerlObjective& p, uint32_t index, const MoerlUnit& unit, TokenTally& tokens, SegmentTally& segments, uint64_t& fault) {
     const SegmentSums sums = sum_piece<WIDE, TALLY>(p, unit, tokens, fault);
     const uint32_t counted = in_denominators<WIDE>(p, sums);
     const bool is_tile = unit.segments == 0;
@@ -82,7 +82,7 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void sum_alone(const MoerlObjectiv
     } else {
         keep_varying(fault, p, unit.segment, sums.advantage);
     }
-    const MoerlUnit whole = {unit.token, unit.segment, unit.tokens, 1};
+    const MoerlUnit whole = {0, unit.segment, 0, 1};  // as a segment: which tokens are of no concern
     Sink<WIDE, TALLY> sink = sink_of<WIDE, TALLY>(p, whole, fault);
     // A tile's sums went on from what was there already.
     sink.take(unit.segment / WARP, lane_index() == unit.segment % WARP, unit.segment, planes, p.accumulate != 0 && !is_tile);
@@ -94,7 +94,8 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObje
     MOERL_DYNAMIC_SHARED(PartialStage<WIDE>, stages);
     open_outputs<TALLY>(p);
     uint64_t fault = MOERL_NO_FAULT;
-    const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
+    // A register less than 64 bits: 2^32 units are more tokens than any memory holds.
+    const uint32_t index = block_index() * (block_size() / WARP) + warp_index();
     if (index < p.unit_count) {
         const MoerlUnit unit = load_unit(p.units + index);
         TokenTally tokens = no_tokens();
@@ -102,9 +103,10 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObje
         if (unit.segments > 1) sum_pack<WIDE, TALLY>(p, unit, stages[warp_index()], tokens, segments, fault);
         else sum_alone<WIDE, TALLY>(p, index, unit, tokens, segments, fault);
         if constexpr (TALLY) {
+            // Where tokens are counted here, segments decide: what is summed up over them is not summed up over units.
             Tally mine = spread<WIDE>(tokens);
             if (p.finishes) mine = join(mine, spread(segments));
-            const uint64_t by_units = joins_segments(p) ? DIAGNOSTICS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>) : DIAGNOSTICS;
+            const uint64_t by_units = p.finishes ? DIAGNOSTICS & ~(BY_SEGMENTS | BIT<MOERL_SUM_LOSS>) : DIAGNOSTICS;
             if (climb(tree_of_units(p), mine, index, p.unit_count, by_units)) publish(p, mine, by_units, !p.keep_totals);
         }
     }

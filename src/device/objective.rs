@@ -233,6 +233,12 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         fits.then_some(Phase::Fused)
     }
 
+    /// True where the first launch can do what the second would. Statistics of segments are counted with those of tokens: where these are the third
+    /// phase's, the first, which then reads little, would lose more by them.
+    fn sums_and_finishes(&self) -> bool {
+        self.sizes.segments > 0 && (self.is_sequence_level() || self.output.diagnostics.is_none())
+    }
+
     fn counts_locally(&self) -> bool {
         matches!(self.batch.denominators, Denominators::Local { .. })
     }
@@ -530,11 +536,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let (name, grid) = match phase {
             Phase::Count if self.counts_kept() => by_units("objective_partial_wide", wide_warps, wide_stage),
             Phase::Count => by_units("objective_partial", unit_warps, partial_stage),
-            Phase::Partial | Phase::Sums => match (
-                self.is_partial_wide(),
-                // Where tokens decide, `apply` counts them; of segments `Sums` counts what `Finish` would.
-                tally && (self.is_sequence_level() || phase == Phase::Sums),
-            ) {
+            Phase::Partial | Phase::Sums => match (self.is_partial_wide(), tally && self.is_sequence_level()) {
                 (false, false) => by_units("objective_partial", unit_warps, partial_stage),
                 (false, true) => by_units("objective_partial_tally", unit_warps, partial_stage),
                 (true, false) => by_units("objective_partial_wide", wide_warps, wide_stage),
@@ -584,7 +586,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
                 by_units(name, unit_warps, 0)
             }
         };
-        if self.sizes.segments == 0 && !matches!(phase, Phase::Partial | Phase::Sums) {
+        if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
         }
         let (arguments, params) = self.parameters(phase);
@@ -608,23 +610,20 @@ pub(super) fn one_call<E: Executor>(
     output: Output<'_, E::Memory>,
 ) -> Result<()> {
     let mut call = Launcher::new(executor, stream, config, plan, batch, None, output)?;
-    // A plan without segments has nothing to finish, and its outputs to open.
-    let first = match call.all_phases() {
-        Some(all) => all,
-        None if call.skips_partial() => Phase::Finish,
-        None => Phase::Sums,
+    let phases: &[Phase] = match call.all_phases() {
+        Some(Phase::Singles) => &[Phase::Singles],
+        Some(_) => &[Phase::Fused],
+        None if call.skips_partial() => &[Phase::Finish, Phase::Apply],
+        None if call.sums_and_finishes() => &[Phase::Sums, Phase::Apply],
+        None => &[Phase::Partial, Phase::Finish, Phase::Apply],
     };
+    let counts = call.counts_locally() && phases[0] != Phase::Partial;
     // Tickets that were zero before a launch are zero after it: only the call's first has to clear them.
-    let counts = call.counts_locally() && call.sizes.segments > 0;
-    call.clear_tickets(if counts { Phase::Count } else { first })?;
+    call.clear_tickets(if counts { Phase::Count } else { phases[0] })?;
     if counts {
         call.launch(Phase::Count)?;
     }
-    call.launch(first)?;
-    if matches!(first, Phase::Fused | Phase::Singles) {
-        return Ok(());
-    }
-    call.launch(Phase::Apply)
+    phases.iter().try_for_each(|&phase| call.launch(phase))
 }
 
 macro_rules! phase {

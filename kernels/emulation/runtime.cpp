@@ -325,11 +325,11 @@ void fail(Site site, const char* format, ...) {
     __builtin_trap();
 }
 
-}  // namespace emulation
-
-extern "C" int moerl_emulation_launch(const MoerlEmulationLaunch* launch, char* message, size_t message_bytes) {
+int launch(const MoerlEmulationLaunch& launch, char* message, size_t message_bytes) {
     std::string text;
-    const int result = emulation::run(*launch, text);
-    snprintf(message, message_bytes, "%s%s%s", launch->kernel, text.empty() ? "" : ": ", text.c_str());
+    const int result = run(launch, text);
+    snprintf(message, message_bytes, "%s%s%s", launch.kernel, text.empty() ? "" : ": ", text.c_str());
     return result;
 }
+
+}  // namespace emulation

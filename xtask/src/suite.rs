@@ -63,6 +63,8 @@ pub fn sanitize(workspace: &Workspace, sanitizer: Sanitizer, arguments: &[String
         preload.push(&libraries);
         command.arg(preload).arg(binary).env("CARGO_MANIFEST_DIR", &workspace.root);
         command.env("MOERL_EMULATION_SANITIZE", sanitizer.name());
+        // A driver's own memory is nothing for a sanitizer to look at.
+        command.env("CUDA_VISIBLE_DEVICES", "").env_remove("MOERL_REQUIRE_GPU");
         // Rust's test harness leaves its threads' memory to the system.
         command.env("ASAN_OPTIONS", "detect_leaks=0").env("UBSAN_OPTIONS", "print_stacktrace=1");
         // By default a process waits a second at its end, for whoever races with that.

@@ -16,6 +16,7 @@
 #[path = "build/architecture.rs"]
 mod architecture;
 #[cfg(feature = "emulate")]
+#[allow(dead_code)] // xtask uses the rest
 #[path = "build/emulation.rs"]
 mod emulation;
 #[cfg(feature = "cuda")]
@@ -53,13 +54,11 @@ fn main() -> ExitCode {
 
 #[cfg_attr(not(any(feature = "cuda", feature = "emulate")), allow(unused_variables))]
 fn build(root: &Path, out: &Path) -> Result<(), String> {
-    #[cfg(any(feature = "cuda", feature = "emulate"))]
-    let sources = kernels::sources(&root.join("kernels"))?;
     #[cfg(feature = "cuda")]
-    images::build(&sources, root, out)?;
+    images::build(&kernels::sources(&root.join("kernels"))?, root, out)?;
     #[cfg(feature = "emulate")]
     if env::var_os("DOCS_RS").is_none() {
-        emulation::compile(&sources, out)?;
+        emulation::compile(root, out)?;
     }
     Ok(())
 }

@@ -5,43 +5,35 @@
 //! `tests/emulation`, most of them broken on purpose, with a table of their own). A linker takes from an archive only what somebody
 //! refers to, and nobody but the emulator's tests refers to that last table; published packages lack the folder.
 //!
-//! `MOERL_EMULATION_SANITIZE=address|thread` compiles the kernels with `-fsanitize=address,undefined` or `-fsanitize=thread`; see
-//! kernels/emulation/README.md for how to run the result.
+//! `cargo xtask test --sanitize` compiles all of it once more by this file, into a shared library that takes the place of what is linked in;
+//! see kernels/emulation/README.md.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
-use std::env;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use crate::kernels;
+use super::kernels;
 
-/// Chooses a sanitizer.
-const SANITIZE: &str = "MOERL_EMULATION_SANITIZE";
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sanitizer {
-    None,
+/// What a stand-in is compiled under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sanitizer {
     Address,
     Thread,
 }
 
 impl Sanitizer {
-    fn from_environment() -> Result<Sanitizer, String> {
-        println!("cargo::rerun-if-env-changed={SANITIZE}");
-        match env::var(SANITIZE).as_deref() {
-            Err(_) | Ok("") => Ok(Sanitizer::None),
-            Ok("address") => Ok(Sanitizer::Address),
-            Ok("thread") => Ok(Sanitizer::Thread),
-            Ok(other) => Err(format!("{SANITIZE} is {other:?}; it can be `address` or `thread`")),
+    pub fn name(self) -> &'static str {
+        match self {
+            Sanitizer::Address => "address",
+            Sanitizer::Thread => "thread",
         }
     }
 
     /// What the kernels are compiled with, beyond the usual.
     fn kernel_flags(self) -> &'static [&'static str] {
         match self {
-            Sanitizer::None => &[],
             // A report of UBSan ends the process, as ASan's do: a test run must not pass over it.
             Sanitizer::Address => {
                 &["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -51,62 +43,94 @@ impl Sanitizer {
     }
 
     /// The macro by which the runtime, itself compiled without, knows whom it has to tell of its fibers.
-    fn runtime_macro(self) -> Option<&'static str> {
+    fn runtime_macro(self) -> &'static str {
         match self {
-            Sanitizer::None => None,
-            Sanitizer::Address => Some("MOERL_EMULATION_ASAN"),
-            Sanitizer::Thread => Some("MOERL_EMULATION_TSAN"),
-        }
-    }
-
-    fn libraries(self) -> &'static [&'static str] {
-        match self {
-            Sanitizer::None => &[],
-            Sanitizer::Address => &["asan", "ubsan"],
-            Sanitizer::Thread => &["tsan"],
+            Sanitizer::Address => "MOERL_EMULATION_ASAN",
+            Sanitizer::Thread => "MOERL_EMULATION_TSAN",
         }
     }
 }
 
-/// Compiles `sources` (the kernels) and what they need to run on the CPU, and tells cargo to link it.
-pub fn compile(sources: &[PathBuf], out: &Path) -> Result<(), String> {
-    let sanitizer = Sanitizer::from_environment()?;
-    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo sets CARGO_MANIFEST_DIR")?);
-    let kernels = root.join("kernels");
-    let emulation = kernels.join("emulation");
+/// Compiles the emulator of the package at `root` into archives under `out`, and tells cargo to link them. For the build script.
+pub fn compile(root: &Path, out: &Path) -> Result<(), String> {
     let folder = out.join("emulation");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-
-    archive_kernels("moerl_emulated_kernels", "moerl_emulation_table", sources, &kernels, &folder, sanitizer)?;
-
-    let tests = root.join("tests").join("emulation");
-    println!("cargo::rerun-if-changed={}", tests.display());
-    if tests.is_dir() {
-        let sources = kernels::sources(&tests)?;
-        archive_kernels("moerl_emulation_tests", "moerl_emulation_test_table", &sources, &kernels, &folder, sanitizer)?;
-    }
-
-    let headers = files(&emulation, "h")?;
-    let sources = files(&emulation, "cpp")?;
-    let runtime: Vec<Unit> = sources.into_iter().map(|source| Unit { source, inputs: headers.clone() }).collect();
-    let mut compiler = compiler(&kernels);
-    if let Some(name) = sanitizer.runtime_macro() {
-        compiler.define(name, None);
-    }
-    archive("moerl_emulation_runtime", &runtime, compiler, &folder, sanitizer)?;
-    for library in sanitizer.libraries() {
-        println!("cargo::rustc-link-lib=dylib={library}");
+    println!("cargo::rerun-if-changed={}", root.join(TESTS).display());
+    for part in parts(root, &folder, &compiler(root))? {
+        part.archive(&folder)?;
     }
     Ok(())
 }
 
+/// Compiles the emulator of the repository at `root` under a sanitizer, into a shared library under `folder`. Outside of a build script, where
+/// nobody but the caller knows the `platform`.
+pub fn stand_in(root: &Path, folder: &Path, platform: &str, sanitizer: Sanitizer) -> Result<PathBuf, String> {
+    let folder = folder.join(sanitizer.name());
+    let mut usual = compiler(root);
+    usual.cargo_metadata(false).target(platform).host(platform).flag("-fvisibility=hidden");
+    usual.define(sanitizer.runtime_macro(), None);
+    let mut objects = Vec::new();
+    for mut part in parts(root, &folder, &usual)? {
+        if part.is_kernels {
+            for flag in sanitizer.kernel_flags() {
+                part.compiler.flag(flag);
+            }
+            // What a sanitizer adds takes the compiler longer to optimise than it saves; a report needs lines, not variables.
+            part.compiler.flag("-g1").opt_level(1);
+        }
+        objects.extend(part.objects(&folder)?);
+    }
+    let library = folder.join("libmoerl_emulation.so");
+    let mut command = usual.try_get_compiler().map_err(failed)?.to_command();
+    command.args(sanitizer.kernel_flags()).arg("-shared").arg("-o").arg(&library).args(objects);
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(library)
+}
+
+/// Kernels that only tests launch. Published packages lack the folder.
+const TESTS: &str = "tests/emulation";
+
+/// What becomes one archive.
+struct Part {
+    name: &'static str,
+    units: Vec<Unit>,
+    is_kernels: bool,
+    compiler: cc::Build,
+}
+
+/// The whole emulator; generated sources are written to `folder`.
+fn parts(root: &Path, folder: &Path, usual: &cc::Build) -> Result<Vec<Part>, String> {
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let kernels = root.join("kernels");
+    let emulation = kernels.join("emulation");
+    let mut compiler = usual.clone();
+    compiler.define("MOERL_EMULATION", None);
+    let mut parts = Vec::new();
+    let mut add = |name, table, sources: &Path| -> Result<(), String> {
+        let units = kernel_units(name, table, &kernels::sources(sources)?, &kernels, folder)?;
+        parts.push(Part { name, units, is_kernels: true, compiler: compiler.clone() });
+        Ok(())
+    };
+    add("moerl_emulated_kernels", "moerl_emulation_table", &kernels)?;
+    if root.join(TESTS).is_dir() {
+        add("moerl_emulation_tests", "moerl_emulation_test_table", &root.join(TESTS))?;
+    }
+    let headers = files(&emulation, "h")?;
+    let sources = files(&emulation, "cpp")?;
+    let units = sources.into_iter().map(|source| Unit { source, inputs: headers.clone() }).collect();
+    parts.push(Part { name: "moerl_emulation_runtime", units, is_kernels: false, compiler: usual.clone() });
+    Ok(parts)
+}
+
 /// The flags that all of the emulator is compiled with.
-fn compiler(kernels: &Path) -> cc::Build {
+fn compiler(root: &Path) -> cc::Build {
     let mut build = cc::Build::new();
     build
         .cpp(true)
         .std("c++17")
-        .include(kernels)
+        .include(root.join("kernels"))
         // Emulated code is slow enough; an unoptimised one would make the suites wait without telling more.
         .opt_level(2)
         .debug(false)
@@ -121,15 +145,14 @@ fn compiler(kernels: &Path) -> cc::Build {
     build
 }
 
-/// Compiles kernel files and a table of their entry points into one archive.
-fn archive_kernels(
+/// Kernel files, and a table of their entry points.
+fn kernel_units(
     name: &str,
     table: &str,
     sources: &[PathBuf],
     kernels: &Path,
     folder: &Path,
-    sanitizer: Sanitizer,
-) -> Result<(), String> {
+) -> Result<Vec<Unit>, String> {
     let emulation = files(&kernels.join("emulation"), "h")?;
     // What a kernel elsewhere can include from here.
     let shared = [files(kernels, "cuh")?, files(kernels, "h")?].concat();
@@ -152,16 +175,7 @@ fn archive_kernels(
     write_if_new(&file, &table_source(table, &entries))?;
     units.push(Unit { source: file, inputs: emulation });
 
-    let mut compiler = compiler(kernels);
-    compiler.define("MOERL_EMULATION", None);
-    for flag in sanitizer.kernel_flags() {
-        compiler.flag(flag);
-    }
-    if sanitizer != Sanitizer::None {
-        // What a sanitizer adds takes the compiler longer to optimise than it saves; a report needs lines, not variables.
-        compiler.flag("-g1").opt_level(1);
-    }
-    archive(name, &units, compiler, folder, sanitizer)
+    Ok(units)
 }
 
 fn table_source(table: &str, entries: &[String]) -> String {
@@ -172,7 +186,7 @@ fn table_source(table: &str, entries: &[String]) -> String {
         "#include \"emulation/emulation.h\"\n\nextern \"C\" {{\n{declarations}\
          static const MoerlEmulationKernel* const kernels[] = {{\n{addresses}}};\n\
          extern const MoerlEmulationTable {table};\n\
-         const MoerlEmulationTable {table} = {{kernels, {}}};\n}}\n",
+         const MoerlEmulationTable {table} = {{\"{table}\", kernels, {}}};\n}}\n",
         entries.len()
     )
 }
@@ -194,34 +208,42 @@ impl Unit {
     }
 }
 
-/// Compiles what has changed since the last build, all at once, and archives the lot.
-fn archive(name: &str, units: &[Unit], compiler: cc::Build, folder: &Path, sanitizer: Sanitizer) -> Result<(), String> {
-    let failed = |error: cc::Error| format!("the feature `emulate` needs a C++17 compiler (CXX names it): {error}");
-    let command = format!("{:?}", compiler.try_get_compiler().map_err(failed)?);
-    let mut objects = Vec::new();
-    let mut stale = Vec::new();
-    for unit in units {
-        let digest =
-            unit.digest(&format!("{command} {:?} {:?}", sanitizer.kernel_flags(), sanitizer.runtime_macro()))?;
-        let object = folder.join(format!("{}-{digest}.o", kernels::name(&unit.source)));
-        if !object.is_file() {
-            stale.push((unit.source.clone(), object.clone()));
+fn failed(error: cc::Error) -> String {
+    format!("the feature `emulate` needs a C++17 compiler (CXX names it): {error}")
+}
+
+impl Part {
+    /// Compiles what has changed since the last build, all at once.
+    fn objects(&self, folder: &Path) -> Result<Vec<PathBuf>, String> {
+        let command = format!("{:?}", self.compiler.try_get_compiler().map_err(failed)?);
+        let mut objects = Vec::new();
+        let mut stale = Vec::new();
+        for unit in &self.units {
+            let digest = unit.digest(&command)?;
+            let object = folder.join(format!("{}-{digest}.o", kernels::name(&unit.source)));
+            if !object.is_file() {
+                stale.push((unit.source.clone(), object.clone()));
+            }
+            objects.push(object);
         }
-        objects.push(object);
-    }
-    if !stale.is_empty() {
-        let mut build = compiler.clone();
-        build.files(stale.iter().map(|(source, _)| source)).out_dir(folder.join("fresh"));
-        let fresh = build.try_compile_intermediates().map_err(failed)?;
-        for (built, (_, object)) in fresh.iter().zip(&stale) {
-            fs::rename(built, object).map_err(|error| format!("{}: {error}", object.display()))?;
+        if !stale.is_empty() {
+            let mut build = self.compiler.clone();
+            build.files(stale.iter().map(|(source, _)| source)).out_dir(folder.join("fresh"));
+            let fresh = build.try_compile_intermediates().map_err(failed)?;
+            for (built, (_, object)) in fresh.iter().zip(&stale) {
+                fs::rename(built, object).map_err(|error| format!("{}: {error}", object.display()))?;
+            }
         }
+        Ok(objects)
     }
-    let place = folder.join(name);
-    fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
-    let mut build = compiler;
-    build.objects(&objects).out_dir(place);
-    build.try_compile(name).map_err(failed)
+
+    fn archive(&self, folder: &Path) -> Result<(), String> {
+        let place = folder.join(self.name);
+        fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+        let mut build = self.compiler.clone();
+        build.objects(self.objects(folder)?).out_dir(place);
+        build.try_compile(self.name).map_err(failed)
+    }
 }
 
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {

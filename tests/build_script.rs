@@ -156,8 +156,10 @@ fn the_default_is_what_the_toolkit_can_do_of_the_usual_devices() {
     let all = Targets::default_for(&[75, 80, 86, 90, 100, 120]).expect("current toolkit");
     assert_eq!(all.to_string(), "sm_80 sm_90 sm_100 sm_120 compute_80 compute_90");
     assert_eq!(
-        all.options()[..2],
-        ["-gencode=arch=compute_80,code=sm_80".to_owned(), "-gencode=arch=compute_90,code=sm_90".to_owned()]
+        all.options().join(" "),
+        "-gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=sm_90 \
+         -gencode=arch=compute_100,code=sm_100 -gencode=arch=compute_100,code=sm_120 \
+         -gencode=arch=compute_80,code=compute_80 -gencode=arch=compute_90,code=compute_90"
     );
     assert_eq!(
         Targets::default_for(&[75, 80, 86, 90]).expect("older").to_string(),
@@ -172,6 +174,8 @@ fn named_devices_replace_the_default_and_must_be_possible() {
     let hopper = Architecture { number: 90, suffix: Some('a') };
     let targets = Targets::exactly(vec![hopper, plain(80)], &known).expect("both are known");
     assert_eq!(targets.to_string(), "sm_90a sm_80 compute_80");
+    let alone = Targets::exactly(vec![plain(120)], &[120]).expect("known");
+    assert_eq!(alone.options()[0], "-gencode=arch=compute_120,code=sm_120");
     let unknown = Targets::exactly(vec![plain(100)], &known).expect_err("not known");
     assert!(unknown.contains("sm_100"), "{unknown}");
     let old = Targets::exactly(vec![plain(75)], &known).expect_err("too old");

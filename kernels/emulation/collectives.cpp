@@ -160,7 +160,9 @@ std::string whereabouts(const Fiber& fiber) {
 
 }  // namespace
 
-uint32_t sync_block(Barrier kind, bool predicate, Site site) {
+namespace {
+
+void wait_at_barrier(Barrier kind, bool predicate, Site site) {
     const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
@@ -191,17 +193,13 @@ uint32_t sync_block(Barrier kind, bool predicate, Site site) {
             block.gathered += predicate;
             break;
     }
-    char* token = &block.tokens->block[block.turn];
-    release(token);
     begin_to_wait(State::AtBarrier, site);
     block.arrived++;
     if (block.arrived == block.threads) open_barrier(block);
     let_others_run();
-    acquire(token);
-    return static_cast<uint32_t>(fiber.result);
 }
 
-uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask, Site site) {
+void wait_in_warp(Collective kind, uint64_t value, uint32_t source, uint32_t mask, Site site) {
     const Quiet quiet;
     Fiber& fiber = running();
     Block& block = *fiber.home;
@@ -212,21 +210,40 @@ uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask
     g.value[lane] = value;
     g.source[lane] = static_cast<uint8_t>(source);
     g.arrived |= 1u << lane;
-
-    // Only sync_warp orders memory; a kernel that relies on a shuffle for that has a race.
-    uint8_t& turn = warp.turn[lowest_lane(mask)];
-    char* token = kind == Collective::Sync ? &block.tokens->warp[number][lowest_lane(mask)][turn] : nullptr;
-    if (token != nullptr) release(token);
     begin_to_wait(State::InWarp, site);
     if (g.arrived == mask) {
         distribute(g, block, number);
-        if (token != nullptr) turn ^= 1;
+        if (kind == Collective::Sync) warp.turn[lowest_lane(mask)] ^= 1;
         if (&g != &warp.open.back()) g = warp.open.back();
         warp.open.pop_back();
     }
     let_others_run();
-    if (token != nullptr) acquire(token);
-    return fiber.result;
+}
+
+}  // namespace
+
+uint32_t sync_block(Barrier kind, bool predicate, Site site) {
+    Block& block = *running().home;
+    char* token = &block.tokens->block[block.turn];
+    release(token);
+    wait_at_barrier(kind, predicate, site);
+    acquire(token);
+    return static_cast<uint32_t>(running().result);
+}
+
+uint64_t collect(Collective kind, uint64_t value, uint32_t source, uint32_t mask, Site site) {
+    // Only sync_warp orders memory; a kernel that relies on a shuffle for that has a race.
+    if (kind != Collective::Sync || mask == 0) {
+        wait_in_warp(kind, value, source, mask, site);
+        return running().result;
+    }
+    Block& block = *running().home;
+    const uint32_t number = running().thread / LANES, first = lowest_lane(mask);
+    char* token = &block.tokens->warp[number][first][block.warps[number].turn[first]];
+    release(token);
+    wait_in_warp(kind, value, source, mask, site);
+    acquire(token);
+    return running().result;
 }
 
 void fence() {

@@ -29,6 +29,7 @@ struct MoerlEmulationKernel {
 
 // The kernels of one archive, as build/emulation.rs found them in the sources.
 struct MoerlEmulationTable {
+    const char* name;  // the same in a stand-in
     const struct MoerlEmulationKernel* const* kernels;
     uint64_t count;
 };
@@ -100,6 +101,16 @@ enum MoerlEmulationResult {
 
 // Runs a kernel to its end. What went wrong is written to `message`, always terminated.
 int moerl_emulation_launch(const struct MoerlEmulationLaunch* launch, char* message, size_t message_bytes);
+
+// What the kernels were compiled under: "address", "thread", or empty for no sanitizer.
+const char* moerl_emulation_sanitizer(void);
+
+// Kernels and runtime compiled once more, under a sanitizer, into a shared library that exports one of these, `moerl_emulation_stand_in`. In a process that has
+// loaded it, it takes every launch in the place of the copy that is linked in: the same test binaries serve plain and sanitized kernels.
+struct MoerlEmulationStandIn {
+    const char* sanitizer;
+    int (*launch)(const struct MoerlEmulationLaunch* launch, char* message, size_t message_bytes);
+};
 
 #ifdef __cplusplus
 }

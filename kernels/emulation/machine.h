@@ -140,6 +140,9 @@ struct Machine {
     void clear_abandoned();
 };
 
+// moerl_emulation_launch, by this copy of the runtime.
+int launch(const MoerlEmulationLaunch& launch, char* message, size_t message_bytes);
+
 // The machine and the fiber that run on this host thread.
 Machine& machine();
 inline Fiber& running() { return *static_cast<Fiber*>(self); }

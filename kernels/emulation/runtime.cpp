@@ -15,7 +15,7 @@ __thread Thread* self = nullptr;
 
 namespace {
 
-__thread Machine* current = nullptr;
+__thread Machine* current __attribute__((tls_model("initial-exec"))) = nullptr;
 
 // Machines that no launch uses at the moment. Tests launch from many short-lived host threads, so that a machine belongs to nobody.
 std::mutex idle_lock;
@@ -60,7 +60,7 @@ void pass_on(Fiber& from, bool forever, bool to_host) {
 }
 
 // The kernel has come to its end for this thread.
-void leave(Machine& m, Fiber& fiber) {
+void leave(Fiber& fiber) {
     const Quiet quiet;
     Block& block = *fiber.home;
     check_copies(fiber);
@@ -69,7 +69,6 @@ void leave(Machine& m, Fiber& fiber) {
              block.arrived);
     fiber.state = State::Returned;
     block.returned++;
-    release(&m.end_token);
 }
 
 // Where every fiber begins, for every block anew.
@@ -79,7 +78,8 @@ void run_thread() {
     acquire(&m.begin_token);
     m.kernel->body(m.launch->params);
     Fiber& fiber = running();
-    leave(m, fiber);
+    leave(fiber);
+    release(&m.end_token);
     pass_on(fiber, true, fiber.home->returned == fiber.home->threads);
     __builtin_trap();
 }
@@ -325,11 +325,11 @@ void fail(Site site, const char* format, ...) {
     __builtin_trap();
 }
 
-}  // namespace emulation
-
-extern "C" int moerl_emulation_launch(const MoerlEmulationLaunch* launch, char* message, size_t message_bytes) {
+int launch(const MoerlEmulationLaunch& launch, char* message, size_t message_bytes) {
     std::string text;
-    const int result = emulation::run(*launch, text);
-    snprintf(message, message_bytes, "%s%s%s", launch->kernel, text.empty() ? "" : ": ", text.c_str());
+    const int result = run(launch, text);
+    snprintf(message, message_bytes, "%s%s%s", launch.kernel, text.empty() ? "" : ": ", text.c_str());
     return result;
 }
+
+}  // namespace emulation

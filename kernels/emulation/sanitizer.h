@@ -26,8 +26,8 @@ void __tsan_acquire(void*);
 void __tsan_release(void*);
 void __tsan_read_range_pc(void*, size_t, void* pc);
 void __tsan_write_range_pc(void*, size_t, void* pc);
-void __tsan_ignore_thread_begin(void);
-void __tsan_ignore_thread_end(void);
+void __tsan_mutex_pre_signal(void*, unsigned flags);
+void __tsan_mutex_post_signal(void*, unsigned flags);
 }
 #endif
 
@@ -41,15 +41,16 @@ inline void poison(const void*, size_t) {}
 inline void unpoison(const void*, size_t) {}
 #endif
 
-// Between these two, ThreadSanitizer overlooks what the running fiber does.
+// Between these two, ThreadSanitizer overlooks what the running fiber does, also that it acquires and releases. (They are meant for the
+// inside of a condition variable. __tsan_ignore_thread_begin would keep a copy of the stack of every caller.)
 inline void begin_quiet() {
 #if defined(MOERL_EMULATION_TSAN)
-    __tsan_ignore_thread_begin();
+    __tsan_mutex_pre_signal(nullptr, 0);
 #endif
 }
 inline void end_quiet() {
 #if defined(MOERL_EMULATION_TSAN)
-    __tsan_ignore_thread_end();
+    __tsan_mutex_post_signal(nullptr, 0);
 #endif
 }
 
@@ -83,7 +84,7 @@ inline void fill(char* first, unsigned char value, size_t bytes) {
 #endif
 }
 
-// An edge of happens-before: what came before a release(token) comes before what follows a later acquire(token).
+// An edge of happens-before: what came before a release(token) comes before what follows a later acquire(token). To be called out of quiet.
 inline void release([[maybe_unused]] void* token) {
 #if defined(MOERL_EMULATION_TSAN)
     __tsan_release(token);

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Host, View, ViewMut};
 pub use buffer::EmulatorBuffer;
 #[doc(hidden)]
-pub use ffi::Table;
+pub use ffi::{Table, sanitizer};
 pub use traffic::{BufferTraffic, LaunchTraffic, Launched, Touches};
 
 /// In which order the threads of a block run between the points where they wait for one another. Blocks are begun in a random order

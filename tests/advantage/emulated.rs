@@ -6,7 +6,7 @@ use moerl::{Emulator, Reference};
 use rand::RngExt;
 
 use crate::batch::whitened;
-use crate::common::{bits, seeded, worst};
+use crate::common::{bits, is_sanitized, seeded, worst};
 use crate::group::{run, run_with_lengths};
 use crate::{baseline, token};
 
@@ -150,9 +150,6 @@ fn tokens_are_read_once_per_launch_and_written_once() {
     }
 }
 
-/// Under a sanitizer the sizes below would take minutes; the smaller ones of the suites reach the same lines.
-const IS_SANITIZED: bool = option_env!("MOERL_EMULATION_SANITIZE").is_some();
-
 fn assert_same(found: &[f32], expected: &[f32]) {
     let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
     // f64 sums of a million terms of size 1 in another order: 1e-10 at most; one rounding on both sides.
@@ -163,7 +160,8 @@ fn assert_same(found: &[f32], expected: &[f32]) {
 
 #[test]
 fn one_segment_of_a_million_tokens_agrees_with_the_reference() {
-    if IS_SANITIZED {
+    // It would take minutes; the smaller sizes of the suites reach the same lines.
+    if is_sanitized() {
         return;
     }
     // More tiles than the lanes of a warp take in one round.
@@ -183,7 +181,7 @@ fn one_segment_of_a_million_tokens_agrees_with_the_reference() {
 
 #[test]
 fn a_group_of_more_chunks_than_a_block_has_threads_agrees_with_the_reference() {
-    if IS_SANITIZED {
+    if is_sanitized() {
         return;
     }
     let mut rng = seeded(11);

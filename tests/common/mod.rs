@@ -51,6 +51,14 @@ pub fn cuda() -> Option<moerl::Cuda> {
     }
 }
 
+/// Whether emulated kernels run under a sanitizer, which takes minutes for what takes seconds without.
+pub fn is_sanitized() -> bool {
+    #[cfg(feature = "emulate")]
+    return !moerl::device::emulator::sanitizer().is_empty();
+    #[cfg(not(feature = "emulate"))]
+    return false;
+}
+
 /// A generator that gives the same numbers in every run.
 pub fn seeded(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)

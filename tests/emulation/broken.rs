@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use moerl::Error;
 use moerl::device::emulator::Schedule;
 
-use crate::harness::{Left, Run, SANITIZER, emulator, noisy_words};
+use crate::harness::{Left, Run, emulator, noisy_words, sanitizer};
 
 const CHILD: &str = "MOERL_EMULATION_TEST_CASE";
 
@@ -73,7 +73,7 @@ fn child_case(name: &str) -> Run<'static> {
 #[ignore = "runs in a child process of other tests"]
 fn child() {
     let name = std::env::var(CHILD).expect("the parent names a case");
-    let seeds = if SANITIZER == "thread" { 3 } else { 1 };
+    let seeds = if sanitizer() == "thread" { 3 } else { 1 };
     for seed in 0..seeds {
         println!("{:?}", child_case(&name).on(&emulator().with_seed(seed)).map(|_| "no fault"));
     }
@@ -111,7 +111,7 @@ fn histogram(variant: u32, input: &[u32]) -> Run<'_> {
 fn a_reduction_without_its_barrier_reads_poison() {
     let input = words(256);
     let run = Run { threads: 256, input: &input, output: 1, variant: 1, ..Run::new("reduction_without_barrier") };
-    match SANITIZER {
+    match sanitizer() {
         "thread" => {
             assert_report("reduction", &["ThreadSanitizer: data race", "broken.cu"]);
             assert_clean("reduction_healthy");
@@ -124,7 +124,7 @@ fn a_reduction_without_its_barrier_reads_poison() {
 #[test]
 fn zeroing_without_a_barrier_is_found_by_priorities_and_missed_by_a_uniform_choice() {
     let input = noisy_words(1, 4096);
-    if SANITIZER == "thread" {
+    if sanitizer() == "thread" {
         assert_report("histogram", &["ThreadSanitizer: data race", "broken.cu"]);
         assert_clean("histogram_healthy");
         return;
@@ -139,7 +139,7 @@ fn zeroing_without_a_barrier_is_found_by_priorities_and_missed_by_a_uniform_choi
 fn a_missing_warp_barrier_is_found() {
     let input = words(32);
     let run = Run { input: &input, output: 32, variant: 1, ..Run::new("exchange_without_warp_barrier") };
-    match SANITIZER {
+    match sanitizer() {
         "thread" => assert_report("warp_exchange", &["ThreadSanitizer: data race", "broken.cu"]),
         _ => assert!(wrong_of_100(&run, Schedule::Priorities) >= 95),
     }
@@ -147,7 +147,7 @@ fn a_missing_warp_barrier_is_found() {
 
 #[test]
 fn blocks_that_race_with_one_another_are_reported_by_thread_sanitizer() {
-    if SANITIZER == "thread" {
+    if sanitizer() == "thread" {
         assert_report("one_place", &["ThreadSanitizer: data race", "blocks_store_to_one_place"]);
         assert_clean("one_place_healthy");
     }
@@ -155,7 +155,7 @@ fn blocks_that_race_with_one_another_are_reported_by_thread_sanitizer() {
 
 #[test]
 fn a_missing_fence_is_reported_by_thread_sanitizer() {
-    if SANITIZER == "thread" {
+    if sanitizer() == "thread" {
         assert_report("last_block_without_fence", &["ThreadSanitizer: data race", "last_block"]);
         assert_clean("last_block_healthy");
     }
@@ -301,7 +301,7 @@ fn a_stack_that_overflows_kills_the_process() {
 
 #[test]
 fn stores_past_a_shared_array_damage_its_red_zone() {
-    if SANITIZER == "address" {
+    if sanitizer() == "address" {
         assert_report("shared_store", &["AddressSanitizer: use-after-poison", "WRITE of size 4", "broken.cu"]);
         assert_report("dynamic_shared_store", &["AddressSanitizer: use-after-poison", "WRITE of size 4", "broken.cu"]);
         return;
@@ -321,7 +321,7 @@ fn stores_past_a_shared_array_damage_its_red_zone() {
 
 #[test]
 fn loads_past_a_shared_array_are_reported_by_the_address_and_undefined_behaviour_sanitizers() {
-    if SANITIZER == "address" {
+    if sanitizer() == "address" {
         assert_report("shared_load", &["AddressSanitizer: use-after-poison", "READ of size 4", "broken.cu"]);
         assert_report("shared_index", &["out of bounds for type", "broken.cu"]);
         assert_report("misaligned_shared", &["misaligned address", "which requires 16 byte alignment", "broken.cu"]);
@@ -374,7 +374,7 @@ fn a_stage_that_is_filled_again_too_soon_changes_under_its_readers() {
     let input = words(5 * 64);
     let run =
         Run { threads: 64, input: &input, output: 5 * 64, number: 5, variant: 1, ..Run::new("stage_reused_too_soon") };
-    match SANITIZER {
+    match sanitizer() {
         "thread" => {
             assert_report("stage", &["ThreadSanitizer: data race", "broken.cu"]);
             assert_clean("stage_healthy");

@@ -1,15 +1,10 @@
 //! Launches the test kernels of this folder.
 
 use moerl::device::emulator::Table;
+pub use moerl::device::emulator::sanitizer;
 use moerl::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use moerl::memory::{Host, Matrix};
 use moerl::{Backend, Buffer, Emulator, Error};
-
-/// What the kernels were compiled with: build.rs reads the same variable.
-pub const SANITIZER: &str = match option_env!("MOERL_EMULATION_SANITIZE") {
-    Some(name) => name,
-    None => "",
-};
 
 unsafe extern "C" {
     static moerl_emulation_test_table: std::ffi::c_void;

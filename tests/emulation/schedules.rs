@@ -3,7 +3,7 @@
 use moerl::device::emulator::Schedule;
 use moerl::{Emulator, Error};
 
-use crate::harness::{Run, all_schedules, emulator};
+use crate::harness::{Run, all_schedules, emulator, sanitizer};
 
 const THREADS: u32 = 64;
 const BLOCKS: u32 = 3;
@@ -93,4 +93,10 @@ fn what_cuda_would_refuse_is_refused() {
     refused(Run { threads: 0, ..Run::new("order") }, "0 threads");
     refused(Run { threads: 33, ..Run::new("votes") }, "33 threads a block; it is declared for 1 to 32");
     refused(Run { shared_bytes: 227 * 1024 + 1, ..Run::new("order") }, "232449 bytes of shared memory");
+}
+
+#[test]
+fn the_sanitizer_that_was_asked_for_looks_on() {
+    // `cargo xtask test --sanitize` sets it, and loads a stand-in for the emulator that is linked in.
+    assert_eq!(sanitizer(), std::env::var("MOERL_EMULATION_SANITIZE").unwrap_or_default());
 }

@@ -115,7 +115,7 @@ fn no_schedule_changes_a_recomputed_micro_batch() {
     for (config, experts) in [(Config::softmax_selected(K), 128), (Config::preset(Preset::DeepseekV3), 256)] {
         let problem = recompute::problem(config, experts, K);
         // Under a sanitizer one of each kind of schedule.
-        let most = if option_env!("MOERL_EMULATION_SANITIZE").is_some() { 4 } else { 20 };
+        let most = if common::is_sanitized() { 4 } else { 20 };
         for (seed, emulator) in twenty_emulators().take(most).enumerate() {
             recompute::shuffled_micro_batches_are_the_batch(&emulator, &problem, seed as u64);
         }

@@ -4,6 +4,7 @@ use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Groups, Preset};
 use moerl::{Backend, Reference};
 
+use crate::common::is_sanitized;
 use crate::common::report::count;
 use crate::harness::*;
 use crate::margin::assert_ids;
@@ -164,7 +165,7 @@ fn near_scores_choose_as_exact_ones_do<B: Backend>(backend: &B) {
 }
 
 fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {
-    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    let sanitized = is_sanitized();
     for tokens in [1, 2, 31, 33, 257, 1000, if sanitized { 2049 } else { 65_537 }] {
         let problem = Problem::<f16>::random(Config::softmax_selected(2), tokens, 32, 2, tokens as u64);
         let (found, expected) = (forward(backend, &problem), forward(&Reference, &problem));
@@ -173,7 +174,7 @@ fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {
 }
 
 fn a_million_thin_rows_are_gated_as_few_are<B: Backend>(backend: &B) {
-    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    let sanitized = is_sanitized();
     // A million rows take the emulator twenty seconds, and 65,537 show all that it can see.
     let numbers: &[usize] = match backend.name() {
         "emulator" if sanitized => &[2049],

@@ -72,7 +72,7 @@ fn replaying_native_ids_is_bitwise_native_for_every_shape<B: Backend>(backend: &
         for experts in [8, 16, 32, 64, 128, 160, 192, 256, 384, 512, 576, 896, 1024, 4096] {
             for k in [1, 2, 4, 6, 8, 10, 16, 22, 31, 32].into_iter().filter(|&k| k <= experts) {
                 // Under a sanitizer each shape has one type of ids, and each type many shapes.
-                let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+                let sanitized = common::is_sanitized();
                 let elements = if sanitized { &Element::ROUTES[(experts / 8 + k) % 4..][..1] } else { Element::ROUTES };
                 // The softmax over all takes another road where rows are replayed: every row whole.
                 for config in [Config::softmax_selected(k), Config::softmax(k)] {

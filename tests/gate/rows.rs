@@ -262,7 +262,7 @@ fn a_row_count_on_the_device_cuts_the_batch<B: Backend>(backend: &B) {
 }
 
 fn padding_is_spread_over_the_experts<B: Backend>(backend: &B) {
-    let many = if option_env!("MOERL_EMULATION_SANITIZE").is_some() { 2000 } else { 100_000 };
+    let many = if common::is_sanitized() { 2000 } else { 100_000 };
     for (tokens, experts, k) in [(many, 32, 3), (1000, 32, 4), (1000, 10, 3), (1000, 7, 7)] {
         let config = Config::softmax_selected(k);
         let mut problem = Problem::<bf16>::new(config, experts, k, vec![bf16::NAN; tokens * experts]);

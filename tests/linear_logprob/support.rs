@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 
 use crate::common::formulas;
 pub use crate::common::formulas::exact;
+use crate::common::is_sanitized;
 pub use crate::common::{canonical, normal};
 
 pub const HEADS: [Head; 3] = [Head::Bf16Logits, Head::F32Logits, Head::F32Weights];
@@ -454,7 +455,7 @@ pub fn saved<B: Backend>(backend: &B, case: &Case) -> Vec<Partial> {
 
 /// True where thousands of rows would take minutes: the kernels emulated under a sanitizer. Fewer rows reach the same lines.
 pub fn is_slow<B: Backend>(backend: &B) -> bool {
-    backend.name() == "emulator" && option_env!("MOERL_EMULATION_SANITIZE").is_some()
+    backend.name() == "emulator" && is_sanitized()
 }
 
 /// True for a backend that takes f32 factors as TF32.

@@ -6,7 +6,7 @@ use moerl::element::{Float, bf16, f16};
 use moerl::logprob::{Config, Partial};
 use rand::RngExt;
 
-use crate::common::seeded;
+use crate::common::{is_sanitized, seeded};
 use crate::support::*;
 
 /// Twenty seeds of priorities, and the other orders, on devices of several sizes.
@@ -222,7 +222,7 @@ fn few_rows_are_shared_by_blocks_only_with_a_workspace() {
 #[test]
 fn more_rows_than_a_grid_dimension_holds() {
     // A sanitizer sees in few rows what it would see in many, and takes minutes for those.
-    let rows = if option_env!("MOERL_EMULATION_SANITIZE").is_some() { 4097 } else { 70_001 };
+    let rows = if is_sanitized() { 4097 } else { 70_001 };
     let inputs = Inputs::<bf16>::random(&mut seeded(6), rows, 8, 3.0);
     let emulator = Emulator::new().with_multiprocessors(132);
     let found = forward(&emulator, &inputs, EVERYTHING);

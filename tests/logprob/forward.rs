@@ -6,7 +6,7 @@ use moerl::error::FaultCode;
 use moerl::logprob::Config;
 use rand::RngExt;
 
-use crate::common::seeded;
+use crate::common::{is_sanitized, seeded};
 use crate::on_every_backend;
 use crate::support::*;
 
@@ -173,7 +173,7 @@ fn logprob_is_never_positive_and_entropy_never_negative<B: Backend>(backend: &B)
 /// Ten million rows on a device; a hundred thousand by the reference and five thousand emulated, thread by thread.
 fn no_sign_is_wrong_in_very_many_rows<B: Backend>(backend: &B) {
     let columns = 19;
-    let sanitized = option_env!("MOERL_EMULATION_SANITIZE").is_some();
+    let sanitized = is_sanitized();
     let rows = match backend.name() {
         "cuda" => 1_000_000,
         "emulator" if sanitized => 100,

@@ -93,7 +93,7 @@ mod emulator {
 
     /// A sanitizer sees in few segments what it would see in many, and takes minutes for those.
     fn count(most: usize) -> usize {
-        if option_env!("MOERL_EMULATION_SANITIZE").is_some() { most / 256 } else { most }
+        if crate::common::is_sanitized() { most / 256 } else { most }
     }
 
     #[test]

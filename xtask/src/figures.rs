@@ -120,11 +120,10 @@ fn code(workspace: &Workspace) -> Result<Figures> {
 /// What the emulated kernels move.
 fn traffic(workspace: &Workspace) -> Result<Figures> {
     let json = workspace.target.join("figures.json");
-    // Both packages, as where the tests are built: with other features of what both use, the kernels would be compiled once more.
-    let mut build = workspace.cargo();
-    build.args(["build", "--package", "moerl", "--package", "moerl-cli", "--bins", "--features", suite::EVERYTHING]);
-    run(&mut build)?;
-    let program = workspace.target.join("debug").join(format!("moerl{}", std::env::consts::EXE_SUFFIX));
+    // The command is built for its tests, here for the smallest of them.
+    let messages = suite::build(workspace, &["--test", "devices"])?;
+    let mut programs = messages.iter().filter(|message| message["target"]["kind"][0] == "bin");
+    let program = programs.find_map(|message| message["executable"].as_str()).context("cargo builds no `moerl`")?;
     let mut command = workspace.command(program);
     command.args(["bench", "--backend", "emulator", "--json"]).arg(&json);
     // The table is for people; here the file is what counts.

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::Value;
 
 use crate::architecture::{MACHINE_CODE, PORTABLE};
 use crate::kernel_files;
@@ -76,19 +74,9 @@ pub fn compile(workspace: &Workspace) -> Result<Compiled> {
 
 /// Runs the build script for its default targets; the folder of its images.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let mut command = workspace.cargo();
-    command.args(["check", "--package", "moerl", "--package", "moerl-cli", "--features", suite::EVERYTHING]);
-    command.arg("--message-format=json-render-diagnostics").env("MOERL_REQUIRE_NVCC", "1");
-    for narrowing in ["CUDA_COMPUTE_CAP", "CUDA_COMPUTE_CAPS", "DOCS_RS"] {
-        command.env_remove(narrowing);
-    }
-    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("cargo check: {}", output.status);
-    }
-    let said = String::from_utf8_lossy(&output.stdout);
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let variables = messages.filter_map(|message| message["env"].as_array().cloned()).flatten();
+    // The smallest test that has the library built.
+    let messages = suite::build(workspace, &["--test", "kernels"])?;
+    let variables = messages.iter().filter_map(|message| message["env"].as_array()).flatten();
     let mut folders =
         variables.filter(|pair| pair[0] == "MOERL_IMAGES").filter_map(|pair| Some(pair[1].as_str()?.into()));
     folders.next().context("the build script names no folder of images")

@@ -1,20 +1,21 @@
 //! `cargo xtask …`: the chores of this repository. Each command does whatever set-up it needs by itself.
 
-#[allow(dead_code)] // the build script uses the rest
-#[path = "../../build/architecture.rs"]
-mod architecture;
-#[allow(dead_code)] // the build script uses the rest
-#[path = "../../build/toolkit.rs"]
-mod find_nvcc;
-#[allow(dead_code)] // the build script uses the rest
-#[path = "../../build/kernels.rs"]
-mod kernel_files;
+/// Parts of the library's build script, which uses the rest of them.
+#[allow(dead_code)]
+#[path = "../../build"]
+mod build {
+    pub mod architecture;
+    pub mod emulation;
+    pub mod kernels;
+    pub mod toolkit;
+}
 
 mod bindings;
 mod bundle;
 mod figures;
 mod kernels;
 mod msrv;
+mod processes;
 mod roads;
 mod sass;
 mod step;
@@ -27,7 +28,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use suite::Sanitizer;
+use build::{architecture, emulation, kernels as kernel_files, toolkit as find_nvcc};
+use emulation::Sanitizer;
 use workspace::Workspace;
 
 /// The chores of this repository.

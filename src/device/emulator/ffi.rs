@@ -138,6 +138,13 @@ const _: () = assert!(size_of::<Range>() == 48 && size_of::<Traffic>() == 120 &&
 unsafe extern "C" {
     static moerl_emulation_table: c_void;
     fn moerl_emulation_launch(launch: *const Launch, message: *mut c_char, message_bytes: usize) -> c_int;
+    fn moerl_emulation_sanitizer() -> *const c_char;
+}
+
+/// What the kernels run under: `address`, `thread`, or empty for no sanitizer.
+pub fn sanitizer() -> &'static str {
+    // SAFETY: the function takes nothing, and returns a terminated constant.
+    unsafe { CStr::from_ptr(moerl_emulation_sanitizer()) }.to_str().expect("the names of sanitizers are ASCII")
 }
 
 /// Runs a kernel to its end; the error is the runtime's message.

@@ -1,0 +1,110 @@
+//! Test binaries as many small processes, as many at a time as there are cores.
+//!
+//! Under ThreadSanitizer what a test costs grows with every thread, emulated ones among them, that its process has ever had: a process of its own for
+//! a module's tests makes them twice as fast as one for the whole binary, and no long test keeps the other cores waiting for its binary to end.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::{Workspace, output};
+
+/// Tests of one process, at most. Every process has its fibers to make, which takes up to a second.
+const MOST: usize = 12;
+
+/// What a sanitizer has nothing to look for in: the reference is plain Rust, and a GPU's code is not instrumented.
+const LEFT_OUT: [&str; 4] = ["--skip", "reference::", "--skip", "cuda::"];
+
+/// One process: some tests of one module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    binary: PathBuf,
+    tests: Vec<String>,
+}
+
+/// Everything that the binaries have.
+pub fn list(workspace: &Workspace, binaries: &[PathBuf]) -> Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    for binary in binaries {
+        let mut command = workspace.command(binary);
+        command.args(["--list", "--format", "terse"]).args(LEFT_OUT).env("CARGO_MANIFEST_DIR", &workspace.root);
+        jobs.extend(divide(binary, &output(&mut command)?));
+    }
+    // The longest first, which are those that try every schedule: no core is to wait for one at the end.
+    jobs.sort_by_key(|job| !name(job).contains("emulated"));
+    Ok(jobs)
+}
+
+/// The jobs of a binary from what it answers to `--list --format terse`.
+fn divide(binary: &Path, listed: &str) -> Vec<Job> {
+    let tests: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let modules = tests.chunk_by(|a, b| module(a) == module(b));
+    let parts = modules.flat_map(|tests| tests.chunks(MOST));
+    parts
+        .map(|tests| Job { binary: binary.to_owned(), tests: tests.iter().map(|&test| test.to_owned()).collect() })
+        .collect()
+}
+
+/// `gate` of `gate::emulator::one_row`; empty for a test at the root.
+fn module(test: &str) -> &str {
+    test.split_once("::").map_or("", |(module, _)| module)
+}
+
+/// `gate-0123456789abcdef many`.
+fn name(job: &Job) -> String {
+    let binary = job.binary.file_name().unwrap_or_default().to_string_lossy();
+    format!("{binary} {}", module(&job.tests[0]))
+}
+
+/// Runs the jobs; `start` makes the command that runs a binary. Fails at the end if one has failed.
+pub fn run_all(jobs: Vec<Job>, start: impl Fn(&Path) -> Command + Sync) -> Result<()> {
+    let workers = std::thread::available_parallelism()?.get().min(jobs.len());
+    let queue = Mutex::new(jobs.into_iter());
+    let next = || queue.lock().expect("no worker panics").next();
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let work = || {
+            let mut result = Ok(());
+            while let Some(job) = next() {
+                result = result.and(run(&job, start(&job.binary)));
+            }
+            result
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no worker panics")).collect()
+    });
+    results.into_iter().collect()
+}
+
+/// Runs one job and shows a line about it, or all that it wrote if it failed.
+fn run(job: &Job, mut command: Command) -> Result<()> {
+    let begin = Instant::now();
+    command.args(["--test-threads=1", "--exact"]).args(&job.tests).stdin(Stdio::null());
+    let output = command.output().with_context(|| format!("cannot start {}", name(job)))?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        let verdict = said.lines().rfind(|line| line.starts_with("test result")).unwrap_or("no tests");
+        println!("{seconds:6.1} s  {}: {verdict}", name(job));
+        return Ok(());
+    }
+    println!("{seconds:6.1} s  {}: {}\n{said}{}", name(job), output.status, String::from_utf8_lossy(&output.stderr));
+    bail!("{}: {}", name(job), output.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_divided_by_module_and_number() {
+        let many: String = (0..MOST + 1).map(|i| format!("many::emulator::test_{i}: test\n")).collect();
+        let jobs =
+            divide(Path::new("gate-0"), &format!("{many}one::alone: test\nat_the_root: test\na_bench: benchmark\n"));
+        let found: Vec<(String, usize)> = jobs.iter().map(|job| (name(job), job.tests.len())).collect();
+        let expected = [("gate-0 many", MOST), ("gate-0 many", 1), ("gate-0 one", 1), ("gate-0 ", 1)];
+        assert_eq!(found, expected.map(|(name, tests)| (name.to_owned(), tests)));
+    }
+}

@@ -23,7 +23,8 @@
 //    the difference; such a segment is flagged, and only then does apply read its tokens again to know which to leave out.
 // 5. Where every segment fits in a warp's unit, one launch does all of it for the most used calls (fused.cuh), and where each is one token, for every call
 //    and without shared memory (singles.cuh).
-// 6. The totals climb a tree of tickets (climb.cuh), so that three launches are enough and no float is added atomically.
+// 6. One call has phase 2 in the launch of phase 1 (sums.cuh): what a segment sums to is in registers there, and only its coefficient is handed on.
+// 7. The totals climb a tree of tickets (climb.cuh), so that no launch is needed for them and no float is added atomically.
 #include "objective/apply.cuh"
 #include "objective/finish.cuh"
 #include "objective/fused.cuh"

@@ -4,7 +4,7 @@ use moerl::Backend;
 use moerl::objective::{Config, DenominatorBasis, NonFinite, RejectionScope, Variant};
 
 use crate::case::{Asking, Case, objectives, run, run_asking, run_plain};
-use crate::common::bits;
+use crate::common::{bits, is_sanitized};
 use crate::invariance::{by_phases, by_phases_asking, nearly_same, same};
 use crate::variants::named;
 
@@ -60,8 +60,9 @@ pub fn segments_of_one_token_give_what_the_phases_give<B: Backend>(backend: &B) 
         objectives().into_iter().chain(named().into_iter().map(|(_, variant)| with_terms(variant))).collect();
     for (number, config) in configs.iter().enumerate() {
         for (index, (what, both)) in cases().iter().enumerate() {
-            // Of the variants every third case, each another third.
-            if number >= objectives().len() && (number + index) % 3 != 0 {
+            // Of the variants every third case, each another third; a sanitizer finds in one case what it would find in all.
+            let is_left_out = number >= objectives().len() && (number + index) % 3 != 0;
+            if is_left_out || is_sanitized() && !matches!(*what, "odd" | "local denominators") {
                 continue;
             }
             let config = Config {
@@ -78,7 +79,7 @@ pub fn segments_of_one_token_give_what_the_phases_give<B: Backend>(backend: &B) 
             let case = Case { denominators: both.denominators, ..both.part(0..SINGLES) };
             let found = run(backend, &config, &case);
 
-            // Beside a longer segment they take three launches.
+            // Beside a longer segment they take other launches.
             let beside = run(backend, &config, both);
             assert_eq!(bits(&found.ratio), bits(&beside.ratio[..SINGLES]), "{name}");
             assert_eq!(bits(&found.sequence_ratio), bits(&beside.sequence_ratio[..SINGLES]), "{name}");

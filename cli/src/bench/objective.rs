@@ -1,7 +1,9 @@
 //! Loss and gradient over packed segments of every kind of length; what statistics and maps cost beside them, and terms that need more arrays.
 
 use moerl::element::Element;
-use moerl::objective::{Advantages, Batch, Config, Denominators, Kl, KlForm, Output, Plan, workspace_bytes};
+use moerl::objective::{
+    Advantages, Aggregation, Batch, Config, Denominators, Kl, KlForm, Output, Plan, workspace_bytes,
+};
 use moerl::{Backend, Buffer, diagnostics};
 
 use super::case::{Call, Case, Floor, Scale, generate, hashed, normal};
@@ -65,6 +67,11 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
         needs: Some(Needs::RefLogprobs),
     };
     let shift = Objective { name: "gspo, router shift", needs: Some(Needs::RouterShift), ..gspo.clone() };
+    let token_mean = Objective {
+        name: "ppo_clip, mean over tokens",
+        config: ppo_clip.config.clone().with_aggregation(Aggregation::TokenMean),
+        needs: None,
+    };
     let per_token =
         Objective { name: "gspo_token, A per token", needs: Some(Needs::TokenAdvantages), ..gspo_token.clone() };
     let both = [Beside::Nothing, Beside::Diagnostics];
@@ -77,6 +84,7 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
     for packed in short_kinds(scale).iter().chain(&two_kinds(scale)) {
         cases.extend(cases_of(packed, &ppo_clip, &[Beside::Maps]));
         cases.extend(cases_of(packed, &gspo, &[Beside::Maps]));
+        cases.extend(cases_of(packed, &token_mean, &[Beside::Nothing]));
         cases.extend(cases_of(packed, &per_token, &both));
         cases.extend(cases_of(packed, &k3, &both));
         cases.extend(cases_of(packed, &shift, &both));
@@ -86,9 +94,10 @@ pub fn cases<B: Measure + 'static>(scale: Scale) -> Vec<Case<B>> {
 
 fn cases_of<B: Measure + 'static>(packed: &Packed, objective: &Objective, beside: &[Beside]) -> Vec<Case<B>> {
     let (tokens, segments) = (packed.tokens() as u64, packed.count() as u64);
-    // Two log-probabilities and the mask; the mask again where a segment's count or sum is not known until all of it was read, and it is too
-    // long to be kept.
-    let again = if packed.longest() > KEPT { 1 } else { 0 };
+    // Two log-probabilities and the mask; the mask again where a segment's count or sum is asked for, not known until all of it was read, and it is
+    // too long to be kept.
+    let needs_segments = objective.config.aggregation != Aggregation::TokenMean;
+    let again = if needs_segments && packed.longest() > KEPT { 1 } else { 0 };
     let read = 9 + again + if objective.needs.is_some() { 4 } else { 0 };
     // Where it begins, unless each has one token; and its advantage.
     let of_offsets = if packed.longest() > 1 { 8 } else { 0 };

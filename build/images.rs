@@ -86,10 +86,8 @@ fn options(nvcc: &Nvcc, targets: &Targets) -> Vec<String> {
     options.extend(targets.options());
     options.push("-Xptxas=-v".to_owned());
     if nvcc.major() >= 13 {
-        // A fifth of the default's size. Drivers for CUDA 13, which code of this compiler needs anyway, can unpack it. It takes a tenth of all time of
-        // the compiler: only where somebody will keep the result.
-        let mode = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { "size" } else { "balance" };
-        options.push(format!("--compress-mode={mode}"));
+        // A fifth of the default's size. Drivers for CUDA 13, which code of this compiler needs anyway, can unpack it.
+        options.push("--compress-mode=size".to_owned());
     }
     if let Some(compiler) = env::var_os("NVCC_CCBIN").filter(|value| !value.is_empty()) {
         options.extend(["-ccbin".to_owned(), compiler.to_string_lossy().into_owned()]);

@@ -445,34 +445,41 @@ template <bool WIDE> MOERL_DEVICE void reject_unsound_advantage(const Staged<WID
     }
 }
 
-// Of a unit of several segments, whose tokens are staged, those at the places of one group of 32: a lane per short segment, and the warp for each longer
-// one. `own`: the lane's among the unit's.
-template <bool WIDE> MOERL_DEVICE SegmentSums sum_group(const MoerlObjective& p, const MoerlUnit& unit, const PartialStage<WIDE>& stage, uint32_t own, uint64_t& fault) {
+// A unit of several segments, whose tokens are staged: a lane per short segment, at its place in a group of 32, and the warp for each longer one.
+// `take(group, is_segment, segment, sums)` is called by the warp for every group.
+template <bool WIDE, class Take> MOERL_DEVICE void sum_segments(const MoerlObjective& p, const MoerlUnit& unit, const PartialStage<WIDE>& stage, uint64_t& fault, Take take) {
+    const uint32_t lane = lane_index();
     const uint64_t base = unit.token & ~uint64_t{3};
-    const bool with_tokens = p.logprobs != nullptr, is_segment = own < unit.segments;
-    const uint64_t segment = static_cast<uint64_t>(unit.segment) + own;
-    const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
-    const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
-    const float advantage = with_tokens && !p.advantage_per_token && length != 0 ? load(p.advantages + segment) : 0.0f;
-    const Staged<WIDE> staged = {p, stage, static_cast<int>(start - base), advantage};
-    SegmentSums sums = NO_SUMS;
-    const int longest = longest_short(length);
-    if (length <= SHORT) sums = sum_short(staged, length, longest);
-    for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
-        const int owner = lowest_set(longer);
-        const Staged<WIDE> its = {p, stage, shuffle(staged.slot, owner), shuffle(advantage, owner)};
-        const SegmentSums found = sum_staged(its, shuffle(length, owner));
-        if (static_cast<int>(lane_index()) == owner) sums = found;
+    const bool with_tokens = p.logprobs != nullptr;
+    const uint32_t before = unit.segment % WARP;
+    for (uint32_t first = 0; first < before + unit.segments; first += WARP) {
+        const uint32_t own = first + lane - before;  // of the segments before the unit: beyond all of its own
+        const bool is_segment = own < unit.segments;
+        const uint64_t segment = static_cast<uint64_t>(unit.segment) + own;
+        const uint64_t start = is_segment ? static_cast<uint64_t>(load(p.offsets + segment)) : base;
+        const int length = is_segment ? static_cast<int>(static_cast<uint64_t>(load(p.offsets + segment + 1)) - start) : 0;
+        const float advantage = with_tokens && !p.advantage_per_token && length != 0 ? load(p.advantages + segment) : 0.0f;
+        const Staged<WIDE> staged = {p, stage, static_cast<int>(start - base), advantage};
+        SegmentSums sums = NO_SUMS;
+        const int longest = longest_short(length);
+        if (length <= SHORT) sums = sum_short(staged, length, longest);
+        for (uint32_t longer = ballot(length > SHORT, FULL_WARP); longer != 0; longer &= longer - 1) {
+            const int owner = lowest_set(longer);
+            const Staged<WIDE> its = {p, stage, shuffle(staged.slot, owner), shuffle(advantage, owner)};
+            const SegmentSums found = sum_staged(its, shuffle(length, owner));
+            if (static_cast<int>(lane) == owner) sums = found;
+        }
+        if (is_segment) {
+            reject_unsound_advantage(staged, start, length, sums, fault);
+            keep_varying(fault, p, segment, sums.advantage);
+        }
+        take((static_cast<uint64_t>(unit.segment) + first) / WARP, is_segment, segment, planes_of(sums));
+        if (p.local_counts != nullptr) {
+            const uint32_t counted = in_denominators<WIDE>(p, sums);
+            const uint32_t tokens = reduce_add_u32(counted);
+            const uint32_t nonempty = ballot(is_segment && (counted != 0 || p.count_empty), FULL_WARP);
+            count_locally(p, tokens, static_cast<uint32_t>(popcount(nonempty)));
+        }
     }
-    if (is_segment) {
-        reject_unsound_advantage(staged, start, length, sums, fault);
-        keep_varying(fault, p, segment, sums.advantage);
-    }
-    if (p.local_counts != nullptr) {
-        const uint32_t counted = in_denominators<WIDE>(p, sums);
-        const uint32_t tokens = reduce_add_u32(counted);
-        const uint32_t nonempty = ballot(is_segment && (counted != 0 || p.count_empty), FULL_WARP);
-        count_locally(p, tokens, static_cast<uint32_t>(popcount(nonempty)));
-    }
-    return sums;
+    sync_warp();
 }

@@ -58,16 +58,36 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void close(const MoerlObjective& p
     if (join_segments<TALLY>(p, unit, total)) publish(p, total, OF_SEGMENTS<TALLY>, TALLY && !p.keep_totals);
 }
 
-// A unit that is one segment, or a tile of one. False in every lane where the tile is not the last to arrive; else the segment's sums are in `planes`.
-template <bool WIDE, bool TALLY> MOERL_DEVICE bool sum_alone(const MoerlObjective& p, uint32_t index, const MoerlUnit& unit, TokenTally& tokens, Planes& planes, uint64_t& fault) {
+// The sink is opened behind the walk over the tokens, whose registers it would take.
+template <bool WIDE, bool TALLY>
+MOERL_DEVICE void sum_pack(const MoerlObjective& p, const MoerlUnit& unit, PartialStage<WIDE>& stage, TokenTally& tokens, SegmentTally& segments, uint64_t& fault) {
+    stage_tokens<WIDE, TALLY>(p, unit, stage, tokens, fault);
+    Sink<WIDE, TALLY> sink = sink_of<WIDE, TALLY>(p, unit, fault);
+    sum_segments<WIDE>(p, unit, stage, fault, [&](uint64_t group, bool is_segment, uint64_t segment, const Planes& sums) {
+        sink.take(group, is_segment, segment, sums, p.accumulate != 0);
+    });
+    close(p, unit, sink);
+    segments = sink.tally;
+}
+
+// A unit that is one segment, or a tile of one, which the last to arrive takes.
+template <bool WIDE, bool TALLY> MOERL_DEVICE void sum_alone(const MoerlObjective& p, uint32_t index, const MoerlUnit& unit, TokenTally& tokens, SegmentTally& segments, uint64_t& fault) {
     const SegmentSums sums = sum_piece<WIDE, TALLY>(p, unit, tokens, fault);
     const uint32_t counted = in_denominators<WIDE>(p, sums);
     const bool is_tile = unit.segments == 0;
     count_locally(p, counted, !is_tile && (counted != 0 || p.count_empty));
-    planes = planes_of(sums);
-    if (is_tile) return join_tiles<WIDE>(p, index, unit, sums, planes, fault);
-    keep_varying(fault, p, unit.segment, sums.advantage);
-    return true;
+    Planes planes = planes_of(sums);
+    if (is_tile) {
+        if (!join_tiles<WIDE>(p, index, unit, sums, planes, fault)) return;
+    } else {
+        keep_varying(fault, p, unit.segment, sums.advantage);
+    }
+    const MoerlUnit whole = {0, unit.segment, 0, 1};  // as a segment: which tokens are of no concern
+    Sink<WIDE, TALLY> sink = sink_of<WIDE, TALLY>(p, whole, fault);
+    // A tile's sums went on from what was there already.
+    sink.take(unit.segment / WARP, lane_index() == unit.segment % WARP, unit.segment, planes, p.accumulate != 0 && !is_tile);
+    close(p, whole, sink);
+    segments = sink.tally;
 }
 
 template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObjective& p) {
@@ -77,30 +97,11 @@ template <bool WIDE, bool TALLY> MOERL_DEVICE void partial_phase(const MoerlObje
     // A register less than 64 bits: 2^32 units are more tokens than any memory holds.
     const uint32_t index = block_index() * (block_size() / WARP) + warp_index();
     if (index < p.unit_count) {
-        MoerlUnit unit = load_unit(p.units + index);
-        PartialStage<WIDE>& stage = stages[warp_index()];
+        const MoerlUnit unit = load_unit(p.units + index);
         TokenTally tokens = no_tokens();
         SegmentTally segments = no_segments();
-        const bool is_pack = unit.segments > 1, is_tile = unit.segments == 0;
-        bool has_ended = true;
-        Planes planes = {};
-        if (is_pack) stage_tokens<WIDE, TALLY>(p, unit, stage, tokens, fault);
-        else has_ended = sum_alone<WIDE, TALLY>(p, index, unit, tokens, planes, fault);
-        if (has_ended) {
-            // Opened behind the walk over the tokens, whose registers it would take. A tile stands for its segment.
-            if (is_tile) unit.segments = 1;
-            Sink<WIDE, TALLY> sink = sink_of<WIDE, TALLY>(p, unit, fault);
-            const uint32_t before = unit.segment % WARP;
-            MOERL_ROLLED
-            for (uint32_t first = 0; first < before + unit.segments; first += WARP) {
-                const uint32_t own = first + lane_index() - before;  // of the segments before the unit: beyond all of its own
-                if (is_pack) planes = planes_of(sum_group<WIDE>(p, unit, stage, own, fault));
-                // A tile's sums went on from what was there already.
-                sink.take((static_cast<uint64_t>(unit.segment) + first) / WARP, own < unit.segments, static_cast<uint64_t>(unit.segment) + own, planes, p.accumulate != 0 && !is_tile);
-            }
-            close(p, unit, sink);
-            segments = sink.tally;
-        }
+        if (unit.segments > 1) sum_pack<WIDE, TALLY>(p, unit, stages[warp_index()], tokens, segments, fault);
+        else sum_alone<WIDE, TALLY>(p, index, unit, tokens, segments, fault);
         if constexpr (TALLY) {
             // Where tokens are counted here, segments decide: what is summed up over them is not summed up over units.
             Tally mine = spread<WIDE>(tokens);

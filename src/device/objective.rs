@@ -287,18 +287,10 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         .sum()
     }
 
-    /// True where several neighbours can be moved at once; in [`Phase::Singles`] those of segments as well.
-    fn aligned(&self, phase: Phase) -> bool {
-        let singles = phase == Phase::Singles;
+    fn aligned(&self) -> bool {
         let advantages = match self.batch.advantages {
             Advantages::PerToken(array) => array.address(),
-            Advantages::PerSegment(array) => {
-                if singles {
-                    array.address()
-                } else {
-                    0
-                }
-            }
+            Advantages::PerSegment(_) => 0,
         };
         let floats = [
             Some(self.batch.logprobs.address()),
@@ -313,14 +305,12 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             self.output.d_entropy.as_ref().map(|array| array.address()),
             self.output.kl.as_ref().map(|array| array.address()),
             self.output.ratio.as_ref().map(|array| array.address()),
-            self.output.sequence_ratio.as_ref().filter(|_| singles).map(|array| array.address()),
         ];
         let bytes = [
             self.batch.loss_mask.map(|array| array.address()),
             self.batch.keep.map(|array| array.address()),
             self.batch.chosen.map(|array| array.address()),
             self.output.clipped.as_ref().map(|array| array.address()),
-            self.output.sequence_clipped.as_ref().filter(|_| singles).map(|array| array.address()),
         ];
         floats.iter().flatten().all(|address| address.is_multiple_of(16))
             && bytes.iter().flatten().all(|address| address.is_multiple_of(4))
@@ -331,7 +321,7 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         let mut arguments = Arguments::new::<E>();
         let (config, batch) = (self.config, self.batch);
         let planes = if phase == Phase::Count { vec![] } else { self.planes() };
-        let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(phase), self.is_sequence_level());
+        let (with_tokens, aligned, sequence) = (self.sums_tokens(), self.aligned(), self.is_sequence_level());
         let fused = matches!(phase, Phase::Fused | Phase::Singles);
         let (sums, count) = (phase == Phase::Sums, phase == Phase::Count);
         let partial = sums || phase == Phase::Partial;

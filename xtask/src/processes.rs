@@ -59,8 +59,11 @@ fn name(job: &Job) -> String {
     format!("{binary} {}", module(&job.tests[0]))
 }
 
-/// Runs the jobs; `start` makes the command that runs a binary. Fails at the end if one has failed.
+/// Runs the jobs; `start` makes the command that runs a binary. Fails at the end if one has failed, and if there is none.
 pub fn run_all(jobs: Vec<Job>, start: impl Fn(&Path) -> Command + Sync) -> Result<()> {
+    if jobs.is_empty() {
+        bail!("there is no test to run");
+    }
     let workers = std::thread::available_parallelism()?.get().min(jobs.len());
     let queue = Mutex::new(jobs.into_iter());
     let next = || queue.lock().expect("no worker panics").next();
@@ -97,6 +100,11 @@ fn run(job: &Job, mut command: Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_test_at_all_is_no_success() {
+        assert!(run_all(Vec::new(), |_| Command::new("true")).is_err());
+    }
 
     #[test]
     fn a_binary_is_divided_by_module_and_number() {

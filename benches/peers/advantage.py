@@ -5,13 +5,24 @@ from common import DEVICE, Case, Peer, generator, of_torch, pair, torch
 
 GAE = "gae"
 LAMBDA = 0.95
+GROUP = 8
 
 
 def group_norm(rewards):
     """With the rule that rewards which hardly differ have no advantage."""
     advantages = (rewards - rewards.mean(-1, keepdim=True)) / (rewards.std(-1, keepdim=True) + 1e-6)
+    return (torch.where(differ(rewards), advantages, 0.0),)
+
+
+def rloo(rewards):
+    """The mean of the others is subtracted; the same rule."""
+    others = (rewards.sum(-1, keepdim=True) - rewards) / (rewards.shape[-1] - 1)
+    return (torch.where(differ(rewards), rewards - others, 0.0),)
+
+
+def differ(rewards):
     spread = rewards.amax(-1, keepdim=True) - rewards.amin(-1, keepdim=True)
-    return (torch.where(spread > 1e-6 * rewards.abs().amax(-1, keepdim=True).clamp(min=1.0), advantages, 0.0),)
+    return spread > 1e-6 * rewards.abs().amax(-1, keepdim=True).clamp(min=1.0)
 
 
 def doubly_robust(rewards, values, weights):
@@ -60,6 +71,7 @@ def gae(step, rewards, values, mask):
 # The function, its inputs in order, and what its results are called.
 FUNCTIONS = {
     "group norm": (group_norm, ("rewards",), ("advantages",)),
+    "rloo": (rloo, ("rewards",), ("advantages",)),
     "doubly robust": (doubly_robust, ("rewards", "values", "weights"), ("advantages", "estimates")),
     "reward to go": (reward_to_go, ("rewards", "mask"), ("advantages",)),
     "whitening": (whitening, ("values", "mask"), ("advantages",)),
@@ -69,8 +81,9 @@ FUNCTIONS = {
 
 def cases(full):
     for segments in (1 << 14, 1 << 20) if full else (1 << 11,):
-        for size in (8, 64, segments):
+        for size in (GROUP, 64, segments):
             yield Case("advantage", "group norm", f"S={segments} in groups of {size}", "f32", (segments // size, size))
+        yield Case("advantage", "rloo", f"S={segments} in groups of {GROUP}", "f32", (segments // GROUP, GROUP))
         yield Case("advantage", "doubly robust", f"S={segments}", "f32", (segments,))
     for shape, sizes in packed.shapes(full):
         for operation in ("reward to go", "whitening", GAE):

@@ -7,12 +7,19 @@ from common import DEVICE, Case, generator, of_torch, pair, torch
 
 GROUP = 8
 CAP, SATURATION = 2.0, 20.0
+BAND = (0.5, 5.0)
 VETO = (math.log(1e-4), math.log(1e4))
 
 
 def of_tokens(old, rollout, mask):
     weight = torch.exp(torch.clamp(old - rollout, -SATURATION, SATURATION)).clamp(max=CAP)
     return torch.where(mask != 0, weight, 0.0), mask != 0
+
+
+def band_of_tokens(old, rollout, mask):
+    ratio = torch.exp(torch.clamp(old - rollout, -SATURATION, SATURATION))
+    is_inside = (mask != 0) & (ratio >= BAND[0]) & (ratio <= BAND[1])
+    return torch.where(is_inside, ratio, 0.0), mask != 0
 
 
 def of_tokens_with_veto(old, rollout, mask):
@@ -46,6 +53,7 @@ def self_normalised(old, rollout, mask):
 
 FUNCTIONS = {
     "tis of tokens": of_tokens,
+    "band of tokens": band_of_tokens,
     "tis of tokens, veto": of_tokens_with_veto,
     "tis of sequences": of_sequences,
     "tis of sequences, geometric": geometric,

@@ -48,9 +48,22 @@ fn of_segments<B: Measure + 'static>(segments: usize) -> Vec<Case<B>> {
             // A reward and a member a segment, an offset a group.
             let (read, written) = (8 * segments + 4 * segments.div_ceil(size), 4 * segments);
             let shape = format!("S={segments} in groups of {size}");
-            case("group norm", shape, read, written, Box::new(move |b, s| group_norm(b, s, segments, size)))
+            case(
+                "group norm",
+                shape,
+                read,
+                written,
+                Box::new(move |b, s| of_groups(b, s, &Config::default(), segments, size)),
+            )
         })
         .collect();
+    cases.push(case(
+        "rloo",
+        format!("S={segments} in groups of {GROUP}"),
+        8 * segments + 4 * segments.div_ceil(GROUP),
+        4 * segments,
+        Box::new(move |b, s| of_groups(b, s, &Config::rloo(), segments, GROUP)),
+    ));
     let shape = format!("S={segments}");
     cases.push(case(
         "doubly robust",
@@ -110,9 +123,10 @@ fn groups(segments: usize, size: usize) -> Groups {
     Groups::from_ids(&(0..segments).map(|i| (i / size) as i32).collect::<Vec<_>>())
 }
 
-fn group_norm<B: Measure + 'static>(
+fn of_groups<B: Measure + 'static>(
     backend: &B,
     stream: &B::Stream,
+    config: &Config,
     segments: usize,
     size: usize,
 ) -> moerl::Result<Call<B>> {
@@ -120,10 +134,11 @@ fn group_norm<B: Measure + 'static>(
     let rewards = normals(backend, stream, segments)?;
     let mut advantages = backend.allocate::<f32>(stream, segments)?;
     let mut workspace = backend.allocate::<u8>(stream, workspace_bytes(&plan))?;
+    let config = *config;
     Ok(Box::new(move |backend: &B, stream: &B::Stream| {
         let workspace = Some(workspace.view_mut());
         let call = Group { workspace, ..Group::new(rewards.view(), advantages.view_mut()) };
-        backend.group_advantages(stream, &Config::default(), &plan, call)
+        backend.group_advantages(stream, &config, &plan, call)
     }))
 }
 
@@ -232,23 +247,24 @@ fn counted_tokens<B: Measure + 'static>(backend: &B, stream: &B::Stream, packed:
 /// # Errors
 /// The backend's.
 pub fn export<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
-    export_group_norm(to)?;
+    export_groups(to, "group norm", &Config::default())?;
+    export_groups(to, "rloo", &Config::rloo())?;
     export_doubly_robust(to)?;
     export_tokens(to, "reward to go", &REWARD_TO_GO)?;
     export_tokens(to, "gae", &GAE)?;
     export_whitening(to)
 }
 
-fn export_group_norm<B: Backend>(to: &mut Exporter<'_, B>) -> Result<()> {
+fn export_groups<B: Backend>(to: &mut Exporter<'_, B>, name: &str, config: &Config) -> Result<()> {
     let (segments, shape) = (8 * GROUP, [8, GROUP]);
-    to.call("advantage", "group norm", &format!("S={segments} in groups of {GROUP}"), Element::F32);
+    to.call("advantage", name, &format!("S={segments} in groups of {GROUP}"), Element::F32);
     let plan = GroupPlan::new(to.backend, &to.stream, &groups(segments, GROUP))?;
     // The rewards of one group are all the same.
     let rewards = generate(segments, |i| if i / GROUP == 3 { 0.7 } else { normal(i) });
     let rewards = to.input("rewards", &shape, &rewards)?;
     let (mut advantages, mut workspace) = (to.zeros::<f32>(segments)?, to.zeros::<u8>(workspace_bytes(&plan))?);
     let call = Group { workspace: Some(workspace.view_mut()), ..Group::new(rewards.view(), advantages.view_mut()) };
-    to.backend.group_advantages(&to.stream, &Config::default(), &plan, call)?;
+    to.backend.group_advantages(&to.stream, config, &plan, call)?;
     to.result("advantages", &shape, &advantages)
 }
 

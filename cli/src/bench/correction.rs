@@ -36,6 +36,7 @@ fn kinds() -> Vec<Kind> {
     let kind = |name, config, read| Kind { name, config, read, grouped: false };
     vec![
         kind("tis of tokens", tis(Level::Token), 9),
+        kind("band of tokens", Config::new(Weight::Band { level: Level::Token, low: 0.5, high: 5.0 }), 9),
         kind("tis of tokens, veto", tis(Level::Token).with_rejection(veto), 18),
         kind("tis of tokens with diagnostics", tis(Level::Token).with_diagnostics(), 18),
         kind("tis of sequences", tis(Level::Sequence), 10),

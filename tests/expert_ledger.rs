@@ -473,7 +473,6 @@ fn faults_are_listed_together<B: Backend>(backend: &B) {
 #[test]
 fn every_schedule_gives_the_same_bits() {
     use moerl::Emulator;
-    use moerl::device::emulator::Schedule;
     let layer = Layer::random(600, 300, 6, 7);
     let gradient: Vec<f32> = layer.weights.iter().cycle().take(2 * 9000).copied().collect();
     let run = |emulator: &Emulator| {
@@ -482,9 +481,8 @@ fn every_schedule_gives_the_same_bits() {
         (bytemuck::cast_slice::<ExpertSums, u64>(&sums).to_vec(), norms.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
     };
     let first = run(&Emulator::new());
-    for seed in 0..8 {
-        let emulator = Emulator::new().with_seed(seed).with_schedule(Schedule::Priorities).with_blocks_in_flight(3);
-        assert!(run(&emulator) == first, "seed {seed}");
+    for emulator in common::schedules::schedules() {
+        assert!(run(&emulator) == first, "{emulator:?}");
     }
 }
 

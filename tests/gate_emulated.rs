@@ -10,29 +10,18 @@ mod harness;
 #[path = "gate/watch.rs"]
 mod watch;
 
+use common::schedules::schedules;
 use harness::*;
 use moerl::Emulator;
-use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::device::emulator::LaunchTraffic;
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Preset};
 use watch::{Asked, Given, Watched, watch};
 
-/// The emulators whose results must not differ: every kind of schedule, many seeds, blocks alone and together, small and large grids.
-fn emulators() -> impl Iterator<Item = Emulator> {
-    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
-    (0..24).map(move |seed| {
-        Emulator::new()
-            .with_seed(seed)
-            .with_schedule(schedules[seed as usize % 4])
-            .with_blocks_in_flight(1 + seed as u32 % 3)
-            .with_multiprocessors(1 + seed as u32 % 5)
-    })
-}
-
 fn schedules_agree<T: Float>(problem: &Problem<T>) {
     let upstream = problem.random_upstream(1);
     let mut first = None;
-    for emulator in emulators() {
+    for emulator in schedules() {
         let forwarded = forward(&emulator, problem);
         let gradient = common::bits(&backward(&emulator, problem, &forwarded, &upstream));
         let result = (forwarded.bits(), forwarded.fault, gradient);
@@ -250,7 +239,7 @@ fn no_schedule_changes_what_telemetry_says() {
         };
         let problem = native.forced(Element::U16, &ids);
         let mut first: Option<Watched> = None;
-        for emulator in emulators().take(8) {
+        for emulator in schedules().take(8) {
             let found = watch(&emulator, &problem, Asked::All, &given);
             match &first {
                 None => first = Some(found),

@@ -1,23 +1,14 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
 use moerl::advantage::{Baseline, Config, TokenBaseline, TokenEstimator, Whitening};
-use moerl::device::emulator::Schedule;
 use moerl::{Emulator, Reference};
 use rand::RngExt;
 
 use crate::batch::whitened;
+use crate::common::schedules::schedules;
 use crate::common::{bits, is_sanitized, seeded, worst};
 use crate::group::{run, run_with_lengths};
 use crate::{baseline, token};
-
-/// Emulators that disagree about everything a launch leaves open.
-fn emulators(count: u64) -> impl Iterator<Item = Emulator> {
-    (0..count).map(|seed| {
-        let schedule =
-            [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
-        Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3)
-    })
-}
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
@@ -30,9 +21,9 @@ fn every_schedule_gives_the_same_bits() {
     let first = run_with_lengths(&Emulator::new(), &config, &ids, &rewards, &lengths);
     let values = &rewards[..];
     let whitened_first = whitened(&Emulator::new(), &Whitening::default(), values, None);
-    for (seed, emulator) in emulators(8).enumerate() {
+    for emulator in schedules() {
         let found = run_with_lengths(&emulator, &config, &ids, &rewards, &lengths);
-        assert_eq!(bits(&found.0), bits(&first.0), "seed {seed}");
+        assert_eq!(bits(&found.0), bits(&first.0), "{emulator:?}");
         assert_eq!(found.1, first.1);
         assert_eq!(bits(&whitened(&emulator, &Whitening::default(), values, None)), bits(&whitened_first));
     }
@@ -75,13 +66,13 @@ fn every_schedule_gives_tokens_the_same_bits() {
     let (case, baselines) = (token::Case::random(&lengths, 1), baseline::Case::random(&lengths, 2, 1));
     let first = token::run(&Emulator::new(), &VTRACE, &case);
     let first_baseline = baseline::run(&Emulator::new(), &TokenBaseline::default(), &baselines).0;
-    for (seed, emulator) in emulators(8).enumerate() {
+    for emulator in schedules() {
         let found = token::run(&emulator, &VTRACE, &case);
         for (f, e) in found.all().iter().zip(first.all()) {
-            assert_eq!(bits(f), bits(e), "seed {seed}");
+            assert_eq!(bits(f), bits(e), "{emulator:?}");
         }
         let found = baseline::run(&emulator, &TokenBaseline::default(), &baselines).0;
-        assert_eq!(bits(&found), bits(&first_baseline), "seed {seed}");
+        assert_eq!(bits(&found), bits(&first_baseline), "{emulator:?}");
     }
 }
 

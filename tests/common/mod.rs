@@ -5,6 +5,8 @@ pub mod formulas;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod large;
 pub mod report;
+#[cfg(feature = "emulate")]
+pub mod schedules;
 
 use std::path::PathBuf;
 

@@ -1,11 +1,12 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
 use moerl::correction::{Config, Level, Metropolis, Rejection, Weight};
-use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::device::emulator::LaunchTraffic;
 use moerl::{Backend, Emulator};
 
 use crate::case::{Arrays, Case, Uploaded, run, run_plain};
 use crate::common::bits;
+use crate::common::schedules::schedules;
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
@@ -21,16 +22,12 @@ fn every_schedule_gives_the_same_bits() {
     ] {
         let config = Config::new(weight).with_diagnostics().with_rejection(Rejection::Veto { low: 0.2, high: 5.0 });
         let first = run(&Emulator::new(), &config, case);
-        for seed in 0..20 {
-            let schedule =
-                [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse][seed as usize % 4];
-            let emulator =
-                Emulator::new().with_seed(seed).with_schedule(schedule).with_blocks_in_flight(1 + seed as u32 % 3);
+        for emulator in schedules() {
             let found = run(&emulator, &config, case);
-            assert_eq!(bits(&found.weights), bits(&first.weights), "seed {seed}");
-            assert_eq!(bits(&found.advantages), bits(&first.advantages), "seed {seed}");
-            assert_eq!((&found.globals, &found.diagnostics), (&first.globals, &first.diagnostics), "seed {seed}");
-            assert_eq!((&found.rejected, &found.multiplicity), (&first.rejected, &first.multiplicity), "seed {seed}");
+            assert_eq!(bits(&found.weights), bits(&first.weights), "{emulator:?}");
+            assert_eq!(bits(&found.advantages), bits(&first.advantages), "{emulator:?}");
+            assert_eq!((&found.globals, &found.diagnostics), (&first.globals, &first.diagnostics), "{emulator:?}");
+            assert_eq!((&found.rejected, &found.multiplicity), (&first.rejected, &first.multiplicity), "{emulator:?}");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What only the emulator can show of the backward kernels: which bytes they touch, and independence of the schedule.
 
 use moerl::Emulator;
-use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::device::emulator::LaunchTraffic;
 use moerl::element::bf16;
 use moerl::gate::{Config, Preset};
 
 use crate::backward::{Case, terms};
 use crate::common;
+use crate::common::schedules::schedules;
 use crate::harness::*;
 use crate::recompute;
 
@@ -98,25 +99,11 @@ fn a_surrogate_adds_one_read_of_the_row() {
     }
 }
 
-/// Twenty seeds over every kind of schedule, blocks alone and together, small and large grids.
-fn twenty_emulators() -> impl Iterator<Item = Emulator> {
-    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
-    (0..20).map(move |seed| {
-        Emulator::new()
-            .with_seed(seed)
-            .with_schedule(schedules[seed as usize % 4])
-            .with_blocks_in_flight(1 + seed as u32 % 3)
-            .with_multiprocessors(1 + seed as u32 % 5)
-    })
-}
-
 #[test]
 fn no_schedule_changes_a_recomputed_micro_batch() {
     for (config, experts) in [(Config::softmax_selected(K), 128), (Config::preset(Preset::DeepseekV3), 256)] {
         let problem = recompute::problem(config, experts, K);
-        // Under a sanitizer one of each kind of schedule.
-        let most = if common::is_sanitized() { 4 } else { 20 };
-        for (seed, emulator) in twenty_emulators().take(most).enumerate() {
+        for (seed, emulator) in schedules().enumerate() {
             recompute::shuffled_micro_batches_are_the_batch(&emulator, &problem, seed as u64);
         }
     }
@@ -133,7 +120,7 @@ fn no_schedule_changes_a_bit_of_a_gradient() {
         (common::bits(&gradient), common::bits(&d_expert_scale))
     };
     let expected = run(&Emulator::new());
-    for emulator in twenty_emulators() {
+    for emulator in schedules() {
         assert_eq!(run(&emulator), expected, "{emulator:?}");
     }
 }

@@ -1,22 +1,14 @@
 //! What only the emulator can show: every schedule and grid gives the same bits, and each logit is read once.
 
 use moerl::Emulator;
-use moerl::device::emulator::{LaunchTraffic, Schedule, Touches};
+use moerl::device::emulator::{LaunchTraffic, Touches};
 use moerl::element::{Float, bf16, f16};
 use moerl::logprob::{Config, Partial};
 use rand::RngExt;
 
+use crate::common::schedules::schedules;
 use crate::common::{is_sanitized, seeded};
 use crate::support::*;
-
-/// Twenty seeds of priorities, and the other orders, on devices of several sizes.
-fn emulators() -> Vec<Emulator> {
-    let by_priorities =
-        (0..20).map(|seed| Emulator::new().with_seed(seed).with_multiprocessors([1, 7, 132][seed as usize % 3]));
-    let others = [Schedule::InOrder, Schedule::Reverse, Schedule::Random]
-        .map(|schedule| Emulator::new().with_schedule(schedule).with_blocks_in_flight(3));
-    by_priorities.chain(others).collect()
-}
 
 fn rows_with_faults(seed: u64, rows: usize, columns: usize) -> Inputs<bf16> {
     let mut rng = seeded(seed);
@@ -37,7 +29,7 @@ fn every_schedule_and_grid_gives_the_same_forward() {
     let first = Emulator::new();
     let expected = [&rows, &few, &shared].map(|inputs| forward(&first, inputs, EVERYTHING));
     assert_eq!(expected[1].bits(), expected[2].bits());
-    for emulator in emulators() {
+    for emulator in schedules() {
         for (inputs, expected) in [&rows, &few, &shared].into_iter().zip(&expected) {
             let found = forward(&emulator, inputs, EVERYTHING);
             assert_eq!((found.bits(), found.fault), (expected.bits(), expected.fault), "{emulator:?}");
@@ -60,7 +52,7 @@ fn every_schedule_and_grid_gives_the_same_gradient() {
             memory.iter().map(|g| if g.is_nan() { 0x7fc0 } else { g.to_bits() }).collect()
         };
         let expected = bits(&first);
-        assert!(emulators().iter().all(|emulator| bits(emulator) == expected));
+        assert!(schedules().all(|emulator| bits(&emulator) == expected));
     }
 }
 
@@ -117,7 +109,7 @@ fn every_schedule_and_grid_gives_the_same_general_gradient() {
                 memory.iter().map(|g| if g.is_nan() { 0x7fc0 } else { g.to_bits() }).collect()
             };
             let expected = bits(&Emulator::new());
-            for emulator in emulators() {
+            for emulator in schedules() {
                 let launches = |e: &Emulator| e.take_launches().pop().expect("a launch").kernel.name;
                 assert!(bits(&emulator) == expected, "{emulator:?}");
                 assert_eq!(launches(&emulator), "logprob_backward_general_bf16");

@@ -1,19 +1,13 @@
 //! What only the emulator can show: schedules, and what a launch reads and writes.
 
 use moerl::Emulator;
-use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::device::emulator::LaunchTraffic;
 use moerl::objective::{Aggregation, Config, Kl, KlForm, Variant};
 
 use crate::case::{Asking, Case, objectives, run, run_asking};
-use crate::common::{bits, is_sanitized};
+use crate::common::bits;
+use crate::common::schedules::schedules;
 use crate::variants::named;
-
-/// The emulator in some order of its threads.
-fn scheduled(seed: u64) -> Emulator {
-    let orders = [Schedule::Priorities, Schedule::Random, Schedule::InOrder, Schedule::Reverse];
-    let emulator = Emulator::new().with_seed(seed).with_schedule(orders[seed as usize % 4]);
-    emulator.with_blocks_in_flight(1 + seed as u32 % 3)
-}
 
 #[test]
 fn every_schedule_gives_the_same_bits() {
@@ -22,11 +16,11 @@ fn every_schedule_gives_the_same_bits() {
     let case = Case::random(&lengths, 3).with_mask(3).with_token_advantages(3).with_terms(3);
     for config in objectives() {
         let first = run(&Emulator::new(), &config, &case);
-        for seed in 0..24 {
-            let found = run(&scheduled(seed), &config, &case);
-            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
-            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
-            assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+        for emulator in schedules() {
+            let found = run(&emulator, &config, &case);
+            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
+            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
+            assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
         }
     }
 }
@@ -41,13 +35,13 @@ fn every_schedule_gives_the_same_bits_in_one_launch() {
     let case = Case::random(&lengths, 4).with_mask(4);
     for config in objectives().into_iter().take(3) {
         for diagnostics in [false, true] {
-            let of = |emulator| run_asking(&emulator, &config, &case, Asking { diagnostics, ratio: false });
-            let first = of(Emulator::new());
-            for seed in 0..20 {
-                let found = of(scheduled(seed));
-                assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
-                assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
-                assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+            let of = |emulator: &Emulator| run_asking(emulator, &config, &case, Asking { diagnostics, ratio: false });
+            let first = of(&Emulator::new());
+            for emulator in schedules() {
+                let found = of(&emulator);
+                assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
+                assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
+                assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
             }
         }
     }
@@ -58,13 +52,13 @@ fn every_schedule_gives_the_same_bits_of_segments_of_one_token() {
     // More than 32 units of 256, and more than one tile of 1024 segments. Loss that segments decide, that tokens do, and that both do.
     let case = Case::random(&[1; 33 * 256 + 40], 4).with_mask(4).with_terms(4).with_corrections(4);
     for (config, diagnostics) in objectives().into_iter().skip(1).zip([false, false, true, true]) {
-        let of = |emulator| run_asking(&emulator, &config, &case, Asking { diagnostics, ratio: false });
-        let first = of(Emulator::new());
-        for seed in 0..if is_sanitized() { 6 } else { 20 } {
-            let found = of(scheduled(seed));
-            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "seed {seed}");
-            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "seed {seed}");
-            assert_eq!(found.diagnostics, first.diagnostics, "seed {seed}");
+        let of = |emulator: &Emulator| run_asking(emulator, &config, &case, Asking { diagnostics, ratio: false });
+        let first = of(&Emulator::new());
+        for emulator in schedules() {
+            let found = of(&emulator);
+            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
+            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
+            assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
         }
     }
 }

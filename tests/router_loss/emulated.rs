@@ -1,6 +1,6 @@
 //! What only the emulator can show of the regularisers: which bytes they touch, and independence of the schedule.
 
-use moerl::device::emulator::{LaunchTraffic, Schedule};
+use moerl::device::emulator::LaunchTraffic;
 use moerl::element::bf16;
 use moerl::gate::Config as Gate;
 use moerl::router_loss::{Config, CountsFrom, Scope};
@@ -8,6 +8,7 @@ use moerl::{Emulator, Reference};
 
 use crate::case::{Case, every_loss};
 use crate::common;
+use crate::common::schedules::schedules;
 
 const T: usize = 300;
 const E: usize = 128;
@@ -76,13 +77,7 @@ fn no_schedule_changes_a_bit_of_a_sum_or_a_gradient() {
         (sums, finished, gradient)
     };
     let expected = run(&Emulator::new());
-    let schedules = [Schedule::InOrder, Schedule::Reverse, Schedule::Random, Schedule::Priorities];
-    for seed in 0..20 {
-        let emulator = Emulator::new()
-            .with_seed(seed)
-            .with_schedule(schedules[seed as usize % 4])
-            .with_blocks_in_flight(1 + seed as u32 % 3)
-            .with_multiprocessors(1 + seed as u32 % 5);
+    for emulator in schedules() {
         assert_eq!(run(&emulator), expected, "{emulator:?}");
     }
 }

@@ -117,9 +117,9 @@ fn check_outputs<T: Float>(inputs: &Inputs<T>, found: &Found, r: usize) {
     }
     let Some(tokens) = &inputs.tokens else { return };
     let columns = 0..inputs.vocabulary() as i64;
-    for at in r * inputs.ids..(r + 1) * inputs.ids {
-        if columns.contains(&tokens[at]) && tokens[at] != inputs.config.ignore_index {
-            near("logprobs", at, exact(&row, temperature, tokens[at] as usize).logprob);
+    for (at, token) in tokens.iter().enumerate().skip(r * inputs.ids).take(inputs.ids) {
+        if columns.contains(token) && *token != inputs.config.ignore_index {
+            near("logprobs", at, exact(&row, temperature, *token as usize).logprob);
         }
     }
     if found.words("kept_logprobs").is_some() && found.float("kept_entropy", r).is_finite() {

@@ -154,7 +154,7 @@ pub fn drawn() -> impl Strategy<Value = Drawn> {
             softcap,
             has_mask,
             // Sets of several tokens are refused: not every time.
-            has_keep: has_keep && (ids < 2 || seed % 16 == 0),
+            has_keep: has_keep && (ids < 2 || seed.is_multiple_of(16)),
             strict_keep,
             workspace,
             values,
@@ -244,7 +244,7 @@ impl Drawn {
         let mut inputs = Inputs::new(rows, columns, self.logits::<T>(rng));
         inputs.config = Config {
             temperature: self.temperature,
-            vocabulary: (self.padding > 0 || self.seed % 2 == 0).then_some(self.vocabulary),
+            vocabulary: (self.padding > 0 || self.seed.is_multiple_of(2)).then_some(self.vocabulary),
             ignore_index: self.ignore_index,
             softcap: self.softcap,
             logit_scale: self.logit_scale,

@@ -22,10 +22,20 @@ macro_rules! on_every_multiplying_backend {
 
 #[path = "linear_logprob/agreement.rs"]
 mod agreement;
+#[path = "linear_logprob/any.rs"]
+mod any;
 #[path = "linear_logprob/footprint.rs"]
 mod footprint;
 #[path = "linear_logprob/gradient.rs"]
 mod gradient;
+/// What draws calls on logits.
+#[path = "logprob"]
+#[allow(dead_code)] // it has more than is needed here
+mod logits {
+    pub mod any_call;
+    pub mod any_drawn;
+    pub mod support;
+}
 #[path = "linear_logprob/passed_through.rs"]
 mod passed_through;
 #[path = "linear_logprob/refusals.rs"]

@@ -4,6 +4,16 @@ mod common;
 
 #[path = "logprob/accuracy.rs"]
 mod accuracy;
+#[path = "logprob/any.rs"]
+mod any;
+#[path = "logprob/any_call.rs"]
+mod any_call;
+#[path = "logprob/any_definition.rs"]
+mod any_definition;
+#[path = "logprob/any_drawn.rs"]
+mod any_drawn;
+#[path = "logprob/any_shards.rs"]
+mod any_shards;
 #[path = "logprob/backward.rs"]
 mod backward;
 #[cfg(feature = "emulate")]

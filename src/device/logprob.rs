@@ -348,7 +348,8 @@ fn by_panels<E: Executor>(
         }
         params.sum_sq = std::ptr::null_mut(); // the panels' are the result
     }
-    let grid = Grid { blocks: sizes.rows as u32, threads, shared_bytes: 0 };
+    // A block per row, as far as a grid goes: blocks take further rows in turn.
+    let grid = Grid { blocks: sizes.rows.min(i32::MAX as usize) as u32, threads, shared_bytes: 0 };
     // SAFETY: likewise.
     unsafe { executor.launch(stream, merge, grid, &arguments, &params) }
 }

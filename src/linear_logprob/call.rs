@@ -16,7 +16,8 @@ pub struct Projection<'a, M> {
     /// `[N, H]` in the head's [`operand`](super::Head::operand) type. Row `u` predicts the tokens of row `u`. Rows that are masked but not left out by
     /// `rows` must be finite, since they are factors of the weight's gradient.
     pub hidden: Matrix<'a, M>,
-    /// `[V, H]` in the same type: a row for every token of this shard.
+    /// `[V, H]` in the same type: a row for every token of this shard. Rows behind the vocabulary must be finite, since they are factors of the
+    /// gradient of hidden states.
     pub weight: Matrix<'a, M>,
     /// The rows that are needed, where the host knows them: ascending, apart from one another, best in few long runs. Other rows are absent:
     /// outputs and gradients are as of masked rows, and no product is made for them.

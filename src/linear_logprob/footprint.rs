@@ -52,13 +52,19 @@ pub(crate) const ALIGNMENT: usize = 256;
 impl Footprint {
     /// Bytes of the call's workspace: its parts, and what aligning may cost.
     pub fn workspace(&self) -> usize {
-        self.product + self.logits + self.d_logits + self.staged + self.d_weight + (ALIGNMENT - 1)
+        let parts = [self.product, self.logits, self.d_logits, self.staged, self.d_weight];
+        parts.into_iter().fold(ALIGNMENT - 1, usize::saturating_add)
     }
 
     /// The workspace, and what the call leaves for later.
     pub fn total(&self) -> usize {
-        self.workspace() + self.records + self.d_hidden
+        self.workspace().saturating_add(self.records).saturating_add(self.d_hidden)
     }
+}
+
+/// A product; as many bytes as can be named where R is so large that there are more, which no workspace has.
+fn bytes(factors: [usize; 3]) -> usize {
+    factors.into_iter().fold(1, usize::saturating_mul)
 }
 
 impl Config {
@@ -67,9 +73,9 @@ impl Config {
     pub fn forward_footprint(&self, shape: &Shape) -> Footprint {
         let rows = self.rows_of_chunk(shape.vocabulary);
         Footprint {
-            logits: rows * self.logits_stride(shape.vocabulary) * self.head.logits().size(),
-            staged: rows * shape.hidden * self.head.operand().size(),
-            product: self.product_workspace.next_multiple_of(ALIGNMENT),
+            logits: bytes([rows, self.logits_stride(shape.vocabulary), self.head.logits().size()]),
+            staged: bytes([rows, shape.hidden, self.head.operand().size()]),
+            product: self.product_workspace.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX),
             records: shape.rows * size_of::<Partial>(),
             ..Footprint::default()
         }
@@ -83,8 +89,8 @@ impl Config {
         let d_hidden_size = d_hidden.map_or(0, Element::size);
         let second = if self.head.is_in_place() { 0 } else { self.head.d_logits().size() };
         Footprint {
-            d_logits: rows * self.logits_stride(shape.vocabulary) * second,
-            staged: forward.staged.max(rows * shape.hidden * d_hidden_size),
+            d_logits: bytes([rows, self.logits_stride(shape.vocabulary), second]),
+            staged: forward.staged.max(bytes([rows, shape.hidden, d_hidden_size])),
             d_weight: match d_weight {
                 None | Some(Element::F32) => 0,
                 Some(_) => shape.vocabulary * shape.hidden * size_of::<f32>(),

@@ -318,7 +318,8 @@ pub struct Backward<'a, M, G = Gradient<'a, M>> {
     pub gradient: G,
     /// `[N]`: what the forward call saved. May be used any number of times.
     pub saved: View<'a, Partial, M>,
-    /// `[N, K]` i32 or i64: the tokens of the forward call. Needed with `d_logprobs` and `d_kept_logprobs`.
+    /// `[N, K]` i32 or i64: the tokens of the forward call. Needed with `d_logprobs` and the gradients of kept outputs, and wherever a token made a
+    /// row absent.
     pub tokens: Option<Matrix<'a, M>>,
     /// `[N]`: the temperatures of the forward call.
     pub temperature: Option<View<'a, f32, M>>,
@@ -388,8 +389,10 @@ impl<'a, M: Memory, G> Backward<'a, M, G> {
         let mut checks = Checks::new();
         sizes.check(&mut checks, logits);
         checks.merge(check_rows(config, self.temperature, self.loss_mask, self.tokens, rows));
-        for (name, array) in [("d_logprobs", self.d_logprobs), ("d_kept_logprobs", self.d_kept_logprobs)] {
-            checks.require(array.is_none() || self.tokens.is_some(), Kind::Shape, name, || {
+        for (name, array) in self.upstream() {
+            // A token is a member of its keep-set.
+            let needs_tokens = ["d_logprobs", "d_kept_logprobs", "d_kept_entropy"].contains(&name);
+            checks.require(array.is_none() || !needs_tokens || self.tokens.is_some(), Kind::Shape, name, || {
                 "are given, but there are no tokens".into()
             });
         }

@@ -426,7 +426,9 @@ fn row_gradient(
         let own = |j: usize| if row.ids[0] == Id::Column(j) { up.kept_logprob } else { 0.0 };
         add_share(&mut gradient, &logits, &columns, &sums, row, [up.kept_logprob, up.kept_entropy, 0.0], own);
     }
-    gradient.iter().zip(raw).map(|(g, &x)| (g * slope(config, x)) as f32).collect()
+    // What is outside a keep-set has no gradient, whatever it holds.
+    let of_raw = |(&g, &x): (&f64, &f64)| if g == 0.0 { 0.0 } else { (g * slope(config, x)) as f32 };
+    gradient.iter().zip(raw).map(of_raw).collect()
 }
 
 /// [`Backend::logprob_backward`](crate::Backend::logprob_backward). Takes nothing from `saved` where the logits are not a shard: it sums the row again.

@@ -46,7 +46,7 @@ pub fn exact(logits: &[f64], temperature: f64, token: usize) -> Exact {
 pub fn exact_gradient(logits: &[f64], temperature: f64, token: Option<usize>, up: [f64; 3]) -> (Vec<f64>, Vec<f64>) {
     let [a, b, c] = up;
     let row = exact(logits, temperature, token.unwrap_or(0));
-    let max = row.max * temperature;
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mean = row.log_sum - row.entropy; // E − m
     let term = |(j, x): (usize, &f64)| {
         let z = (x - max) / temperature;

@@ -26,7 +26,8 @@ fn forward_error<T: Scalar>(
     change: impl for<'a> FnOnce(&mut Forward<'a, Host, Projection<'a, Host>>),
 ) -> Error {
     let (states, weights) = (aligned::<T>(hidden[0] * hidden[1]), aligned::<T>(weight[0] * weight[1]));
-    let size = config.forward_footprint(&shape(hidden[0], hidden[1].max(weight[1]), weight[0])).workspace();
+    let footprint = config.forward_footprint(&shape(hidden[0], hidden[1].max(weight[1]), weight[0]));
+    let size = footprint.workspace().min(1 << 24); // more is not there
     let mut workspace = vec![0_u8; size];
     let tokens = vec![0_i32; 5];
     let mut logprobs = vec![0.0_f32; 5];
@@ -96,6 +97,16 @@ fn chunks_that_are_no_tiles_are_refused() {
     assert_eq!(limited(128 * 24 * 4).chunk_rows(24), Ok(128));
     // Backward takes more but has the same chunks.
     assert_eq!(limited(1 << 20).chunk_rows(24), Ok((1 << 20) / 96 / 128 * 128));
+}
+
+#[test]
+fn chunks_of_more_bytes_than_can_be_named_are_refused() {
+    for rows in [1 << 62, usize::MAX / 128 * 128] {
+        let config = Config { chunk: Chunk::Rows(rows), product_workspace: usize::MAX, ..config(Head::F32Logits, 128) };
+        let error = forward_error::<bf16>(&config, [5, 16], [24, 16], None, |_| ());
+        assert!(error.is(Kind::Workspace), "{error}");
+        assert_eq!(config.backward_footprint(&shape(5, 16, 24), None, None).total(), usize::MAX);
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use moerl::Backend;
 use moerl::element::{Float, bf16, f16};
 use moerl::error::{FaultCode, Kind};
-use moerl::logprob::{Config, KeepSets, sort_keep_sets};
-use moerl::memory::{Matrix, View};
+use moerl::logprob::{Backward, Config, Gradient, KeepSets, sort_keep_sets};
+use moerl::memory::{Matrix, MatrixMut, View};
 use rand::RngExt;
 
 use crate::common::seeded;
@@ -27,6 +27,7 @@ on_every_backend!(
     asking_for_kept_outputs_alone_gives_the_same,
     gradients_of_kept_outputs_agree_with_f64,
     gradients_off_the_set_are_zero,
+    a_column_off_the_set_has_no_gradient_whatever_it_holds,
     faulty_sets_have_no_gradient,
 );
 
@@ -397,6 +398,27 @@ fn gradients_off_the_set_are_zero<B: Backend>(backend: &B) {
     }
 }
 
+/// As its logit is not looked at, under a softcap too, it is no fault either.
+fn a_column_off_the_set_has_no_gradient_whatever_it_holds<B: Backend>(backend: &B) {
+    for softcap in [None, Some(30.0)] {
+        let mut inputs = random_case::<f32>(19, 40, &[3, 5], true);
+        inputs.config.softcap = softcap;
+        let clean = forward(backend, &inputs, KEPT);
+        let up = Upstream { kept: Some(kept_upstream(&mut seeded(20), &clean)), ..Upstream::default() };
+        let expected: Vec<f32> = backward(backend, &inputs, &clean.saved, &up, Target::Apart);
+        for r in 0..2 {
+            let kept: BTreeSet<usize> = support_of(&inputs, r).into_iter().collect();
+            for j in (0..40).filter(|j| !kept.contains(j)) {
+                inputs.logits[40 * r + j] = [f32::NAN, INF, -INF][j % 3];
+            }
+        }
+        let found = forward(backend, &inputs, KEPT_ALONE);
+        assert_eq!((found.fault, &found.kept_logprobs), (None, &clean.kept_logprobs));
+        let gradient: Vec<f32> = backward(backend, &inputs, &clean.saved, &up, Target::Apart);
+        assert_eq!(gradient, expected);
+    }
+}
+
 fn faulty_sets_have_no_gradient<B: Backend>(backend: &B) {
     let columns = 2500;
     let mut inputs = random_case::<f32>(17, columns, &[3, 3, 3, 3, 3], true);
@@ -458,6 +480,22 @@ fn calls_with_keep_sets_that_do_not_fit_are_refused() {
 
     let (logits, tokens) = ([0.0_f32; 4], [0_i32; 2]);
     let (ids, offsets) = ([0_i32], [0_i64, 1, 1]);
+    // Nobody else knows whether a token has joined its set.
+    let (records, ones) = ([bytemuck::Zeroable::zeroed(); 2], [1.0_f32; 2]);
+    let mut d_logits = [0.0_f32; 4];
+    let gradient = Gradient::Into {
+        logits: Matrix::new(&logits[..], 2, 2).unwrap(),
+        d_logits: MatrixMut::new(&mut d_logits[..], 2, 2).unwrap(),
+    };
+    let call = Backward {
+        keep: Some(KeepSets { ids: View::from(&ids[..]), offsets: View::from(&offsets[..]) }),
+        kept_saved: Some(View::from(&records[..])),
+        d_kept_entropy: Some(View::from(&ones[..])),
+        ..Backward::new(gradient, View::from(&records[..]))
+    };
+    let error = moerl::Reference.logprob_backward(&(), &Config::default(), call).expect_err("refused");
+    assert!(error.is(Kind::Shape) && error.to_string().contains("d_kept_entropy: are given"), "{error}");
+
     let mut mass = [0.0_f32; 2];
     let mut call = moerl::logprob::Forward::new(Matrix::new(&logits[..], 2, 2).unwrap());
     call.tokens = Some(Matrix::new(&tokens[..], 2, 1).unwrap());

@@ -2,6 +2,8 @@
 
 #[path = "correction/agreement.rs"]
 mod agreement;
+#[path = "correction/any.rs"]
+mod any;
 #[path = "correction/bad_input.rs"]
 mod bad_input;
 #[path = "correction/case.rs"]
@@ -21,6 +23,7 @@ mod presets;
 mod table;
 
 use agreement::*;
+use any::*;
 use bad_input::*;
 use invariance::*;
 use presets::*;
@@ -65,4 +68,5 @@ on_every_backend!(
     numbers_outside_their_range_are_refused,
     turns_must_refine_segments,
     repeated_runs_are_equal_bit_for_bit,
+    any_call_is_the_reference_s_whatever_else_is_asked_for,
 );

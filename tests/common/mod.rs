@@ -4,6 +4,7 @@
 pub mod formulas;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod large;
+pub mod property;
 pub mod report;
 
 use std::path::PathBuf;

@@ -166,7 +166,8 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
     let difference = -x / n;
     let (low, high) = config.reported_bounds();
     let (max, min) = (sums.at(Plane::Max), -sums.at(Plane::MaxNegative));
-    let catastrophic = has_all && (is_catastrophic(config, max) || is_catastrophic(config, min));
+    // Without a finite token there is no smallest δ nor a largest.
+    let catastrophic = has_all && min <= max && (is_catastrophic(config, max) || is_catastrophic(config, min));
     let mut add = |place: u32, value: f64| statistics.add(OF_SEGMENT + place, value);
     add(MOERL_CORRECTION_KEPT_TOKENS, kept);
     add(MOERL_CORRECTION_KEPT_SEGMENTS, f64::from(kept > 0.0));

@@ -1,0 +1,853 @@
+//! Any call: options, shapes, inputs and outputs in whatever combination.
+
+use std::cell::Cell;
+
+use moerl::advantage::GroupPlan;
+use moerl::correction::{
+    Batch, Config, Decision, Divergence, GLOBALS, Level, Metropolis, NonFinite, Output, Over, Phases, Plans, REJECTED,
+    Rejection, Repeats, TurnPlan, Weight, diagnostics, workspace_bytes,
+};
+use moerl::objective::{Advantages, Groups, Plan};
+use moerl::{Backend, Error, ErrorWord, Reference};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+use crate::case::{Case, Found, run_in_pieces};
+use crate::common::property::{Padded, bytes_of, for_any};
+use crate::common::{canonical, report, seeded};
+
+// ---- what is drawn ------------------------------------------------------------------------------------------------------
+
+/// How log-ratios are spread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spread {
+    /// All 0.
+    Nothing,
+    /// Multiples of 1/64: every sum of them is exact.
+    Exact,
+    /// About .1, as between two engines.
+    Near,
+    /// About 2.
+    Wide,
+    /// Some beyond what saturates.
+    Far,
+}
+
+/// A call. What is not spelled out here comes from the seed.
+#[derive(Clone, Debug)]
+struct Drawn {
+    config: Config,
+    lengths: Vec<usize>,
+    seed: u64,
+    spread: Spread,
+    repeats: usize,
+    /// Optional inputs, a bit each.
+    inputs: u32,
+    /// Optional outputs, a bit each.
+    outputs: u32,
+    groups: i32,
+    turns: u8,
+    /// Tokens of which something is not finite.
+    bad: usize,
+    /// Arrays begin anywhere.
+    shifted: bool,
+    accumulate: bool,
+    /// What the configuration needs is there, and only what it makes is asked for.
+    lawful: bool,
+}
+
+fn bounds() -> impl Strategy<Value = (f64, f64)> {
+    let infinity = f64::INFINITY;
+    select(vec![
+        (0.5, 2.0),
+        (0.9, 1.1),
+        (1.0, 1.0),
+        (0.0, infinity),
+        (0.0, 1.0),
+        (1.0, infinity),
+        (1e-9, 1e9),
+        (2.0, 3.0),
+    ])
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    select(vec![Level::Token, Level::Turn, Level::Sequence, Level::Geometric])
+}
+
+fn weight() -> impl Strategy<Value = Weight> {
+    let of_segments = select(vec![Level::Sequence, Level::Geometric]);
+    let tested = select(vec![Level::Token, Level::Sequence, Level::Geometric]);
+    let max = select(vec![2.0, 1.0, 1.1, 0.25, 1e-9, 1e30]);
+    prop_oneof![
+        1 => Just(Weight::One),
+        2 => (level(), max).prop_map(|(level, max)| Weight::Truncated { level, max }),
+        2 => (level(), bounds()).prop_map(|(level, (low, high))| Weight::Clamped { level, low, high }),
+        2 => (level(), bounds()).prop_map(|(level, (low, high))| Weight::Band { level, low, high }),
+        1 => bounds().prop_map(|(low, high)| Weight::SequenceMasked { low, high }),
+        2 => (of_segments, any::<bool>())
+            .prop_map(|(level, leave_one_out)| Weight::SelfNormalised { level, leave_one_out }),
+        2 => Just(Weight::SelfNormalisedAttached),
+        3 => (tested, select(vec![Metropolis::Multiplicity, Metropolis::Mask]), any::<u64>())
+            .prop_map(|(level, mode, seed)| Weight::Metropolis { level, mode, seed }),
+        1 => select(vec![1_usize, 2, 4, 16])
+            .prop_map(|count| Weight::MultipleImportance { proportions: vec![1.0 / count as f64; count] }),
+    ]
+}
+
+fn rejection() -> impl Strategy<Value = Rejection> {
+    let most = || select(vec![0.0, 0.001, 0.05, 0.5, 3.0, 100.0, f64::INFINITY]);
+    let estimate = prop_oneof![
+        bounds().prop_map(|(low, high)| Divergence::K1 { low, high }),
+        most().prop_map(Divergence::K2),
+        most().prop_map(Divergence::K3),
+    ];
+    let over = select(vec![Over::Token, Over::Sum, Over::Mean, Over::Max]);
+    prop_oneof![
+        3 => (level(), bounds()).prop_map(|(level, (low, high))| Rejection::Band { level, low, high }),
+        3 => (estimate, over).prop_map(|(estimate, over)| match (estimate, over) {
+            (Divergence::K1 { .. }, Over::Max) => Rejection::Divergence { estimate, over: Over::Mean },
+            _ => Rejection::Divergence { estimate, over },
+        }),
+        1 => bounds().prop_map(|(low, high)| Rejection::Veto { low, high }),
+        1 => select(vec![0.0, -0.1, 0.1, f64::INFINITY, f64::NEG_INFINITY])
+            .prop_map(|threshold| Rejection::OffPolicySequence { threshold }),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let rejections = prop_oneof![2 => Just(vec![]), 4 => vec(rejection(), 1..4), 1 => vec(rejection(), 4..10)];
+    let saturation = prop_oneof![4 => Just(20.0_f32), 3 => select(vec![0.5, 3.0, 1e-3, f32::INFINITY])];
+    let nonfinite = select(vec![NonFinite::ZeroWeight, NonFinite::Propagate, NonFinite::DropSegment]);
+    let catastrophic = select(vec![(1e-4, 1e4), (0.5, 2.0), (0.0, f64::INFINITY)]);
+    (weight(), rejections, any::<bool>(), saturation, any::<bool>(), nonfinite, catastrophic, any::<bool>()).prop_map(
+        |(weight, rejections, normalise, saturation, mean, nonfinite, catastrophic, diagnostics)| {
+            let is_normalised = matches!(
+                weight,
+                Weight::Truncated { .. } | Weight::Clamped { .. } | Weight::Band { .. } | Weight::SequenceMasked { .. }
+            );
+            Config {
+                weight,
+                rejections,
+                batch_normalise: normalise && is_normalised,
+                saturation,
+                repeats: if mean { Repeats::Mean } else { Repeats::LogMean },
+                nonfinite,
+                catastrophic,
+                diagnostics,
+            }
+        },
+    )
+}
+
+/// Lengths about every limit that makes work go another way.
+fn lengths() -> impl Strategy<Value = Vec<usize>> {
+    let at_limits = select(vec![0_usize, 1, 2, 31, 32, 33, 127, 129, 1023, 1024, 1025, 2047, 2048, 2049]);
+    prop_oneof![
+        6 => vec(0_usize..10, 0..6),
+        4 => vec(prop_oneof![at_limits, 0_usize..70], 1..7),
+        2 => (select(vec![1_usize, 2, 4, 17]), select(vec![31_usize, 127, 128, 129, 256, 257, 300]))
+            .prop_map(|(length, count)| vec![length; count]),
+        1 => select(vec![vec![32 * 1024], vec![3, 32 * 1024 + 1], vec![33 * 1024 + 7, 0, 5]]),
+    ]
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let spread = select(vec![Spread::Near, Spread::Nothing, Spread::Exact, Spread::Wide, Spread::Far]);
+    let repeats = prop_oneof![4 => Just(1_usize), 2 => 2_usize..9, 1 => 15_usize..18];
+    let bad = prop_oneof![4 => Just(0_usize), 1 => 1_usize..4];
+    let shape = (lengths(), any::<u64>(), spread, repeats, 1_i32..9, 0_u8..3, bad);
+    let lawful = prop_oneof![9 => Just(true), 1 => Just(false)];
+    (config(), shape, any::<u32>(), any::<u32>(), any::<bool>(), any::<bool>(), lawful).prop_map(
+        |(config, shape, inputs, outputs, shifted, accumulate, lawful)| {
+            let (lengths, seed, spread, repeats, groups, turns, bad) = shape;
+            let mut drawn = Drawn {
+                config,
+                lengths,
+                seed,
+                spread,
+                repeats,
+                inputs,
+                outputs,
+                groups,
+                turns,
+                bad,
+                shifted,
+                accumulate,
+                lawful,
+            };
+            // Beyond this f32 ends.
+            if drawn.config.saturation.is_infinite()
+                && matches!(drawn.spread, Spread::Wide | Spread::Far | Spread::Exact)
+            {
+                drawn.config.saturation = 40.0;
+            }
+            drawn
+        },
+    )
+}
+
+impl Drawn {
+    fn has(&self, input: u32) -> bool {
+        self.inputs >> input & 1 != 0
+    }
+    fn is_chain(&self) -> bool {
+        matches!(self.config.weight, Weight::Metropolis { level: Level::Sequence | Level::Geometric, .. })
+    }
+    fn is_test_of_tokens(&self) -> bool {
+        matches!(self.config.weight, Weight::Metropolis { level: Level::Token, .. })
+    }
+    fn is_test(&self) -> bool {
+        self.is_chain() || self.is_test_of_tokens()
+    }
+    fn needs_turns(&self) -> bool {
+        let of_turns = |rejection: &Rejection| matches!(rejection, Rejection::Band { level: Level::Turn, .. });
+        self.config.level() == Level::Turn || self.config.rejections.iter().any(of_turns)
+    }
+    fn normalises_groups(&self) -> bool {
+        matches!(self.config.weight, Weight::SelfNormalised { .. } | Weight::SelfNormalisedAttached)
+    }
+
+    /// The batch. A Metropolis test by ids has log-ratios whose sums are exact: no decision is within rounding.
+    fn case(&self) -> Case {
+        let mut rng = seeded(self.seed);
+        let (tokens, segments, lawful) = (self.lengths.iter().sum::<usize>(), self.lengths.len(), self.lawful);
+        let needs = |needed: bool, input: u32| (lawful && needed) || self.has(input);
+        let by_ids = self.is_test() && !self.has(7);
+        let spread = if by_ids { Spread::Exact } else { self.spread };
+        let repeats = if by_ids { 1 } else { self.repeats };
+        let mut case = Case { lengths: self.lengths.clone(), ..Case::default() };
+        for _ in 0..tokens {
+            let (old, rollout) = logprobs(&mut rng, spread);
+            case.old_logprobs.push(old);
+            case.rollout_logprobs.push(rollout);
+        }
+        for _ in 1..repeats {
+            for u in 0..tokens {
+                let moved = case.old_logprobs[u] + rng.random_range(-8_i32..8) as f32 / 64.0;
+                case.old_logprobs.push(moved.min(0.0));
+            }
+        }
+        let sixty_fourths = |rng: &mut StdRng, most: i32| -rng.random_range(0..most) as f32 / 64.0;
+        case.loss_mask = self.has(0).then(|| mask(&mut rng, tokens));
+        case.kept_log_mass = self.has(1).then(|| (0..tokens).map(|_| sixty_fourths(&mut rng, 12)).collect());
+        case.router_shift = self.has(2).then(|| (0..tokens).map(|_| sixty_fourths(&mut rng, 4)).collect());
+        let is_off_policy = |rejection: &Rejection| matches!(rejection, Rejection::OffPolicySequence { .. });
+        let needs_advantages = self.config.rejections.iter().any(is_off_policy);
+        // Eighths: whether their sum is negative is no matter of rounding.
+        let eighths = |rng: &mut StdRng| rng.random_range(-16_i32..16) as f32 / 8.0;
+        let count = if self.has(4) { tokens } else { segments };
+        case.advantages = needs(needs_advantages, 3).then(|| (0..count).map(|_| eighths(&mut rng)).collect());
+        case.advantages_per_token = self.has(4);
+        case.current_log_ratio = self.has(5).then(|| (0..segments).map(|_| rng.random_range(-0.5..0.5)).collect());
+        let ids =
+            needs(by_ids, 6).then(|| (0..segments).map(|_| rng.random::<u64>() >> rng.random_range(0..64)).collect());
+        case.segment_ids = ids;
+        let count = if self.config.level() == Level::Token { tokens } else { segments };
+        case.uniforms = self.has(7).then(|| (0..count).map(|_| rng.random_range(1e-6_f32..1.0)).collect());
+        let has_groups = needs(self.normalises_groups() || self.is_chain(), 8);
+        let ids: Vec<i32> = (0..segments).map(|_| rng.random_range(0..self.groups)).collect();
+        let groups = if has_groups { Groups::from_ids(&ids).len() } else { 0 };
+        let carried = |rng: &mut StdRng| if rng.random_bool(0.4) { f64::NAN } else { rng.random_range(-3.0..3.0) };
+        case.carried = self.has(9).then(|| (0..groups).map(|_| carried(&mut rng)).collect());
+        case.groups = has_groups.then_some(ids);
+        case.rewards = needs(self.normalises_groups(), 10)
+            .then(|| (0..segments).map(|_| if rng.random_bool(0.05) { f32::NAN } else { eighths(&mut rng) }).collect());
+        if let Weight::MultipleImportance { proportions } = &self.config.weight {
+            let lp: Vec<f64> = (0..segments).map(|_| rng.random_range(-4000.0..0.0)).collect();
+            let mut proposal =
+                |lp: f64| if rng.random_bool(0.2) { f64::NEG_INFINITY } else { lp + rng.random_range(-3.0..3.0) };
+            case.proposal_logprobs = needs(true, 11).then(|| {
+                lp.iter().flat_map(|&lp| (0..proportions.len()).map(|_| proposal(lp)).collect::<Vec<_>>()).collect()
+            });
+            case.target_logprobs = needs(true, 12).then_some(lp);
+        }
+        case.has_turns = if lawful && self.is_test_of_tokens() { false } else { needs(self.needs_turns(), 13) };
+        case.turns = (self.turns > 0).then(|| any_turns(&mut rng, &self.lengths));
+        self.spoil(&mut rng, &mut case);
+        case
+    }
+
+    /// What must not matter, at masked tokens, and what does.
+    fn spoil(&self, rng: &mut StdRng, case: &mut Case) {
+        const BAD: [f32; 4] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 500.0];
+        let tokens = case.tokens();
+        if let Some(mask) = case.loss_mask.clone().filter(|_| self.has(14)) {
+            for u in (0..tokens).filter(|&u| mask[u] == 0) {
+                let bad = BAD[rng.random_range(0..4)];
+                case.rollout_logprobs[u] = bad;
+                case.old_logprobs.iter_mut().skip(u).step_by(tokens).for_each(|o| *o = bad);
+                let offsets = case.kept_log_mass.iter_mut().chain(&mut case.router_shift);
+                let per_token = case.advantages.iter_mut().filter(|_| case.advantages_per_token);
+                offsets.chain(per_token).for_each(|array| array[u] = bad);
+            }
+        }
+        for _ in 0..if tokens == 0 { 0 } else { self.bad } {
+            let u = rng.random_range(0..tokens);
+            let bad = BAD[rng.random_range(0..3)];
+            let old = rng.random_range(0..case.old_logprobs.len());
+            match (rng.random_range(0..7), &mut case.kept_log_mass, &mut case.router_shift, &mut case.loss_mask) {
+                (0, _, _, _) => case.old_logprobs[old] = bad,
+                (1, _, _, _) => case.rollout_logprobs[u] = 0.5,
+                (2, Some(mass), _, _) => mass[u] = bad,
+                (3, _, Some(shift), _) => shift[u] = bad,
+                (4, _, _, Some(mask)) => mask[u] = 2 + (u % 254) as u8,
+                (5, ..) if case.advantages_per_token && case.advantages.is_some() => {
+                    case.advantages.as_mut().unwrap()[u] = bad;
+                }
+                _ => case.rollout_logprobs[u] = bad,
+            }
+        }
+    }
+}
+
+fn logprobs(rng: &mut StdRng, spread: Spread) -> (f32, f32) {
+    let rollout = -rng.random_range(0_i32..512) as f32 / 64.0;
+    let mut within = |most: f32| rng.random_range(-1.0..1.0) * most;
+    let old = match spread {
+        Spread::Nothing => rollout,
+        Spread::Exact => rollout + (within(96.0) as i32) as f32 / 64.0,
+        Spread::Near => rollout + within(0.1),
+        Spread::Wide => rollout + within(4.0),
+        Spread::Far if within(1.0) > 0.6 => rollout + within(28.0),
+        Spread::Far => rollout + within(1.0),
+    };
+    // Either may be the larger one, neither is above 0.
+    (old.min(0.0), rollout.min(rollout - old))
+}
+
+/// Runs of tokens that count and that do not; sometimes none or all.
+fn mask(rng: &mut StdRng, tokens: usize) -> Vec<u8> {
+    let (mut on, turn) = (rng.random_bool(0.5), [0.0, 0.02, 0.2, 0.6][rng.random_range(0..4)]);
+    let mut next = || {
+        on ^= rng.random_bool(turn);
+        u8::from(on)
+    };
+    (0..tokens).map(|_| next()).collect()
+}
+
+/// Turns that end anywhere, some of them empty.
+fn any_turns(rng: &mut StdRng, lengths: &[usize]) -> Vec<i64> {
+    let (mut offsets, mut start) = (vec![0], 0);
+    for &length in lengths {
+        let mut ends: Vec<usize> = (0..rng.random_range(0..4)).map(|_| start + rng.random_range(0..=length)).collect();
+        ends.retain(|&end| end < start + length);
+        ends.sort_unstable();
+        start += length;
+        offsets.extend(ends.iter().map(|&end| end as i64));
+        offsets.push(start as i64);
+    }
+    offsets
+}
+
+// ---- what is run --------------------------------------------------------------------------------------------------------
+
+/// A batch in a backend's memory, each array at an address of its own choice.
+struct Inputs<B: Backend> {
+    plan: Plan<B>,
+    turns: Option<TurnPlan<B>>,
+    groups: Option<GroupPlan<B>>,
+    floats: Vec<Option<Padded<B, f32>>>,
+    doubles: Vec<Option<Padded<B, f64>>>,
+    loss_mask: Option<Padded<B, u8>>,
+    segment_ids: Option<Padded<B, u64>>,
+    per_token: bool,
+}
+
+/// Where arrays begin behind a boundary, one by one.
+struct Shifts(Option<StdRng>);
+
+impl Shifts {
+    fn of(drawn: &Drawn) -> Shifts {
+        Shifts(drawn.shifted.then(|| seeded(drawn.seed ^ 1)))
+    }
+    fn next(&mut self) -> usize {
+        self.0.as_mut().map_or(0, |rng| rng.random_range(0..4))
+    }
+    fn array<B: Backend, T: bytemuck::Pod + Send + Sync>(
+        &mut self,
+        backend: &B,
+        stream: &B::Stream,
+        values: Option<&Vec<T>>,
+        beside: T,
+    ) -> Option<Padded<B, T>> {
+        let skipped = self.next();
+        values.map(|values| Padded::new(backend, stream, values, skipped, beside))
+    }
+}
+
+impl<B: Backend> Inputs<B> {
+    fn new(backend: &B, stream: &B::Stream, case: &Case, shifts: &mut Shifts) -> Inputs<B> {
+        let segments = case.segments();
+        let turns = case.has_turns.then(|| TurnPlan::new(backend, stream, &segments, &case.turn_offsets()).unwrap());
+        let groups = case.groups.as_ref().map(|ids| GroupPlan::new(backend, stream, &Groups::from_ids(ids)).unwrap());
+        let floats = [
+            Some(&case.old_logprobs),
+            Some(&case.rollout_logprobs),
+            case.kept_log_mass.as_ref(),
+            case.router_shift.as_ref(),
+            case.advantages.as_ref(),
+            case.uniforms.as_ref(),
+            case.rewards.as_ref(),
+        ];
+        let doubles = [&case.current_log_ratio, &case.carried, &case.target_logprobs, &case.proposal_logprobs];
+        Inputs {
+            plan: Plan::new(backend, stream, &segments).unwrap(),
+            turns,
+            groups,
+            floats: floats.map(|values| shifts.array(backend, stream, values, f32::NAN)).into(),
+            doubles: doubles.map(|values| shifts.array(backend, stream, values.as_ref(), f64::NAN)).into(),
+            loss_mask: shifts.array(backend, stream, case.loss_mask.as_ref(), 77),
+            segment_ids: shifts.array(backend, stream, case.segment_ids.as_ref(), 77),
+            per_token: case.advantages_per_token,
+        }
+    }
+
+    fn plans(&self) -> Plans<'_, B> {
+        Plans { segments: &self.plan, turns: self.turns.as_ref(), groups: self.groups.as_ref() }
+    }
+
+    fn batch(&self) -> Batch<'_, B::Memory> {
+        let float = |at: usize| self.floats[at].as_ref().map(Padded::view);
+        let double = |at: usize| self.doubles[at].as_ref().map(Padded::view);
+        Batch {
+            loss_mask: self.loss_mask.as_ref().map(Padded::view),
+            kept_log_mass: float(2),
+            router_shift: float(3),
+            advantages: float(4)
+                .map(|a| if self.per_token { Advantages::PerToken(a) } else { Advantages::PerSegment(a) }),
+            uniforms: float(5),
+            rewards: float(6),
+            current_log_ratio: double(0),
+            carried: double(1),
+            target_logprobs: double(2),
+            proposal_logprobs: double(3),
+            segment_ids: self.segment_ids.as_ref().map(Padded::view),
+            ..Batch::new(float(0).unwrap(), float(1).unwrap())
+        }
+    }
+}
+
+/// Everything that a call may write, with what it held before.
+struct Outputs<B: Backend> {
+    floats: Vec<Padded<B, f32>>,
+    doubles: Vec<Padded<B, f64>>,
+    bytes: Vec<Padded<B, u8>>,
+    words: Vec<Padded<B, u32>>,
+    rejected: Padded<B, u64>,
+    workspace: Padded<B, u8>,
+    errors: ErrorWord<B>,
+}
+
+/// What sums hold that a call adds to.
+const HELD: f64 = 3.0;
+
+impl<B: Backend> Outputs<B> {
+    fn new(backend: &B, stream: &B::Stream, plans: Plans<'_, B>, accumulate: bool, shifts: &mut Shifts) -> Outputs<B> {
+        let (tokens, segments) = (plans.segments.segments().tokens(), plans.segments.segments().len());
+        let groups = plans.groups.map_or(0, |groups| groups.groups().len());
+        let held = if accumulate { HELD } else { f64::NAN };
+        let mut floats = |len: usize| Padded::new(backend, stream, &vec![f32::NAN; len], shifts.next(), 7.5);
+        let floats = vec![floats(tokens), floats(tokens), floats(segments), floats(segments)];
+        let mut doubles = |len: usize, held: f64| Padded::new(backend, stream, &vec![held; len], shifts.next(), 7.5);
+        let doubles = vec![
+            doubles(segments, f64::NAN),
+            doubles(groups, f64::NAN),
+            doubles(GLOBALS, held),
+            doubles(diagnostics::LEN, held),
+            doubles(groups, f64::NAN),
+        ];
+        let mut bytes = |len: usize| Padded::new(backend, stream, &vec![0xa5_u8; len], shifts.next(), 0x5a);
+        let bytes = vec![bytes(tokens), bytes(segments)];
+        let mut words = |len: usize| Padded::new(backend, stream, &vec![0xa5a5_u32; len], shifts.next(), 0x5a5a);
+        Outputs {
+            floats,
+            doubles,
+            bytes,
+            words: vec![words(segments), words(segments), words(groups)],
+            rejected: Padded::new(backend, stream, &[5; REJECTED], shifts.next(), 0x5a5a),
+            workspace: Padded::new(backend, stream, &vec![0xa5; workspace_bytes(&plans)], shifts.next(), 0x5a),
+            errors: backend.error_word(stream).unwrap(),
+        }
+    }
+
+    /// Those of `wanted`; of everything a call has only what there can be, unless it breaks the law.
+    fn output(&mut self, drawn: &Drawn, has_rewards: bool, wanted: u32) -> Output<'_, B::Memory> {
+        let (chain, config, law) = (drawn.is_chain(), &drawn.config, drawn.lawful);
+        let wants = |bit: u32, possible: bool| wanted >> bit & 1 != 0 && (possible || !law);
+        let [weights, log_ratio, segment_weights, advantages] = &mut self.floats[..] else { unreachable!() };
+        let [x, carry, globals, sums, expected] = &mut self.doubles[..] else { unreachable!() };
+        let [keep, accepted] = &mut self.bytes[..] else { unreachable!() };
+        let [kept, multiplicity, carried] = &mut self.words[..] else { unreachable!() };
+        let has_mean = drawn.normalises_groups() && has_rewards;
+        Output {
+            weights: wants(0, true).then(|| weights.view_mut()),
+            keep: wants(1, true).then(|| keep.view_mut()),
+            log_ratio: wants(2, true).then(|| log_ratio.view_mut()),
+            segment_weights: wants(3, true).then(|| segment_weights.view_mut()),
+            segment_log_weights: wants(4, true).then(|| x.view_mut()),
+            kept: wants(5, true).then(|| kept.view_mut()),
+            accepted: wants(6, chain).then(|| accepted.view_mut()),
+            multiplicity: wants(7, chain).then(|| multiplicity.view_mut()),
+            carry_multiplicity: wants(8, chain).then(|| carried.view_mut()),
+            carry_log_weights: wants(9, chain).then(|| carry.view_mut()),
+            advantages: wants(10, config.makes_advantages()).then(|| advantages.view_mut()),
+            expected_rewards: wants(11, has_mean).then(|| expected.view_mut()),
+            rejected: wants(12, true).then(|| self.rejected.view_mut()),
+            globals: (wants(13, true) || (law && config.batch_normalise)).then(|| globals.view_mut()),
+            diagnostics: wants(14, config.diagnostics).then(|| sums.view_mut()),
+            errors: wants(15, true).then(|| self.errors.view_mut()),
+            tag: 7,
+            accumulate: drawn.accumulate,
+            ..Output::new(self.workspace.view_mut())
+        }
+    }
+
+    fn read(&mut self, backend: &B, stream: &B::Stream) -> Found {
+        let fault = backend.check(stream, &mut self.errors).err();
+        let float = |at: usize, name: &str| self.floats[at].read(backend, stream, name);
+        let double = |at: usize, name: &str| self.doubles[at].read(backend, stream, name);
+        self.workspace.read(backend, stream, "workspace");
+        Found {
+            weights: float(0, "weights"),
+            keep: self.bytes[0].read(backend, stream, "keep"),
+            log_ratio: float(1, "log_ratio"),
+            segment_weights: float(2, "segment_weights"),
+            segment_log_weights: double(0, "segment_log_weights"),
+            kept: self.words[0].read(backend, stream, "kept"),
+            accepted: self.bytes[1].read(backend, stream, "accepted"),
+            multiplicity: self.words[1].read(backend, stream, "multiplicity"),
+            carry_multiplicity: self.words[2].read(backend, stream, "carry_multiplicity"),
+            carry_log_weights: double(1, "carry_log_weights"),
+            advantages: float(3, "advantages"),
+            expected_rewards: double(4, "expected_rewards"),
+            rejected: self.rejected.read(backend, stream, "rejected"),
+            globals: double(2, "globals"),
+            diagnostics: double(3, "diagnostics"),
+            fault,
+        }
+    }
+}
+
+/// Every output.
+const ALL: u32 = 0xffff;
+
+/// What calls leave, one after the other into the same arrays.
+fn run<B: Backend>(backend: &B, drawn: &Drawn, case: &Case, wanted: u32, calls: usize) -> Result<Vec<Found>, Error> {
+    let stream = backend.stream().unwrap();
+    let mut shifts = Shifts::of(drawn);
+    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    let mut outputs = Outputs::new(backend, &stream, input.plans(), drawn.accumulate, &mut shifts);
+    let mut found = Vec::new();
+    for _ in 0..calls {
+        let output = outputs.output(drawn, case.rewards.is_some(), wanted);
+        let outcome = backend.correction(&stream, &drawn.config, input.plans(), input.batch(), output);
+        found.push(outcome.map(|()| outputs.read(backend, &stream))?);
+    }
+    Ok(found)
+}
+
+/// The three phases, with every output in each.
+fn run_phases<B: Backend>(backend: &B, drawn: &Drawn, case: &Case) -> Found {
+    let stream = backend.stream().unwrap();
+    let mut shifts = Shifts::of(drawn);
+    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    let plans = input.plans();
+    let mut outputs = Outputs::new(backend, &stream, plans, drawn.accumulate, &mut shifts);
+    let pieces = plans.pieces().len();
+    let planes = vec![f64::NAN; drawn.config.planes().len() * pieces];
+    let mut sums = Padded::new(backend, &stream, &planes, shifts.next(), 7.5);
+    let decisions = vec![Decision { weight: f32::NAN, flags: 99 }; pieces];
+    let beside = Decision { weight: 7.5, flags: 7 };
+    let mut decisions = Padded::new(backend, &stream, &decisions, shifts.next(), beside);
+    for phase in [B::correction_partial, B::correction_finish, B::correction_apply] {
+        let output = outputs.output(drawn, case.rewards.is_some(), ALL);
+        let phases = Phases { sums: sums.view_mut(), decisions: decisions.view_mut() };
+        phase(backend, &stream, &drawn.config, plans, input.batch(), phases, output).unwrap();
+    }
+    sums.read(backend, &stream, "sums");
+    decisions.read(backend, &stream, "decisions");
+    outputs.read(backend, &stream)
+}
+
+// ---- what is asked ------------------------------------------------------------------------------------------------------
+
+/// How far log-ratios of a call may be from exact ones, and so logarithms of its weights.
+struct Rounding {
+    of_tokens: Vec<f64>,
+    of_segments: Vec<f64>,
+    most: f64,
+    /// Σ m (|o| + |q| + |δ| + 1): sums of terms of both signs are known to a share of it.
+    scale: f64,
+}
+
+/// Every operation in f32 rounds by 2^-24 of its result, and so does each of the ten levels of a sum's tree.
+fn rounding(case: &Case) -> Rounding {
+    const ROUND: f64 = 1.0 / (1 << 24) as f64;
+    let tokens = case.tokens();
+    let repeats = case.old_logprobs.len().checked_div(tokens).unwrap_or(1);
+    let at = |array: &Option<Vec<f32>>, u: usize| array.as_ref().map_or(0.0, |array| f64::from(array[u]));
+    let (mut of_tokens, mut deltas, mut scale) = (vec![0.0; tokens], vec![0.0; tokens], 0.0);
+    for u in (0..tokens).filter(|&u| case.loss_mask.as_ref().is_none_or(|mask| mask[u] != 0)) {
+        let old = (0..repeats).map(|r| f64::from(case.old_logprobs[r * tokens + u]).abs()).fold(0.0, f64::max);
+        let rollout = f64::from(case.rollout_logprobs[u]);
+        let (mass, shift) = (at(&case.kept_log_mass, u), at(&case.router_shift, u));
+        let delta = old + rollout.abs();
+        let delta = if repeats > 1 {
+            delta + 1.0
+        } else {
+            (f64::from(case.old_logprobs[u]) - rollout - mass).abs() + shift.abs()
+        };
+        if !(delta + old + rollout).is_finite() {
+            continue;
+        }
+        let of_repeats = if repeats > 1 { (repeats + 4) as f64 * (old + 1.0) } else { 0.0 };
+        of_tokens[u] = ROUND * (2.0 * delta + if mass != 0.0 { rollout.abs() } else { 0.0 } + of_repeats);
+        deltas[u] = delta;
+        scale += old + rollout.abs() + delta + 1.0;
+    }
+    let of_segment = |range: std::ops::Range<usize>| {
+        of_tokens[range.clone()].iter().sum::<f64>() + 12.0 * ROUND * deltas[range].iter().sum::<f64>()
+    };
+    let of_segments: Vec<f64> = case.segments().ranges().map(of_segment).collect();
+    let most = of_segments.iter().copied().fold(0.0, f64::max);
+    Rounding { of_tokens, of_segments, most, scale }
+}
+
+/// The same call with every bound moved by what rounding may make of a number that is compared with it.
+fn nudged(drawn: &Drawn, case: &Case, by: f64) -> (Drawn, Case) {
+    let (mut drawn, mut case) = (drawn.clone(), case.clone());
+    let widen = |low: &mut f64, high: &mut f64| {
+        (*low, *high) = (*low * (-by).exp(), *high * by.exp());
+        if *low > *high {
+            *high = *low;
+        }
+    };
+    let raise = |most: &mut f64| *most = (*most + by * (2.0 * *most + 8.0 * most.sqrt() + by.abs())).max(0.0);
+    match &mut drawn.config.weight {
+        Weight::Clamped { low, high, .. } | Weight::Band { low, high, .. } | Weight::SequenceMasked { low, high } => {
+            widen(low, high)
+        }
+        Weight::Truncated { max, .. } => *max *= by.exp(),
+        _ => {}
+    }
+    for rejection in &mut drawn.config.rejections {
+        match rejection {
+            Rejection::Band { low, high, .. }
+            | Rejection::Veto { low, high }
+            | Rejection::Divergence { estimate: Divergence::K1 { low, high }, .. } => widen(low, high),
+            Rejection::Divergence { estimate: Divergence::K2(most) | Divergence::K3(most), .. } => raise(most),
+            Rejection::OffPolicySequence { threshold } => *threshold += by,
+            _ => {}
+        }
+    }
+    widen(&mut drawn.config.catastrophic.0, &mut drawn.config.catastrophic.1);
+    drawn.config.saturation = (f64::from(drawn.config.saturation) + by).max(1e-9) as f32;
+    if drawn.is_test_of_tokens() && case.uniforms.is_none() {
+        case.rollout_logprobs.iter_mut().for_each(|q| *q += by as f32);
+    }
+    case.uniforms.iter_mut().flatten().for_each(|u| *u *= by.exp() as f32);
+    (drawn, case)
+}
+
+/// Places of the diagnostics that are counts.
+const COUNTS: [usize; 17] = [0, 8, 15, 16, 17, 18, 19, 32, 33, 34, 36, 40, 41, 42, 54, 55, 56];
+
+/// What is decided, not rounded.
+fn decisions(found: &Found) -> Vec<u64> {
+    let counts = [0, 1, 2, 4, 8].map(|place| found.globals[place].to_bits());
+    let bytes = found.keep.iter().chain(&found.accepted).map(|&b| u64::from(b));
+    let words = [&found.kept, &found.multiplicity, &found.carry_multiplicity].into_iter().flatten().map(|&w| w.into());
+    let diagnosed = COUNTS.iter().map(|&place| found.diagnostics[place].to_bits());
+    bytes.chain(words).chain(found.rejected.iter().copied()).chain(counts).chain(diagnosed).collect()
+}
+
+/// Where floats are 0, which decides about them too.
+fn zeros(found: &Found) -> Vec<bool> {
+    [&found.weights, &found.segment_weights, &found.advantages].into_iter().flatten().map(|&x| x == 0.0).collect()
+}
+
+fn bytes_of_all(found: &Found) -> Vec<(&'static str, Vec<u8>)> {
+    let floats = |values: &[f32]| bytes_of(&canonical(values).collect::<Vec<_>>()).to_vec();
+    let doubles = |values: &[f64]| {
+        bytes_of(&values.iter().map(|&x| if x.is_nan() { f64::NAN } else { x }).collect::<Vec<_>>()).to_vec()
+    };
+    vec![
+        ("weights", floats(&found.weights)),
+        ("keep", found.keep.clone()),
+        ("log_ratio", floats(&found.log_ratio)),
+        ("segment_weights", floats(&found.segment_weights)),
+        ("segment_log_weights", doubles(&found.segment_log_weights)),
+        ("kept", bytes_of(&found.kept).to_vec()),
+        ("accepted", found.accepted.clone()),
+        ("multiplicity", bytes_of(&found.multiplicity).to_vec()),
+        ("carry_multiplicity", bytes_of(&found.carry_multiplicity).to_vec()),
+        ("carry_log_weights", doubles(&found.carry_log_weights)),
+        ("advantages", floats(&found.advantages)),
+        ("expected_rewards", doubles(&found.expected_rewards)),
+        ("rejected", bytes_of(&found.rejected).to_vec()),
+        ("globals", doubles(&found.globals)),
+        ("diagnostics", doubles(&found.diagnostics)),
+        ("errors", format!("{:?}", found.fault).into_bytes()),
+    ]
+}
+
+fn assert_same_bits(what: &str, found: &Found, expected: &Found) {
+    for ((name, found), (_, expected)) in bytes_of_all(found).iter().zip(bytes_of_all(expected)) {
+        assert!(*found == expected, "{what}: {name}: other bits: {found:x?} not {expected:x?}");
+    }
+}
+
+fn see(what: &'static str, found: f64, expected: f64, relative: f64, absolute: f64) {
+    if found == expected || (found.is_nan() && expected.is_nan()) {
+        return;
+    }
+    let share = report::see(0, what, "any", (found - expected).abs() / (absolute + relative * expected.abs()), 1.0);
+    assert!(share <= 1.0, "{what}: {found} not {expected}: {share} of what rounding is");
+}
+
+/// As the suites of `agreement` ask it, with the rounding of this very batch.
+fn assert_agrees(drawn: &Drawn, case: &Case, found: &Found, expected: &Found) {
+    let r = rounding(case);
+    let shared = if drawn.config.batch_normalise || drawn.normalises_groups() { r.most } else { 0.0 };
+    let of_token = drawn.config.level() == Level::Token;
+    let largest = case.rewards.iter().flatten().filter(|r| r.is_finite()).fold(0.0_f64, |a, &b| a.max(b.abs().into()));
+    for (i, range) in case.segments().ranges().enumerate() {
+        let tolerance = 1e-6 + r.of_segments[i] + shared;
+        see(
+            "weight of a segment",
+            found.segment_weights[i].into(),
+            expected.segment_weights[i].into(),
+            tolerance,
+            1e-7,
+        );
+        see("X", found.segment_log_weights[i], expected.segment_log_weights[i], 1e-6, r.of_segments[i] + 1e-7);
+        see(
+            "advantage",
+            found.advantages[i].into(),
+            expected.advantages[i].into(),
+            tolerance,
+            tolerance * largest,
+        );
+        for u in range {
+            let tolerance = if of_token { 1e-6 + r.of_tokens[u] + shared } else { tolerance };
+            see("weight of a token", found.weights[u].into(), expected.weights[u].into(), tolerance, 1e-7);
+            see("log-ratio", found.log_ratio[u].into(), expected.log_ratio[u].into(), 0.0, 1e-7 + r.of_tokens[u]);
+        }
+    }
+    let tolerance = 1e-6 + 2.0 * r.most;
+    for (&f, &e) in found.expected_rewards.iter().zip(&expected.expected_rewards) {
+        see("mean reward", f, e, tolerance, tolerance * largest);
+    }
+    for (&f, &e) in found.carry_log_weights.iter().zip(&expected.carry_log_weights) {
+        see("carried X", f, e, 1e-6, r.most + 1e-7);
+    }
+    for (&f, &e) in found.globals.iter().zip(&expected.globals) {
+        see("global", f, e, 2e-6 + 2.0 * r.most, 1e-7 * r.scale + 1e-9);
+    }
+    for (place, (&f, &e)) in found.diagnostics.iter().zip(&expected.diagnostics).enumerate() {
+        let relative = 1e-5 + 2.0 * r.most;
+        let is_fine = std::panic::catch_unwind(|| see("diagnostics", f, e, relative, 1e-7 * r.scale + 1e-7));
+        assert!(is_fine.is_ok(), "diagnostics, place {place}");
+    }
+    assert_eq!(found.fault, expected.fault);
+    let (found, expected) = (decisions(found), decisions(expected));
+    assert!(found == expected, "decisions: {found:?} not {expected:?}");
+}
+
+/// What a call with these outputs leaves where it does not write.
+fn hide(found: &mut Found, unwritten: &Found, wanted: u32) {
+    macro_rules! hide {
+        ($($bit:literal $field:ident),*) => { $(if wanted >> $bit & 1 == 0 { found.$field = unwritten.$field.clone(); })* };
+    }
+    hide!(0 weights, 1 keep, 2 log_ratio, 3 segment_weights, 4 segment_log_weights, 5 kept, 6 accepted, 7 multiplicity,
+        8 carry_multiplicity, 9 carry_log_weights, 10 advantages, 11 expected_rewards, 12 rejected, 13 globals,
+        14 diagnostics, 15 fault);
+}
+
+/// What is in the arrays before a call.
+fn untouched<B: Backend>(backend: &B, drawn: &Drawn, case: &Case) -> Found {
+    let stream = backend.stream().unwrap();
+    let mut shifts = Shifts::of(drawn);
+    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    Outputs::new(backend, &stream, input.plans(), drawn.accumulate, &mut shifts).read(backend, &stream)
+}
+
+/// Whether the batch may be cut into pieces of segments by what there is for it.
+fn may_be_cut(drawn: &Drawn, case: &Case) -> bool {
+    let per_token = case.advantages_per_token && case.advantages.is_some();
+    !case.has_turns
+        && !per_token
+        && !drawn.is_test_of_tokens()
+        && case.uniforms.as_ref().is_none_or(|u| u.len() == case.lengths.len())
+}
+
+fn check<B: Backend>(backend: &B, drawn: &Drawn, near: &Cell<u32>) {
+    let case = drawn.case();
+    let reference = run(&Reference, drawn, &case, ALL, 2);
+    let (expected, all) = match (reference, run(backend, drawn, &case, ALL, 2)) {
+        (Ok(expected), Ok(found)) => (expected, found),
+        (Err(expected), Err(found)) => return assert_eq!(found.to_string(), expected.to_string()),
+        (expected, found) => panic!("{:?}, but the reference {:?}", found.err(), expected.err()),
+    };
+    // Not a bit of one output depends on which others there are, and none is written that is not asked for.
+    let before = untouched(backend, drawn, &case);
+    let mut wanted = drawn.outputs;
+    let some = run(backend, drawn, &case, wanted, 1).unwrap().remove(0);
+    wanted |= if drawn.config.batch_normalise { 1 << 13 } else { 0 };
+    let mut alone = all[0].clone();
+    hide(&mut alone, &before, wanted);
+    assert_same_bits("with fewer outputs", &some, &alone);
+    if drawn.accumulate {
+        assert_eq!(
+            all[1].rejected.iter().map(|x| x - 5).collect::<Vec<_>>(),
+            all[0].rejected.iter().map(|x| 2 * (x - 5)).collect::<Vec<_>>()
+        );
+    } else {
+        let again = Found { rejected: all[0].rejected.clone(), ..all[1].clone() };
+        assert_same_bits("again", &again, &all[0]);
+        if backend.name() != "reference" {
+            assert_same_bits("in three phases", &run_phases(backend, drawn, &case), &all[0]);
+        }
+    }
+    let size = 2e-6 + rounding(&case).most;
+    let is_near = [size, -size].into_iter().any(|by| {
+        let (nudged, moved) = nudged(drawn, &case, by);
+        let found = run(&Reference, &nudged, &moved, ALL, 1).unwrap().remove(0);
+        decisions(&found) != decisions(&expected[0]) || zeros(&found) != zeros(&expected[0])
+    });
+    if is_near {
+        near.set(near.get() + 1);
+        return;
+    }
+    for (found, expected) in all.iter().zip(&expected) {
+        assert_agrees(drawn, &case, found, expected);
+    }
+    if drawn.has(15) && may_be_cut(drawn, &case) {
+        let cut = drawn.seed as usize % 40;
+        let is_first = |at: usize| if drawn.has(16) { at < cut } else { at / (1 + cut) % 2 == 0 };
+        let pieces = [case.piece(is_first), case.piece(|at| !is_first(at))];
+        let found = run_in_pieces(backend, &drawn.config, &case, &pieces, drawn.has(16));
+        let r = rounding(&case);
+        for (&f, &e) in found.0.iter().zip(&expected[0].weights) {
+            if drawn.accumulate && drawn.config.batch_normalise {
+                break; // by what was held before
+            }
+            see("weight in pieces", f.into(), e.into(), 4e-6 + 6.0 * r.most, 1e-7);
+        }
+        assert_eq!(found.1, expected[0].keep, "in pieces");
+    }
+}
+
+pub fn any_call_is_the_reference_s_whatever_else_is_asked_for<B: Backend>(backend: &B) {
+    let (near, all) = (Cell::new(0), Cell::new(0));
+    for_any(200, &drawn(), |drawn| {
+        all.set(all.get() + 1);
+        check(backend, drawn, &near);
+    });
+    println!("{}: {} of {} calls had a decision within rounding", backend.name(), near.get(), all.get());
+    report::print("correction", backend.name());
+    assert!(near.get() * 3 < all.get(), "{near:?} of {all:?}");
+}

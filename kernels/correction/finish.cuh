@@ -49,11 +49,17 @@ MOERL_DEVICE void see_segment(SegmentsSeen& seen, const MoerlCorrection& p, cons
     at[MOERL_CORRECTION_ACCEPTED] += settled.is_accepted ? 1.0 : 0.0;
     const bool of_turns = p.level == MOERL_CORRECTION_TURN, of_tokens = p.level == MOERL_CORRECTION_TOKEN;
     const double weight = static_cast<double>(settled.weight);
-    const double sum = of_turns ? spread : weight;
+    double weighed = of_turns ? n : 1.0, sum = of_turns ? spread : weight, squares = of_turns ? spread_squared : weight * weight;
+    if (weighs_tokens_by_segments(p)) {
+        // Every token with its segment's mean.
+        weighed = n;
+        sum = plane_of(p, MOERL_CORRECTION_WEIGHT, pieces) * weight;
+        squares = sum * sum / n;
+    }
     if (is_finite_f64(sum)) {
-        at[MOERL_CORRECTION_WEIGHED] += of_turns ? n : 1.0;
+        at[MOERL_CORRECTION_WEIGHED] += weighed;
         at[MOERL_CORRECTION_WEIGHTS] += sum;
-        at[MOERL_CORRECTION_WEIGHTS_SQUARED] += of_turns ? spread_squared : weight * weight;
+        at[MOERL_CORRECTION_WEIGHTS_SQUARED] += squares;
         if (!of_tokens) {
             at[MOERL_CORRECTION_SPREAD_WEIGHTS] += spread;
             at[MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED] += spread_squared;

@@ -1,10 +1,10 @@
 //! Any call: options, shapes, inputs and outputs in whatever combination.
 
 use moerl::advantage::{
-    Baseline, BaselineCall, BaselinePlan, BatchNorm, COUNTS, Call, Config, CountTokens, DoublyRobust, GroupPlan, MOMENTS,
-    Moments, Pass, ReinforcePp, ReinforcePpBaseline, Single, TokenBaseline, TokenCall, TokenEstimator, Weights, Whiten,
-    Whitening, baseline_workspace_bytes, batch_norm, moments_workspace_bytes, reinforce_pp, reinforce_pp_baseline,
-    token_workspace_bytes, workspace_bytes,
+    Baseline, BaselineCall, BaselinePlan, BatchNorm, COUNTS, Call, Config, CountTokens, DoublyRobust, GroupPlan,
+    MOMENTS, Moments, Pass, ReinforcePp, ReinforcePpBaseline, Single, TokenBaseline, TokenCall, TokenEstimator,
+    Weights, Whiten, Whitening, baseline_workspace_bytes, batch_norm, moments_workspace_bytes, reinforce_pp,
+    reinforce_pp_baseline, token_workspace_bytes, workspace_bytes,
 };
 use moerl::objective::{Groups, Plan, Segments};
 use moerl::{Backend, Error, Reference};
@@ -163,7 +163,14 @@ fn group_call() -> impl Strategy<Value = GroupCall> {
     let bad = select(vec![0.0, 0.0, 0.2, 0.9]);
     (config, sizes, 0_usize..3, any::<u64>(), 0_u8..5, bad, any::<bool>(), any::<bool>()).prop_map(
         |(config, sizes, alone, seed, kind, bad, has_lengths, shifted)| GroupCall {
-            config, sizes, alone, seed, kind, bad, has_lengths, shifted,
+            config,
+            sizes,
+            alone,
+            seed,
+            kind,
+            bad,
+            has_lengths,
+            shifted,
         },
     )
 }
@@ -276,13 +283,19 @@ fn batch_call() -> impl Strategy<Value = BatchCall> {
         4 => 0_usize..9,
         4 => select(vec![31_usize, 255, 256, 257, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4097, 9000]),
     ];
-    let whitening = (any::<bool>(), 0_u32..2, select(vec![1e-8, 0.0, 1.0]), any::<bool>()).prop_map(
-        |(centre, ddof, epsilon, epsilon_in_root)| Whitening { centre, ddof, epsilon, epsilon_in_root },
-    );
+    let whitening = (any::<bool>(), 0_u32..2, select(vec![1e-8, 0.0, 1.0]), any::<bool>())
+        .prop_map(|(centre, ddof, epsilon, epsilon_in_root)| Whitening { centre, ddof, epsilon, epsilon_in_root });
     let bad = select(vec![0.0, 0.0, 0.2, 0.95]);
     (whitening, len, any::<u64>(), 0_u8..4, bad, 0_u8..4, any::<u8>(), any::<bool>()).prop_map(
         |(whitening, len, seed, kind, bad, weights, has, shifted)| BatchCall {
-            whitening, len, seed, kind, bad, weights, has, shifted,
+            whitening,
+            len,
+            seed,
+            kind,
+            bad,
+            weights,
+            has,
+            shifted,
         },
     )
 }
@@ -426,7 +439,15 @@ fn tokens_call() -> impl Strategy<Value = TokensCall> {
     let lawful = prop_oneof![9 => Just(true), 1 => Just(false)];
     (estimator(), lengths(), any::<u64>(), 0_u8..4, any::<u8>(), any::<u8>(), bad, any::<bool>(), lawful).prop_map(
         |(estimator, lengths, seed, kind, has, wants, bad, shifted, lawful)| TokensCall {
-            estimator, lengths, seed, kind, has, wants, bad, shifted, lawful,
+            estimator,
+            lengths,
+            seed,
+            kind,
+            has,
+            wants,
+            bad,
+            shifted,
+            lawful,
         },
     )
 }
@@ -445,8 +466,7 @@ impl TokensCall {
         let is_returns = matches!(self.estimator, TokenEstimator::Returns { .. });
         let is_vtrace = matches!(self.estimator, TokenEstimator::Vtrace { .. });
         let law = |bit: u32, needed: bool| if self.lawful { needed } else { has(bit) };
-        let is_there =
-            [has(0), has(1) || (self.lawful && !has(0)), law(2, !is_returns), has(3), law(4, is_vtrace)];
+        let is_there = [has(0), has(1) || (self.lawful && !has(0)), law(2, !is_returns), has(3), law(4, is_vtrace)];
         let lens = [tokens, segments, tokens, segments, tokens];
         let mut place = 0;
         let mut floats = is_there.map(|is_there| {
@@ -462,12 +482,15 @@ impl TokensCall {
         if let Some(mask) = loss_mask.as_ref().filter(|_| has(6)) {
             for u in (0..tokens).filter(|&u| mask[u] == 0) {
                 let bad = BAD[rng.random_range(0..3)];
-                [0, 2, 4].into_iter().filter_map(|at| floats[at].take().map(|x| (at, x))).collect::<Vec<_>>().into_iter().for_each(
-                    |(at, mut array)| {
+                [0, 2, 4]
+                    .into_iter()
+                    .filter_map(|at| floats[at].take().map(|x| (at, x)))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|(at, mut array)| {
                         array[u] = bad;
                         floats[at] = Some(array);
-                    },
-                );
+                    });
             }
         }
         for _ in 0..self.bad {
@@ -603,7 +626,14 @@ fn baseline_call() -> impl Strategy<Value = BaselineDrawn> {
     let bad = prop_oneof![3 => Just(0_usize), 1 => 1_usize..4];
     (config, lengths(), 1_usize..5, any::<u64>(), 0_u8..4, any::<u8>(), bad, any::<bool>()).prop_map(
         |(config, lengths, groups, seed, kind, has, bad, shifted)| BaselineDrawn {
-            config, lengths, groups, seed, kind, has, bad, shifted,
+            config,
+            lengths,
+            groups,
+            seed,
+            kind,
+            has,
+            bad,
+            shifted,
         },
     )
 }
@@ -767,7 +797,10 @@ pub fn any_composition_is_the_reference_s<B: Backend>(backend: &B) {
             let sd = (squares / weight.max(1.0)).sqrt().max(1e-4);
             let at = 1.2e-7 * scale * weight;
             assert!((found.moments[1] - sum).abs() <= at + 1e-11 * sum.abs(), "{found:?} not {expected:?}");
-            assert!((found.moments[2] - squares).abs() <= 2.0 * scale * at + 1e-11 * squares, "{found:?} not {expected:?}");
+            assert!(
+                (found.moments[2] - squares).abs() <= 2.0 * scale * at + 1e-11 * squares,
+                "{found:?} not {expected:?}"
+            );
             let found = Found { moments: expected.moments.clone(), ..found.clone() };
             assert_agrees(&found, expected, |_, _| 1e8 * scale / sd);
         }

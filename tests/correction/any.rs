@@ -160,7 +160,9 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     let bad = prop_oneof![4 => Just(0_usize), 1 => 1_usize..4];
     let shape = (lengths(), any::<u64>(), spread, repeats, 1_i32..9, 0_u8..3, bad);
     let lawful = prop_oneof![9 => Just(true), 1 => Just(false)];
-    (config(), shape, any::<u32>(), any::<u32>(), any::<bool>(), any::<bool>(), lawful).prop_map(
+    let few = (0_u32..16, 0_u32..16).prop_map(|(a, b)| 1 << a | 1 << b | 1 << 15);
+    let outputs = prop_oneof![1 => Just(0_u32), 3 => few, 4 => any::<u32>()];
+    (config(), shape, any::<u32>(), outputs, any::<bool>(), any::<bool>(), lawful).prop_map(
         |(config, shape, inputs, outputs, shifted, accumulate, lawful)| {
             let (lengths, seed, spread, repeats, groups, turns, bad) = shape;
             let mut drawn = Drawn {
@@ -290,7 +292,7 @@ impl Drawn {
             let old = rng.random_range(0..case.old_logprobs.len());
             match (rng.random_range(0..7), &mut case.kept_log_mass, &mut case.router_shift, &mut case.loss_mask) {
                 (0, _, _, _) => case.old_logprobs[old] = bad,
-                (1, _, _, _) => case.rollout_logprobs[u] = 0.5,
+                (1, _, _, _) => case.rollout_logprobs[u] = [0.5, 1e-3, 1e-3_f32.next_up()][rng.random_range(0..3)],
                 (2, Some(mass), _, _) => mass[u] = bad,
                 (3, _, Some(shift), _) => shift[u] = bad,
                 (4, _, _, Some(mask)) => mask[u] = 2 + (u % 254) as u8,
@@ -724,13 +726,7 @@ fn assert_agrees(drawn: &Drawn, case: &Case, found: &Found, expected: &Found) {
             1e-7,
         );
         see("X", found.segment_log_weights[i], expected.segment_log_weights[i], 1e-6, r.of_segments[i] + 1e-7);
-        see(
-            "advantage",
-            found.advantages[i].into(),
-            expected.advantages[i].into(),
-            tolerance,
-            tolerance * largest,
-        );
+        see("advantage", found.advantages[i].into(), expected.advantages[i].into(), tolerance, tolerance * largest);
         for u in range {
             let tolerance = if of_token { 1e-6 + r.of_tokens[u] + shared } else { tolerance };
             see("weight of a token", found.weights[u].into(), expected.weights[u].into(), tolerance, 1e-7);
@@ -755,6 +751,65 @@ fn assert_agrees(drawn: &Drawn, case: &Case, found: &Found, expected: &Found) {
     assert_eq!(found.fault, expected.fault);
     let (found, expected) = (decisions(found), decisions(expected));
     assert!(found == expected, "decisions: {found:?} not {expected:?}");
+}
+
+fn sum<T: Copy + Into<f64>>(values: &[T]) -> f64 {
+    values.iter().map(|&x| x.into()).sum()
+}
+
+/// What the outputs of one call, found in fresh arrays, are to one another.
+fn assert_adds_up(drawn: &Drawn, case: &Case, found: &Found) {
+    let counts = |u: usize| case.loss_mask.as_ref().is_none_or(|mask| mask[u] != 0);
+    let (tokens, segments) = ((0..case.tokens()).filter(|&u| counts(u)).count() as f64, case.segments());
+    for u in (0..case.tokens()).filter(|&u| !counts(u)) {
+        let nothing = (found.weights[u].to_bits(), found.keep[u], found.log_ratio[u].to_bits());
+        assert_eq!(nothing, (0, 0, 0), "masked token {u}");
+    }
+    let is_sound = found.fault.is_none();
+    for (i, range) in segments.ranges().enumerate().filter(|_| is_sound) {
+        assert_eq!(f64::from(found.kept[i]), sum(&found.keep[range]), "tokens kept of segment {i}");
+    }
+    assert_eq!(found.globals[0], sum(&found.kept));
+    assert_eq!(found.globals[1], found.kept.iter().filter(|&&kept| kept > 0).count() as f64);
+    assert_eq!((found.globals[3], found.globals[8]), (0.0, tokens));
+    let mean = |values: &[f32], count: f64| values.iter().map(|&w| f64::from(w)).sum::<f64>() / count;
+    // A mean of at most 1e-8 divides nothing.
+    let is_small = found.weights.iter().all(|w| w.abs() < 1e-6);
+    if drawn.config.batch_normalise && !is_small && found.weights.iter().all(|w| w.is_finite()) {
+        let of_segments = drawn.config.is_segment_level();
+        let weighed: Vec<f32> = segments
+            .ranges()
+            .zip(&found.segment_weights)
+            .filter_map(|(range, &w)| range.clone().any(counts).then_some(w))
+            .collect();
+        let mean = if of_segments { mean(&weighed, weighed.len() as f64) } else { mean(&found.weights, tokens) };
+        assert!((mean - 1.0).abs() < 1e-4, "mean weight {mean}");
+    }
+    let Some(ids) = &case.groups else { return };
+    let groups = Groups::from_ids(ids);
+    for group in 0..groups.len() {
+        let members = groups.members(group);
+        if drawn.is_chain() {
+            let spent: u32 = members.iter().map(|&m| found.multiplicity[m as usize]).sum();
+            assert_eq!(spent + found.carry_multiplicity[group], members.len() as u32, "group {group}");
+        }
+        let weights: Vec<f32> = members
+            .iter()
+            .map(|&m| m as usize)
+            .filter(|&m| segments.range(m).any(counts) && found.keep[segments.range(m)].contains(&1))
+            .map(|m| found.segment_weights[m])
+            .collect();
+        // Rejections of tokens may leave nothing of a member.
+        let is_plain = drawn
+            .config
+            .rejections
+            .iter()
+            .all(|r| !r.is_of_tokens() && !matches!(r, Rejection::Band { level: Level::Turn, .. }));
+        if drawn.normalises_groups() && is_plain && is_sound && !weights.is_empty() {
+            let mean = mean(&weights, weights.len() as f64);
+            assert!((mean - 1.0).abs() < 1e-5, "mean weight {mean} of group {group}");
+        }
+    }
 }
 
 /// What a call with these outputs leaves where it does not write.
@@ -811,6 +866,9 @@ fn check<B: Backend>(backend: &B, drawn: &Drawn, near: &Cell<u32>) {
         if backend.name() != "reference" {
             assert_same_bits("in three phases", &run_phases(backend, drawn, &case), &all[0]);
         }
+    }
+    if !drawn.accumulate {
+        assert_adds_up(drawn, &case, &all[0]);
     }
     let size = 2e-6 + rounding(&case).most;
     let is_near = [size, -size].into_iter().any(|by| {

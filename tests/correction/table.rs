@@ -267,4 +267,8 @@ pub fn the_token_form_of_the_test_is_speculative<B: Backend>(backend: &B) {
     let config = Config::new(Weight::Metropolis { level: Level::Token, mode: Metropolis::Mask, seed: 0 });
     // e^−.5 = .60653
     assert_eq!(run(backend, &config, &case).weights, [1.0, 1.0, 0.0, 1.0]);
+    // What has a ratio of 1 is accepted, also by this id's number, which f32 cannot tell from 1.
+    let mut case = Case::of_log_ratios(&[0.0]);
+    case.segment_ids = Some(vec![27_838_773]);
+    assert_eq!(run(backend, &config, &case).weights, [1.0]);
 }

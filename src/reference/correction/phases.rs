@@ -189,13 +189,19 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
         add(MOERL_CORRECTION_SEGMENTS_CATASTROPHIC, f64::from(catastrophic));
     }
     let of_turns = config.level() == Level::Turn;
-    let weighed = if of_turns { n } else { 1.0 };
+    let weighed = if of_turns || config.weighs_tokens_by_segments() { n } else { 1.0 };
     let mut spread = [0.0; 2];
     for piece in segment.pieces.iter().filter(|piece| piece.sums.at(Plane::Count) > 0.0) {
         let (w, n) = (piece.weight * segment.weight, piece.sums.at(Plane::Count));
         spread = [spread[0] + n * w, spread[1] + n * w * w];
     }
-    let [sum, squares] = if of_turns { spread } else { [segment.weight, segment.weight * segment.weight] };
+    let mut of_segment = [segment.weight, segment.weight * segment.weight];
+    if config.weighs_tokens_by_segments() {
+        // Every token with its segment's mean.
+        let sum = sums.at(Plane::Weight) * segment.weight;
+        of_segment = [sum, sum * sum / n];
+    }
+    let [sum, squares] = if of_turns { spread } else { of_segment };
     if sum.is_finite() {
         add(MOERL_CORRECTION_WEIGHED, weighed);
         add(MOERL_CORRECTION_WEIGHTS, sum);
@@ -226,7 +232,7 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
 fn batch_factor(config: &Config, output: &Output<'_, Host>) -> f64 {
     let Some(globals) = output.globals.as_ref().filter(|_| config.batch_normalise) else { return 1.0 };
     let globals = globals.as_view().as_slice();
-    let (sum, count) = if config.level() == Level::Token {
+    let (sum, count) = if config.level() == Level::Token && !config.weighs_tokens_by_segments() {
         (Global::TokenWeights, Global::Tokens)
     } else {
         (Global::Weights, Global::Weighed)

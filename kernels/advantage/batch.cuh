@@ -73,7 +73,7 @@ MOERL_DEVICE void whiten(const MoerlWhiten& p) {
             const float value = load(p.values + at);
             const double difference = static_cast<double>(value) - mean;
             // With eps = 0 and equal values the factor is infinite.
-            if (is_finite(value) && difference != 0.0) whitened = static_cast<float>(difference * factor);
+            if (is_finite(value) && difference != 0.0 && factor != 0.0) whitened = static_cast<float>(difference * factor);
         }
         store(p.values + at, whitened);
     }

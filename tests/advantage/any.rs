@@ -230,7 +230,7 @@ fn run_group<B: Backend>(backend: &B, call: &GroupCall, has_counts: bool) -> Res
 }
 
 pub fn any_groups_are_the_reference_s<B: Backend>(backend: &B) {
-    for_any(300, &group_call(), |call| {
+    for_any(150, &group_call(), |call| {
         let (expected, found) = (run_group(&Reference, call, true), run_group(backend, call, true));
         let (expected, found) = match (expected, found) {
             (Ok(expected), Ok(found)) => (expected, found),
@@ -369,7 +369,7 @@ fn run_robust<B: Backend>(backend: &B, call: &BatchCall, has: u8) -> Found {
 }
 
 pub fn any_batch_is_the_reference_s<B: Backend>(backend: &B) {
-    for_any(300, &batch_call(), |call| {
+    for_any(200, &batch_call(), |call| {
         let whole = [0..call.len];
         let (expected, found) = (run_batch(&Reference, call, &whole), run_batch(backend, call, &whole));
         // Values apart by less than the rounding of their mean are noise over noise, unless there is an epsilon.
@@ -575,7 +575,7 @@ fn run_tokens<B: Backend>(backend: &B, call: &TokensCall, wants: u8, calls: usiz
 }
 
 pub fn any_tokens_are_the_reference_s<B: Backend>(backend: &B) {
-    for_any(200, &tokens_call(), |call| {
+    for_any(100, &tokens_call(), |call| {
         let (expected, found) = (run_tokens(&Reference, call, 31, 2), run_tokens(backend, call, 31, 2));
         let (expected, found) = match (expected, found) {
             (Ok(expected), Ok(found)) => (expected, found),
@@ -710,7 +710,7 @@ fn run_baseline<B: Backend>(backend: &B, call: &BaselineDrawn, with_words: bool)
 }
 
 pub fn any_baseline_is_the_reference_s<B: Backend>(backend: &B) {
-    for_any(150, &baseline_call(), |call| {
+    for_any(80, &baseline_call(), |call| {
         let (expected, found) = (run_baseline(&Reference, call, true), run_baseline(backend, call, true));
         let size = if call.kind == 2 { 1e4 } else { 2.0 };
         for (found, expected) in found.iter().zip(&expected) {
@@ -788,7 +788,7 @@ fn run_compositions<B: Backend>(backend: &B, call: &GroupCall) -> Vec<Found> {
 pub fn any_composition_is_the_reference_s<B: Backend>(backend: &B) {
     // Numbers of 40 orders of magnitude have no digits left after a mean.
     let strategy = group_call().prop_filter("no numbers of any size", |call| call.kind < 4 && call.alone == 0);
-    for_any(100, &strategy, |call| {
+    for_any(60, &strategy, |call| {
         let (expected, found) = (run_compositions(&Reference, call), run_compositions(backend, call));
         for (found, expected) in found.iter().zip(&expected) {
             // What the moments are of was rounded to f32 on both sides, and is noise where all are equal.

@@ -192,7 +192,9 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
     let weighed = if of_turns || config.weighs_tokens_by_segments() { n } else { 1.0 };
     let mut spread = [0.0; 2];
     for piece in segment.pieces.iter().filter(|piece| piece.sums.at(Plane::Count) > 0.0) {
-        let (w, n) = (piece.weight * segment.weight, piece.sums.at(Plane::Count));
+        // A token that is not finite has no weight.
+        let n = piece.sums.at(Plane::Count) - piece.sums.at(Plane::NonFinite);
+        let w = piece.weight * segment.weight;
         spread = [spread[0] + n * w, spread[1] + n * w * w];
     }
     let mut of_segment = [segment.weight, segment.weight * segment.weight];

@@ -9,6 +9,8 @@ mod bad_input;
 #[path = "correction/case.rs"]
 mod case;
 mod common;
+#[path = "correction/drawn.rs"]
+mod drawn;
 #[cfg(feature = "emulate")]
 #[path = "correction/emulated.rs"]
 mod emulated;

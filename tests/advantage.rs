@@ -1,5 +1,7 @@
 //! Advantages: what every backend must agree on.
 
+#[path = "advantage/any.rs"]
+mod any;
 #[path = "advantage/baseline.rs"]
 mod baseline;
 #[path = "advantage/batch.rs"]
@@ -13,6 +15,7 @@ mod group;
 #[path = "advantage/token.rs"]
 mod token;
 
+use any::*;
 use baseline::*;
 use batch::*;
 use group::*;
@@ -52,4 +55,9 @@ on_every_backend!(
     a_mask_gap_does_not_shift_the_index,
     a_baseline_leaves_out_what_is_not_finite,
     faults_of_a_baseline_call_are_listed_together,
+    any_groups_are_the_reference_s,
+    any_batch_is_the_reference_s,
+    any_tokens_are_the_reference_s,
+    any_baseline_is_the_reference_s,
+    any_composition_is_the_reference_s,
 );

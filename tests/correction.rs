@@ -2,11 +2,15 @@
 
 #[path = "correction/agreement.rs"]
 mod agreement;
+#[path = "correction/any.rs"]
+mod any;
 #[path = "correction/bad_input.rs"]
 mod bad_input;
 #[path = "correction/case.rs"]
 mod case;
 mod common;
+#[path = "correction/drawn.rs"]
+mod drawn;
 #[cfg(feature = "emulate")]
 #[path = "correction/emulated.rs"]
 mod emulated;
@@ -21,6 +25,7 @@ mod presets;
 mod table;
 
 use agreement::*;
+use any::*;
 use bad_input::*;
 use invariance::*;
 use presets::*;
@@ -39,6 +44,7 @@ on_every_backend!(
     off_policy_answers_are_masked_where_they_are_bad,
     turns_are_weighted_and_rejected_one_by_one,
     the_batch_may_normalise_its_weights,
+    the_mean_is_of_weights_that_a_segment_set_to_0,
     a_group_normalises_its_own_weights,
     rejected_segments_leave_their_group,
     one_member_may_outweigh_the_others_by_far,
@@ -59,10 +65,13 @@ on_every_backend!(
     multiplicity_leaves_the_target_invariant_and_the_mask_does_not,
     segments_may_come_in_several_calls_and_on_several_ranks,
     a_token_that_is_not_finite_is_handled_as_configured,
+    faults_are_reported_whatever_is_asked_for,
+    a_segment_of_nothing_finite_is_not_catastrophic,
     odd_masks_and_positive_logprobs_are_reported,
     nothing_to_count_is_nothing,
     faults_of_a_call_are_listed_together,
     numbers_outside_their_range_are_refused,
     turns_must_refine_segments,
     repeated_runs_are_equal_bit_for_bit,
+    any_call_is_the_reference_s_whatever_else_is_asked_for,
 );

@@ -195,7 +195,8 @@ MOERL_DEVICE void baseline_of_groups(const MoerlTokenBaseline& p) {
         weight += own;
         weighted += own * static_cast<double>(load(p.returns + start + load(p.positions + start + t)));
     }
-    const bool has_baseline = members > 1 && (!p.zero_tail || t < second);
+    // Without any variance there is nothing to reduce, and with eps = 0 nothing to divide by.
+    const bool has_baseline = members > 1 && (!p.zero_tail || t < second) && weight > 0.0;
     const double baseline = has_baseline ? weighted / (weight + p.epsilon) : 0.0;
     for (uint32_t at = begin; at < end && t < longest; at++) {
         const uint32_t segment = load(p.members + at);

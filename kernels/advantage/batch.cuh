@@ -4,7 +4,8 @@
 //   whiten    (x - mean) / sqrt(var + eps), or / (sd + eps); var = squares / (W - ddof)
 //
 // Data. A block takes MOERL_MOMENTS_TILE values, thread t the values t, t + 256, ...; the block that arrives last adds the tiles up. All in f64: values of
-// f32 and a mean that is known first leave nothing to cancel. What is masked or not finite is absent.
+// f32 and a mean that is known first leave nothing to cancel. What is masked, counts 0 times
+// or is not finite is absent.
 #pragma once
 
 #include "sums.cuh"
@@ -23,7 +24,8 @@ MOERL_DEVICE void moments_of(const MoerlMoments& p) {
         if (at >= p.length || !is_counted(p.mask, at)) continue;
         const float value = load_stream(p.values + at);
         const double of_value = p.weights != nullptr ? static_cast<double>(load_stream(p.weights + at)) : 1.0;
-        if (!is_finite(value)) continue;
+        // Where nothing counts there is no mean: 0 times a NaN is no 0.
+        if (!is_finite(value) || of_value == 0.0) continue;
         const double difference = static_cast<double>(value) - mean;
         weight += of_value;
         sum += of_value * (squares ? difference * difference : difference);
@@ -71,7 +73,7 @@ MOERL_DEVICE void whiten(const MoerlWhiten& p) {
             const float value = load(p.values + at);
             const double difference = static_cast<double>(value) - mean;
             // With eps = 0 and equal values the factor is infinite.
-            if (is_finite(value) && difference != 0.0) whitened = static_cast<float>(difference * factor);
+            if (is_finite(value) && difference != 0.0 && factor != 0.0) whitened = static_cast<float>(difference * factor);
         }
         store(p.values + at, whitened);
     }

@@ -21,7 +21,7 @@ MOERL_DEVICE MoerlDecision decision_of(const MoerlCorrection& p, uint64_t piece)
 // One over the mean of the weights, where the batch normalises them.
 MOERL_DEVICE float batch_factor(const MoerlCorrection& p) {
     if (!p.batch_normalise) return 1.0f;
-    const bool of_tokens = p.level == MOERL_CORRECTION_TOKEN;
+    const bool of_tokens = p.level == MOERL_CORRECTION_TOKEN && !weighs_tokens_by_segments(p);
     uint32_t sum = MOERL_CORRECTION_WEIGHTS, count = MOERL_CORRECTION_WEIGHED;
     if (of_tokens) {
         sum = HALF_GLOBALS + MOERL_CORRECTION_TOKEN_WEIGHTS;
@@ -33,8 +33,9 @@ MOERL_DEVICE float batch_factor(const MoerlCorrection& p) {
 
 // The outcome of the Metropolis test of a token at a position of its segment.
 MOERL_DEVICE float is_accepted(const MoerlCorrection& p, uint64_t segment, uint64_t token, uint64_t start, float delta) {
+    constexpr float below_one = 0x1.fffffep-1f;  // f32 would make 1 of what is next to it, and reject a ratio of 1
     const float uniform = p.uniforms != nullptr ? load(p.uniforms + token)
-                                                : static_cast<float>(uniform_of(p, load(p.segment_ids + segment), static_cast<uint32_t>(token - start), TOKEN_STREAM));
+                                                : fminf(below_one, static_cast<float>(uniform_of(p, load(p.segment_ids + segment), static_cast<uint32_t>(token - start), TOKEN_STREAM)));
     return logf(uniform) < delta ? 1.0f : 0.0f;
 }
 
@@ -164,7 +165,8 @@ MOERL_DEVICE void correction_apply_phase(const MoerlCorrection& p) {
     normalise_segments(p, factor);
     uint64_t fault = MOERL_NO_FAULT;
     const uint64_t index = static_cast<uint64_t>(block_index()) * (block_size() / WARP) + warp_index();
-    if (index < p.unit_count && (p.weights != nullptr || p.keep != nullptr || p.log_ratio != nullptr)) {
+    // Alone, this phase looks for faults whatever is asked for.
+    if (index < p.unit_count && ((p.decisions == nullptr && p.errors != nullptr) || p.weights != nullptr || p.keep != nullptr || p.log_ratio != nullptr)) {
         const MoerlUnit unit = load_unit(p.units + index);
         if (unit.segments > 1) correct_pieces(p, unit, factor, stages[warp_index()], fault);
         else correct_whole(p, unit, factor, fault);

@@ -49,11 +49,17 @@ MOERL_DEVICE void see_segment(SegmentsSeen& seen, const MoerlCorrection& p, cons
     at[MOERL_CORRECTION_ACCEPTED] += settled.is_accepted ? 1.0 : 0.0;
     const bool of_turns = p.level == MOERL_CORRECTION_TURN, of_tokens = p.level == MOERL_CORRECTION_TOKEN;
     const double weight = static_cast<double>(settled.weight);
-    const double sum = of_turns ? spread : weight;
+    double weighed = of_turns ? n : 1.0, sum = of_turns ? spread : weight, squares = of_turns ? spread_squared : weight * weight;
+    if (weighs_tokens_by_segments(p)) {
+        // Every token with its segment's mean.
+        weighed = n;
+        sum = plane_of(p, MOERL_CORRECTION_WEIGHT, pieces) * weight;
+        squares = sum * sum / n;
+    }
     if (is_finite_f64(sum)) {
-        at[MOERL_CORRECTION_WEIGHED] += of_turns ? n : 1.0;
+        at[MOERL_CORRECTION_WEIGHED] += weighed;
         at[MOERL_CORRECTION_WEIGHTS] += sum;
-        at[MOERL_CORRECTION_WEIGHTS_SQUARED] += of_turns ? spread_squared : weight * weight;
+        at[MOERL_CORRECTION_WEIGHTS_SQUARED] += squares;
         if (!of_tokens) {
             at[MOERL_CORRECTION_SPREAD_WEIGHTS] += spread;
             at[MOERL_CORRECTION_SPREAD_WEIGHTS_SQUARED] += spread_squared;
@@ -109,7 +115,8 @@ template <bool TALLY> MOERL_DEVICE double settle(const MoerlCorrection& p, uint6
     double kept = 0.0, kept_k3 = 0.0, spread = 0.0, spread_squared = 0.0;
     for (uint64_t piece = pieces.first; piece < pieces.end; piece++) {
         const double count = plane_of(p, MOERL_CORRECTION_COUNT, piece);
-        const bool has_unsound = plane_of(p, MOERL_CORRECTION_NONFINITE, piece) > 0.0;
+        const double unsound = plane_of(p, MOERL_CORRECTION_NONFINITE, piece);
+        const bool has_unsound = unsound > 0.0;
         const bool is_kept = judged.is_kept && (judged.shows || keeps_turn_at_all(p, piece));
         const float weight = piece_weight(p, piece, count, has_unsound) * settled.weight;
         uint32_t flags = 0;
@@ -122,8 +129,9 @@ template <bool TALLY> MOERL_DEVICE double settle(const MoerlCorrection& p, uint6
         if constexpr (TALLY) {
             if (is_kept) kept_k3 += plane_of(p, MOERL_CORRECTION_KEPT_K3, piece);
             if (count > 0.0) {
-                spread += count * static_cast<double>(weight);
-                spread_squared += count * static_cast<double>(weight) * static_cast<double>(weight);
+                // A token that is not finite has no weight.
+                spread += (count - unsound) * static_cast<double>(weight);
+                spread_squared += (count - unsound) * static_cast<double>(weight) * static_cast<double>(weight);
             }
         }
     }

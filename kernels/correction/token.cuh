@@ -122,6 +122,11 @@ MOERL_DEVICE float token_weight(const MoerlCorrection& p, float delta) {
     return weight;
 }
 
+// True where the batch normalises weights of tokens that their segment may set to 0: only finish knows their sum.
+MOERL_DEVICE bool weighs_tokens_by_segments(const MoerlCorrection& p) {
+    return p.batch_normalise != 0 && p.level == MOERL_CORRECTION_TOKEN && (p.weight == MOERL_CORRECTION_SEQUENCE_MASK || p.nonfinite_policy == MOERL_DROP_SEGMENT);
+}
+
 // In (0, 1), for counter words (id, position, stream).
 MOERL_DEVICE double uniform_of(const MoerlCorrection& p, uint64_t id, uint32_t position, uint32_t stream) {
     const Words4 counter = {{static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32), position, stream}};

@@ -17,6 +17,8 @@ pub(crate) const BASELINE_TILE: usize = 128;
 /// b_t = Σ G W / (Σ W + ε) over the group's members with a counted token of index t     A_t = G_t − b_t
 /// ```
 ///
+/// Where Σ W is 0, b is.
+///
 /// e is the squared norm of the gradient of log π_t in the logits, and not below 0 whatever its inputs' rounding makes of it. The index counts counted
 /// tokens, so gaps of the mask do not shift it (verl's `tir_optimal_token_baseline`; its plain form aligns members by padded column).
 #[derive(Clone, Copy, Debug, PartialEq)]

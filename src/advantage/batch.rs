@@ -293,7 +293,8 @@ pub struct ReinforcePpBaseline<'a, M> {
 }
 
 /// R − mean of the group, whitened over the counted tokens of the batch, on one rank (2501.03262): every token of a segment has the segment's
-/// advantage, so a segment counts as often as it has tokens.
+/// advantage, so a segment counts as often as it has tokens. One whose reward is not finite, or is alone in its group, counts with what the group's
+/// part gives it, and is whitened with the others.
 ///
 /// # Errors
 /// [`Call::validate`]'s and [`Moments::validate`]'s; `MissingInput` without lengths.

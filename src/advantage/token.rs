@@ -222,6 +222,7 @@ pub struct ReinforcePp<'a, M> {
 }
 
 /// Discounted returns, whitened over the counted tokens of the batch, on one rank (REINFORCE++, 2501.03262). Gaps of the mask do not reset the return.
+/// A counted token of which something is not finite counts as one with the return 0.
 ///
 /// # Errors
 /// [`TokenCall::validate`]'s and [`Moments::validate`](crate::advantage::Moments::validate)'s; `MissingInput` without `advantages`.

@@ -22,14 +22,15 @@ pub const REJECTED: usize = 2 * MAX_REJECTIONS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(usize)]
 pub enum Global {
-    /// Tokens that are kept. This place and the next three are [`Denominators::Device`](crate::objective::Denominators::Device) of what is
+    /// Tokens that are kept and finite. This place and the next three are [`Denominators::Device`](crate::objective::Denominators::Device) of what is
     /// left after rejection: T, B, P (where there are groups), and 0.
     KeptTokens = 0,
     /// Segments with a token that is kept.
     KeptSegments = 1,
     /// Groups with such a segment.
     KeptGroups = 2,
-    /// What the weights of segments are divided by the number of: segments with a token that counts; for weights of turns their tokens.
+    /// What the weights of segments are divided by the number of: segments with a token that counts; for weights of turns, and for weights of
+    /// tokens that their segment may set to 0 and the batch normalises, their tokens.
     Weighed = 4,
     /// Σ W over those, truncated and not yet normalised.
     Weights = 5,
@@ -122,7 +123,7 @@ pub struct Output<'a, M> {
     pub segment_weights: Option<ViewMut<'a, f32, M>>,
     /// `[S]`: X of the configured level (`Sequence` for a weight of tokens or turns), not saturated; of multiple importance sampling log W.
     pub segment_log_weights: Option<ViewMut<'a, f64, M>>,
-    /// `[S]`: tokens that are kept.
+    /// `[S]`: tokens that are kept and finite.
     pub kept: Option<ViewMut<'a, u32, M>>,
     /// `[S]`: 1 where the Metropolis test accepted the segment, or the chain began with it.
     pub accepted: Option<ViewMut<'a, u8, M>>,

@@ -400,6 +400,13 @@ impl Config {
             && !self.batch_normalise
     }
 
+    /// True where the batch normalises weights of tokens that their segment may set to 0: only `finish` knows their sum.
+    pub(crate) fn weighs_tokens_by_segments(&self) -> bool {
+        let may_be_nothing =
+            matches!(self.weight, Weight::SequenceMasked { .. }) || self.nonfinite == NonFinite::DropSegment;
+        self.batch_normalise && self.level() == Level::Token && may_be_nothing
+    }
+
     /// The planes that the phases of this correction exchange, in the order they have in memory.
     pub fn planes(&self) -> Vec<Plane> {
         Plane::ALL.into_iter().filter(|&plane| self.has_plane(plane)).collect()
@@ -421,7 +428,8 @@ impl Config {
             Plane::K2 => sums(|estimate| matches!(estimate, Divergence::K2(_))),
             Plane::K3 => sums(|estimate| matches!(estimate, Divergence::K3(_))),
             Plane::Advantage => self.rejections.iter().any(|r| matches!(r, Rejection::OffPolicySequence { .. })),
-            Plane::Old | Plane::Rollout | Plane::Weight | Plane::RawWeight | Plane::KeptK3 => self.diagnostics,
+            Plane::Weight => self.diagnostics || self.weighs_tokens_by_segments(),
+            Plane::Old | Plane::Rollout | Plane::RawWeight | Plane::KeptK3 => self.diagnostics,
             Plane::Max | Plane::MaxNegative => {
                 self.diagnostics
                     || self.rejections.iter().any(|rejection| {

@@ -102,7 +102,7 @@ pub struct Diagnostics {
     pub chi2_seq: Option<f64>,
     /// The same with the mean of δ.
     pub chi2_geo: Option<f64>,
-    /// Mean of the weights as used, before the batch normalises them, over tokens.
+    /// Mean of the weights as used, before the batch normalises them, over tokens; of tokens' own weights before their segment may set them to 0.
     pub weight_used_mean: Option<f64>,
     /// Their standard deviation.
     pub weight_used_std: Option<f64>,

@@ -18,7 +18,7 @@ use crate::random;
 /// δ is clamped to this where a divergence is estimated.
 const DIVERGENCE_CLAMP: f64 = 20.0;
 /// Above this a log-probability is a fault.
-const POSITIVE_LOGPROB: f64 = 1e-3;
+const POSITIVE_LOGPROB: f64 = 1e-3_f32 as f64;
 /// Streams of uniform numbers: the last word but one of the counter.
 const OF_SEGMENTS: u32 = 0;
 const OF_TOKENS: u32 = 1;

@@ -101,6 +101,10 @@ pub fn two_members_give_the_baseline_of_the_formula<B: Backend>(backend: &B) {
     let with_tail = TokenBaseline { zero_tail: false, ..TokenBaseline::default() };
     // b = 1.25 / (1.25 + 1e-8): of A = 1 − b nothing is left.
     assert!(run(backend, &with_tail, &small()).0[2].abs() < 1e-7);
+    // Tokens that were certain have no variance, and no baseline: not 0/0 where ε is 0.
+    let certain = Case { logprobs: vec![0.0; 6], sum_p2: vec![1.0; 6], ..small() };
+    let strict = TokenBaseline { epsilon: 0.0, ..with_tail };
+    assert_eq!(run(backend, &strict, &certain).0, certain.returns);
 }
 
 pub fn baselines_agree_with_the_reference<B: Backend>(backend: &B) {

@@ -51,6 +51,8 @@ pub fn moments_are_sums_that_ranks_may_add_up<B: Backend>(backend: &B) {
             }
         }
     }
+    // Where nothing counts there is no mean to be away from.
+    assert_eq!(moments_of(backend, &[1.0, -3.0], None, Some(&[0, 0])), [0.0; MOMENTS]);
     let (values, _, _) = values(9000);
     let (a, b) = values.split_at(5000);
     let parts = [moments_of(backend, a, None, None), moments_of(backend, b, None, None)];

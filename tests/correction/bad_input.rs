@@ -8,7 +8,7 @@ use moerl::error::{FaultCode, Kind};
 use moerl::objective::{Plan, Segments};
 use moerl::{Backend, Buffer, Error};
 
-use crate::case::{Case, run, try_run};
+use crate::case::{Case, Uploaded, run, try_run};
 
 fn code(fault: &Option<Error>) -> (u64, u16, FaultCode) {
     match fault {
@@ -63,6 +63,35 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
     }
 }
 
+pub fn faults_are_reported_whatever_is_asked_for<B: Backend>(backend: &B) {
+    let stream = backend.stream().unwrap();
+    for lengths in [vec![1], vec![5, 7], vec![1500]] {
+        let mut case = Case::random(&lengths, 3);
+        case.old_logprobs[0] = f32::NAN;
+        let input = Uploaded::new(backend, &stream, &case).unwrap();
+        for level in [Level::Token, Level::Sequence] {
+            let mut errors = backend.error_word(&stream).unwrap();
+            let mut workspace = backend.allocate::<u8>(&stream, workspace_bytes(&input.plans())).unwrap();
+            let output = Output { errors: Some(errors.view_mut()), tag: 3, ..Output::new(workspace.view_mut()) };
+            backend.correction(&stream, &Config::tis(level, 2.0), input.plans(), input.batch(), output).unwrap();
+            let fault = backend.check(&stream, &mut errors).err();
+            assert_eq!(code(&fault), (0, 3, FaultCode::NonfiniteInput), "{level:?}");
+        }
+    }
+}
+
+/// A segment without a finite token has no smallest log-ratio that a bound could reject.
+pub fn a_segment_of_nothing_finite_is_not_catastrophic<B: Backend>(backend: &B) {
+    let mut case = Case::random(&[1, 4, 2], 4);
+    case.old_logprobs[0] = f32::NAN;
+    case.rollout_logprobs[5..].fill(f32::NEG_INFINITY);
+    let veto = Rejection::Veto { low: 1e-4, high: 1e4 };
+    let found = run(backend, &Config::tis(Level::Sequence, 2.0).with_rejection(veto).with_diagnostics(), &case);
+    let seen = moerl::correction::Diagnostics::from_sums(&found.diagnostics, false).unwrap();
+    assert_eq!((seen.nonfinite_tokens, seen.catastrophic_tokens, seen.catastrophic_segments), (3, 0, 0));
+    assert_eq!(found.rejected[..2], [0, 0]);
+}
+
 pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
     let clean = Case::random(&[30, 40], 2).with_mask(2);
     let at = clean.loss_mask.as_ref().unwrap().iter().skip(20).position(|&m| m == 1).unwrap() + 20;
@@ -74,7 +103,7 @@ pub fn odd_masks_and_positive_logprobs_are_reported<B: Backend>(backend: &B) {
         let mut case = clean.clone();
         case.rollout_logprobs[at] = 0.5;
         assert_eq!(code(&run(backend, &config, &case).fault), (at as u64, 7, FaultCode::PositiveLogprob));
-        case.rollout_logprobs[at] = 9e-4;
+        case.rollout_logprobs[at] = 1e-3;
         assert_eq!(run(backend, &config, &case).fault, None);
     }
 }

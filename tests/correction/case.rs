@@ -21,6 +21,8 @@ pub struct Case {
     pub kept_log_mass: Option<Vec<f32>>,
     pub router_shift: Option<Vec<f32>>,
     pub advantages: Option<Vec<f32>>,
+    /// Said for a batch with as many tokens as segments.
+    pub advantages_per_token: bool,
     pub current_log_ratio: Option<Vec<f64>>,
     pub segment_ids: Option<Vec<u64>>,
     pub uniforms: Option<Vec<f32>>,
@@ -29,8 +31,9 @@ pub struct Case {
     pub target_logprobs: Option<Vec<f64>>,
     pub proposal_logprobs: Option<Vec<f64>>,
     pub groups: Option<Vec<i32>>,
-    /// Turns by the mask.
+    /// Turns by the mask, unless `turns` has others.
     pub has_turns: bool,
+    pub turns: Option<Vec<i64>>,
 }
 
 impl Case {
@@ -111,6 +114,9 @@ impl Case {
         Segments::from_lengths(self.lengths.iter().copied()).unwrap()
     }
     pub fn turn_offsets(&self) -> Vec<i64> {
+        if let Some(turns) = &self.turns {
+            return turns.clone();
+        }
         let all = vec![1; self.tokens()];
         turns_from_mask(&self.segments(), self.loss_mask.as_ref().unwrap_or(&all)).unwrap()
     }
@@ -124,14 +130,14 @@ impl Case {
         };
         let parts: Vec<Vec<usize>> = segments.ranges().map(tokens_of).collect();
         let tokens: Vec<usize> = parts.concat();
-        let pick = |values: &Vec<f32>| tokens.iter().map(|&u| values[u]).collect::<Vec<_>>();
+        let pick = |values: &[f32]| tokens.iter().map(|&u| values[u]).collect::<Vec<_>>();
         let piece = Case {
             lengths: parts.iter().map(Vec::len).collect(),
-            old_logprobs: pick(&self.old_logprobs),
+            old_logprobs: self.old_logprobs.chunks(self.tokens().max(1)).flat_map(pick).collect(),
             rollout_logprobs: pick(&self.rollout_logprobs),
             loss_mask: self.loss_mask.as_ref().map(|mask| tokens.iter().map(|&u| mask[u]).collect()),
-            kept_log_mass: self.kept_log_mass.as_ref().map(pick),
-            router_shift: self.router_shift.as_ref().map(pick),
+            kept_log_mass: self.kept_log_mass.as_deref().map(pick),
+            router_shift: self.router_shift.as_deref().map(pick),
             ..self.clone()
         };
         (piece, tokens)
@@ -199,7 +205,8 @@ impl<B: Backend> Uploaded<B> {
             ],
             loss_mask: case.loss_mask.as_ref().map(|mask| backend.upload(stream, mask).unwrap()),
             segment_ids: case.segment_ids.as_ref().map(|ids| backend.upload(stream, ids).unwrap()),
-            per_token: case.advantages.as_ref().is_some_and(|a| a.len() != case.lengths.len()),
+            per_token: case.advantages_per_token
+                || case.advantages.as_ref().is_some_and(|a| a.len() != case.lengths.len()),
         })
     }
 

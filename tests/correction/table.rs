@@ -1,10 +1,10 @@
 //! Values that can be checked by hand.
 
 use moerl::Backend;
-use moerl::correction::{Config, Divergence, Global, Level, Metropolis, Over, Rejection, Repeats, Weight};
+use moerl::correction::{Config, Divergence, Global, Level, Metropolis, NonFinite, Over, Rejection, Repeats, Weight};
 use moerl::error::FaultCode;
 
-use crate::case::{Case, run};
+use crate::case::{Case, run, run_in_pieces};
 
 /// f32 log-probabilities: a ratio is known to a few ulp.
 fn assert_close(found: &[f32], expected: &[f64]) {
@@ -181,6 +181,24 @@ pub fn the_batch_may_normalise_its_weights<B: Backend>(backend: &B) {
     assert_close(&run(backend, &tiny, &case).weights, &[1e-9; 4]);
 }
 
+/// A weight of 0 is one: the mean is over the tokens of segments that are masked or dropped, too.
+pub fn the_mean_is_of_weights_that_a_segment_set_to_0<B: Backend>(backend: &B) {
+    let mut case = ratios(&[2.0, 1.0, 0.5, 4.0]);
+    case.lengths = vec![2, 1, 1];
+    // Geometric means √2, .5, 4: only the first is inside. (2 + 1) / 4 = .75
+    let masked = Config { batch_normalise: true, ..Config::new(Weight::SequenceMasked { low: 0.9, high: 1.5 }) };
+    let normalised = [2.0 / 0.75, 1.0 / 0.75, 0.0, 0.0];
+    assert_close(&run(backend, &masked, &case).weights, &normalised);
+    case.old_logprobs[3] = f32::NAN;
+    let dropped = Config { batch_normalise: true, nonfinite: NonFinite::DropSegment, ..Config::tis(Level::Token, 9.0) };
+    assert_close(&run(backend, &dropped, &case).weights, &[2.0 / 0.875, 1.0 / 0.875, 0.5 / 0.875, 0.0]);
+    // In phases, of which the last divides.
+    for config in [&masked, &dropped] {
+        let whole = run_in_pieces(backend, config, &case, &[case.piece(|_| true)], false);
+        assert_close(&whole.0, &run(backend, config, &case).weights.iter().map(|&w| w.into()).collect::<Vec<_>>());
+    }
+}
+
 pub fn a_group_normalises_its_own_weights<B: Backend>(backend: &B) {
     let mut case = ratios(&[2.0, 7.0, 1.0, 1.0]);
     case.groups = Some(vec![3, 9, 3, 3]);
@@ -267,4 +285,8 @@ pub fn the_token_form_of_the_test_is_speculative<B: Backend>(backend: &B) {
     let config = Config::new(Weight::Metropolis { level: Level::Token, mode: Metropolis::Mask, seed: 0 });
     // e^−.5 = .60653
     assert_eq!(run(backend, &config, &case).weights, [1.0, 1.0, 0.0, 1.0]);
+    // What has a ratio of 1 is accepted, also by this id's number, which f32 cannot tell from 1.
+    let mut case = Case::of_log_ratios(&[0.0]);
+    case.segment_ids = Some(vec![27_838_773]);
+    assert_eq!(run(backend, &config, &case).weights, [1.0]);
 }

@@ -132,7 +132,8 @@ pub(crate) fn token_baseline(
             let there: Vec<&Counted> = members.iter().filter_map(|m| m.get(index)).collect();
             let weighted: f64 = there.iter().map(|c| c.reward_to_go * c.cumulative).sum();
             let weight: f64 = there.iter().map(|c| c.cumulative).sum();
-            let has_baseline = members.len() > 1 && (!config.zero_tail || index < lengths[1]);
+            // Without any variance there is nothing to reduce, and with ε = 0 nothing to divide by.
+            let has_baseline = members.len() > 1 && (!config.zero_tail || index < lengths[1]) && weight > 0.0;
             let baseline = if has_baseline { weighted / (weight + config.epsilon) } else { 0.0 };
             for counted in there {
                 call.advantages.as_mut_slice()[counted.token] = (counted.reward_to_go - baseline) as f32;

@@ -166,7 +166,8 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
     let difference = -x / n;
     let (low, high) = config.reported_bounds();
     let (max, min) = (sums.at(Plane::Max), -sums.at(Plane::MaxNegative));
-    let catastrophic = has_all && (is_catastrophic(config, max) || is_catastrophic(config, min));
+    // Without a finite token there is no smallest δ nor a largest.
+    let catastrophic = has_all && min <= max && (is_catastrophic(config, max) || is_catastrophic(config, min));
     let mut add = |place: u32, value: f64| statistics.add(OF_SEGMENT + place, value);
     add(MOERL_CORRECTION_KEPT_TOKENS, kept);
     add(MOERL_CORRECTION_KEPT_SEGMENTS, f64::from(kept > 0.0));
@@ -188,13 +189,21 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
         add(MOERL_CORRECTION_SEGMENTS_CATASTROPHIC, f64::from(catastrophic));
     }
     let of_turns = config.level() == Level::Turn;
-    let weighed = if of_turns { n } else { 1.0 };
+    let weighed = if of_turns || config.weighs_tokens_by_segments() { n } else { 1.0 };
     let mut spread = [0.0; 2];
     for piece in segment.pieces.iter().filter(|piece| piece.sums.at(Plane::Count) > 0.0) {
-        let (w, n) = (piece.weight * segment.weight, piece.sums.at(Plane::Count));
+        // A token that is not finite has no weight.
+        let n = piece.sums.at(Plane::Count) - piece.sums.at(Plane::NonFinite);
+        let w = piece.weight * segment.weight;
         spread = [spread[0] + n * w, spread[1] + n * w * w];
     }
-    let [sum, squares] = if of_turns { spread } else { [segment.weight, segment.weight * segment.weight] };
+    let mut of_segment = [segment.weight, segment.weight * segment.weight];
+    if config.weighs_tokens_by_segments() {
+        // Every token with its segment's mean.
+        let sum = sums.at(Plane::Weight) * segment.weight;
+        of_segment = [sum, sum * sum / n];
+    }
+    let [sum, squares] = if of_turns { spread } else { of_segment };
     if sum.is_finite() {
         add(MOERL_CORRECTION_WEIGHED, weighed);
         add(MOERL_CORRECTION_WEIGHTS, sum);
@@ -225,7 +234,7 @@ fn segment_statistics(config: &Config, segment: &Segment, decided: &Decided, sta
 fn batch_factor(config: &Config, output: &Output<'_, Host>) -> f64 {
     let Some(globals) = output.globals.as_ref().filter(|_| config.batch_normalise) else { return 1.0 };
     let globals = globals.as_view().as_slice();
-    let (sum, count) = if config.level() == Level::Token {
+    let (sum, count) = if config.level() == Level::Token && !config.weighs_tokens_by_segments() {
         (Global::TokenWeights, Global::Tokens)
     } else {
         (Global::Weights, Global::Weighed)

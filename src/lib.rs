@@ -4,13 +4,11 @@
 //! |---|---|
 //! | [`gate`] | top-k expert gating, and forced route replay: recorded experts, weights recomputed from today's router logits |
 //! | [`router_loss`] | load balance, z-loss, entropy bonus and divergence of a router, and the update of a selection bias |
-//! | [`logprob`] | log-probability of the chosen token, entropy, log-sum-exp and Σp², in one read of the logits |
 //! | [`logprob`] | log-probability of the chosen tokens, entropy, log-sum-exp, Σp², rank and argmax, in one read of the logits; keep-sets; vocabulary shards |
 //! | [`linear_logprob`] | the same straight from hidden states and the head's weight, the logits a chunk at a time |
 //! | [`objective`] | GRPO, GSPO and GSPO-token over packed sequences: ratios, clipping, loss, gradient |
 //! | [`route_change`] | how ratio, mismatch and clipping go with changed routes |
 //! | [`covariance`] | which tokens Clip-Cov and KL-Cov single out |
-//! | [`advantage`] | rewards normalised within their group |
 //! | [`routes`] | the host's side of route replay: engines' wire formats decoded, checked, packed and kept for every (layer, micro-batch) |
 //! | [`advantage`] | rewards against those of their group; returns, GAE, V-trace; baselines of tokens |
 //! | [`ema`] | moving averages of parameters |

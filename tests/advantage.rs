@@ -2,11 +2,15 @@
 
 #[path = "advantage/any.rs"]
 mod any;
+#[path = "advantage/any_tokens.rs"]
+mod any_tokens;
 #[path = "advantage/baseline.rs"]
 mod baseline;
 #[path = "advantage/batch.rs"]
 mod batch;
 mod common;
+#[path = "advantage/drawn.rs"]
+mod drawn;
 #[cfg(feature = "emulate")]
 #[path = "advantage/emulated.rs"]
 mod emulated;
@@ -16,6 +20,7 @@ mod group;
 mod token;
 
 use any::*;
+use any_tokens::*;
 use baseline::*;
 use batch::*;
 use group::*;

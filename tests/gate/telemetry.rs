@@ -3,7 +3,7 @@
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::error::Kind;
 use moerl::gate::{
-    Config, Forward, Groups, Missing, NO_OVERLAP, Preset, RowCount, ShiftFinish, Telemetry, mean_overlap,
+    Config, Forward, Groups, Missing, NO_OVERLAP, Preset, ROW_COUNTS, RowCount, ShiftFinish, Telemetry, mean_overlap,
 };
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference};
@@ -23,6 +23,7 @@ crate::on_every_backend!(
     measures_have_their_limits,
     equal_weights_are_no_distance_apart,
     recorded_weights_that_are_no_weights_are_counted,
+    recorded_weights_are_counted_without_a_measure_of_them,
     a_row_whose_scale_leaves_no_number_is_no_distance_from_its_record,
     a_probability_that_is_flushed_to_zero_diverges_from_nothing,
     the_routers_divergence_is_zero_from_itself,
@@ -274,6 +275,22 @@ fn recorded_weights_that_are_no_weights_are_counted<B: Backend>(backend: &B) {
         assert_eq!(found.set_kl[t].is_nan(), [1, 2, 3].contains(&t), "row {t}");
         assert!(found.set_kl[t].is_nan() || found.set_kl[t] >= 0.0);
     }
+}
+
+fn recorded_weights_are_counted_without_a_measure_of_them<B: Backend>(backend: &B) {
+    let stream = backend.stream().unwrap();
+    let recorded = backend.upload(&stream, &[0.5, 0.5, f32::NAN, 1.0, 0.0, 0.0]).unwrap();
+    let mut row_counts = backend.upload(&stream, &[0u64; ROW_COUNTS]).unwrap();
+    let problem = Problem::<f32>::random(Config::softmax_selected(2), 3, 16, 2, 5);
+    let telemetry = Telemetry {
+        row_counts: Some(row_counts.view_mut()),
+        recorded_weights: Some(Matrix::new(recorded.view(), 3, 2).unwrap()),
+        ..Telemetry::default()
+    };
+    let problem = problem.forced(Element::U16, &problem.random_ids(6));
+    forward_watched::<B, f32, f32>(backend, &problem, Some(telemetry));
+    let found = backend.download(&stream, row_counts.view()).unwrap();
+    assert_eq!((found[RowCount::Replay as usize], found[RowCount::BadReference as usize]), (3, 2));
 }
 
 fn a_row_whose_scale_leaves_no_number_is_no_distance_from_its_record<B: Backend>(backend: &B) {

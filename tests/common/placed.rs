@@ -169,12 +169,14 @@ impl<B: Backend> Rows<B> {
         of_rows!(self, array => array.matrix_mut())
     }
 
-    /// The values; asserts that all were written, and nothing around them.
+    /// The values; asserts that all were written, as far as that shows, and nothing around them.
     pub fn read(&self, name: &str, backend: &B, stream: &B::Stream) -> Vec<f32> {
         macro_rules! of {
             ($array:expr, $widened:expr) => {{
                 let values = $array.read(name, backend, stream);
-                assert!(values.iter().all(|x| is_written(x)), "{name}: not everything was written");
+                // An element of less than four bytes may well hold what was there before.
+                let is_whole = values.iter().all(|x| size_of_val(x) < 4 || is_written(x));
+                assert!(is_whole, "{name}: not everything was written");
                 values.into_iter().map($widened).collect()
             }};
         }

@@ -311,8 +311,9 @@ impl Config {
                 format!("is {}, needs a finite number", scale.unwrap_or_default())
             });
         if let Some(c) = self.softcap {
-            checks
-                .require(is_positive(c), Kind::Config, "softcap", || format!("is {c}, needs a positive finite number"));
+            checks.require(is_positive(c), Kind::Config, "softcap", || {
+                format!("is {c}, needs a positive number, 2^-126 to 2^126")
+            });
         }
         if let Some(delta) = self.score_replace {
             checks.require(delta >= 0.0, Kind::Config, "score_replace", || {
@@ -321,7 +322,7 @@ impl Config {
         }
         if let Renormalize::AddEps(x) | Renormalize::Floor(x) = self.renormalize {
             checks.require(is_positive(x), Kind::Config, "renormalize", || {
-                format!("adds or floors by {x}, needs a positive normal number")
+                format!("adds or floors by {x}, needs a positive number, 2^-126 to 2^126")
             });
         }
     }
@@ -343,7 +344,7 @@ impl Config {
     }
 }
 
-/// Positive, finite, and not so small that arithmetic may flush it to zero.
+/// Positive, finite, and neither it nor its reciprocal so small that arithmetic may flush it to zero.
 fn is_positive(x: f32) -> bool {
-    x > 0.0 && x.is_normal()
+    x >= f32::MIN_POSITIVE && 1.0 / x >= f32::MIN_POSITIVE
 }

@@ -7,6 +7,10 @@ mod common;
 
 #[path = "gate/agreement.rs"]
 mod agreement;
+#[path = "gate/any.rs"]
+mod any;
+#[path = "gate/any_backward.rs"]
+mod any_backward;
 #[path = "gate/backward.rs"]
 mod backward;
 #[cfg(feature = "emulate")]
@@ -14,6 +18,8 @@ mod backward;
 mod backward_emulated;
 #[path = "gate/bad_input.rs"]
 mod bad_input;
+#[path = "gate/draw.rs"]
+mod draw;
 #[cfg(feature = "cuda")]
 #[path = "gate/graph.rs"]
 mod graph;
@@ -28,6 +34,8 @@ mod many;
 mod margin;
 #[path = "gate/outputs.rs"]
 mod outputs;
+#[path = "common/placed.rs"]
+mod placed;
 #[path = "gate/recompute.rs"]
 mod recompute;
 #[path = "gate/replay.rs"]

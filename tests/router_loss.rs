@@ -4,6 +4,8 @@ mod common;
 
 #[path = "router_loss/agreement.rs"]
 mod agreement;
+#[path = "router_loss/any.rs"]
+mod any;
 #[path = "router_loss/case.rs"]
 mod case;
 #[cfg(feature = "emulate")]
@@ -11,6 +13,8 @@ mod case;
 mod emulated;
 #[path = "router_loss/meaning.rs"]
 mod meaning;
+#[path = "common/placed.rs"]
+mod placed;
 #[path = "router_loss/refusals.rs"]
 mod refusals;
 #[path = "router_loss/worst.rs"]

@@ -73,10 +73,12 @@ MOERL_DEVICE void add_surrogate_of_slots(const MoerlGateBackward& p, const RowIn
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) share[s] = Slots::slot(s) < p.router.top_k ? r.weights.normalized[s] : 0.0f;
     const float sum = Slots::sum(share, p.router.top_k);
-    const float inverse = sum > 0.0f ? inverse_of(sum) : 0.0f;
+    // Weights under a floor above 1 may be denormal, which a reciprocal takes for 0.
+    const float up = sum < 0x1p-100f ? 0x1p64f : 1.0f;
+    const float inverse = sum > 0.0f ? inverse_of(sum * up) : 0.0f;
     MOERL_UNROLL
     for (int s = 0; s < Slots::SLOTS; s++) {
-        r.gradient.slot[s] -= surrogate * share[s] * inverse * softcap_slope(row.selected[s], p.router.softcap);
+        r.gradient.slot[s] -= surrogate * (share[s] * up * inverse) * softcap_slope(row.selected[s], p.router.softcap);
     }
 }
 

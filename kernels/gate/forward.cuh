@@ -80,9 +80,10 @@ MOERL_DEVICE void write_weighed(const MoerlGateForward& p, uint64_t row, const u
     }
 }
 
-// All that a row leaves behind. `cutoff`: what the last of its slots was chosen by, NaN where they were not chosen. Called by whole warps.
+// All that a row leaves behind. `cutoff`: what the last of its slots was chosen by, NaN where they were not chosen. Answers whether its weights are
+// numbers. Called by whole warps.
 template <int LANES>
-MOERL_DEVICE void write_row(const MoerlGateForward& p, uint64_t row, Source source, const uint32_t (&ids)[Group<LANES>::SLOTS],
+MOERL_DEVICE bool write_row(const MoerlGateForward& p, uint64_t row, Source source, const uint32_t (&ids)[Group<LANES>::SLOTS],
                             const float (&selected)[Group<LANES>::SLOTS], float lse, float cutoff, const Weights<LANES>& weights,
                             uint64_t& fault) {
     using Slots = Group<LANES>;
@@ -96,6 +97,7 @@ MOERL_DEVICE void write_row(const MoerlGateForward& p, uint64_t row, Source sour
     }
     if (source == Source::WithoutWeights) write_without_weights<Slots>(p, row);
     if (p.cutoff != nullptr && source != Source::BehindTheEnd && Slots::lane() == 0) store(p.cutoff + row, cutoff);
+    return usable;
 }
 
 // Rows from here on are padding.

@@ -136,10 +136,11 @@ MOERL_DEVICE void measure_mass(const MoerlGateTelemetry& p, const Staged<T, LANE
     store(p.forced_mass + row, state.weighs && is_finite(state.lse) ? sum : f32_of(0x7fc00000u));
 }
 
-// gate_l1 = Σ |w − w̄| / scaling_factor and set_kl = Σ ŵ̄ log(ŵ̄ / ŵ), over slots. Called by whole warps.
+// gate_l1 = Σ |w − w̄| / scaling_factor and set_kl = Σ ŵ̄ log(ŵ̄ / ŵ), over slots, of a row whose weights are numbers, also behind the scale of their
+// experts: `usable`. Called by whole warps.
 template <int LANES>
 MOERL_DEVICE void measure_weights(const MoerlGateTelemetry& p, const Tally& tally, uint64_t row, const RowState& state, uint64_t tape_row,
-                                  const Weights<LANES>& weights) {
+                                  const Weights<LANES>& weights, bool usable) {
     using Slots = Group<LANES>;
     const MoerlGateRouter& router = p.forward.router;
     float recorded[Slots::SLOTS], current[Slots::SLOTS], distance[Slots::SLOTS];
@@ -166,7 +167,7 @@ MOERL_DEVICE void measure_weights(const MoerlGateTelemetry& p, const Tally& tall
     const float kl = Slots::sum(terms, router.top_k);
     if (Slots::lane() != 0 || !state.exists) return;
     if (state.replays && bad) shared_atomic_add(tally.rows + MOERL_GATE_ROWS_BAD_REFERENCE, 1u);
-    const bool comparable = state.replays && !bad && weights.usable;
+    const bool comparable = state.replays && !bad && usable;
     const float nan = f32_of(0x7fc00000u);
     if (p.gate_l1 != nullptr) store(p.gate_l1 + row, comparable ? l1 : nan);
     if (p.set_kl != nullptr) store(p.set_kl + row, comparable ? (kl < 0.0f ? 0.0f : kl) : nan);

@@ -78,6 +78,18 @@ MOERL_DEVICE void score_nearly(const float* bias, const Segments<T, LANES>& logi
     }
 }
 
+// What the exact value is at least and at most. An infinite near value may stand for a number that half precision does not hold: nothing then
+// bounds it on the far side, and sums of bounds are never NaN.
+struct Bounds {
+    float lowest;
+    float highest;
+};
+MOERL_DEVICE Bounds bounds_of(float near, float middle) {
+    constexpr float MOST = 65504.0f;  // of half precision
+    const float from = near > MOST ? MOST : near, to = near < -MOST ? -MOST : near;
+    return {near < -MOST ? -INFINITY : from - near_error(from, middle), near > MOST ? INFINITY : to + near_error(to, middle)};
+}
+
 // Group `g` of this lane's groups as a whole.
 struct NearGroup {
     float best;
@@ -118,11 +130,10 @@ MOERL_DEVICE bool limit_groups_nearly(const MoerlGateForward& p, float middle, c
     bool certain = true;
     for (uint32_t g = 0; g < own; g++) {
         const NearGroup group = best_of_group(near, g, size);
-        const float score = p.group_top == 1 ? group.best : group.best + group.second;
-        const float error = p.group_top == 1 ? near_error(group.best, middle) : near_error(group.best, middle) + near_error(group.second, middle);
-        certain = certain && score == score;
-        lowest[first + g] = score - error;
-        highest[first + g] = score + error;
+        const Bounds best = bounds_of(group.best, middle), second = bounds_of(p.group_top == 1 ? 0.0f : group.second, middle);
+        certain = certain && best.highest == best.highest && second.highest == second.highest;
+        lowest[first + g] = p.group_top == 1 ? best.lowest : best.lowest + second.lowest;
+        highest[first + g] = p.group_top == 1 ? best.highest : best.highest + second.highest;
     }
     sync_warp();
     for (uint32_t g = 0; g < own; g++) {

@@ -178,7 +178,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
     for (int lanes = 1; lanes < LANES; lanes *= 2) selected_nans += shuffle_xor(selected_nans, lanes);
     if (native && !softmax_over_all && nans > selected_nans) keep_first(fault, fault_at(row, f.tag, MOERL_FAULT_NAN_LOGIT));
     const Weights<LANES> weights = weigh<LANES>(f.router, selected, state.lse);
-    write_row<LANES>(f, row, source, ids, selected, state.lse, cutoff, weights, fault);
+    const bool usable = write_row<LANES>(f, row, source, ids, selected, state.lse, cutoff, weights, fault);
 
     if (weighs) count_experts<LANES>(tally.counts, p.counts, top_k, ids);
     if (state.exists && Slots::lane() == 0) {
@@ -186,7 +186,7 @@ MOERL_DEVICE void telemetry_row(const MoerlGateTelemetry& p, const Tally& tally,
         if (replaced != 0) shared_atomic_add(tally.rows + MOERL_GATE_ROWS_REPLACED, 1u);
         if (p.replaced != nullptr) store(p.replaced + row, static_cast<uint8_t>(replaced));
     }
-    if (p.recorded_weights != nullptr) measure_weights<LANES>(p, tally, row, state, facts.tape_row, weights);
+    if (p.recorded_weights != nullptr) measure_weights<LANES>(p, tally, row, state, facts.tape_row, weights, usable);
     if (p.logprob_sel != nullptr) write_logprobs<LANES>(p, row, state, selected);
     if (p.shift != nullptr) add_shift<T, LANES>(p, staged, row, state);
     if (p.ref_logits != nullptr) measure_router_kl<T, LANES>(p, staged, row, state);

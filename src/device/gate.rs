@@ -410,13 +410,18 @@ fn write_maps<E: Executor>(
     unsafe { executor.launch(stream, Kernel { image: "gate", name: "gate_maps" }, grid, &arguments, &params) }
 }
 
+/// A pointer that is not null, which to a kernel is an array that was not given: one without rows may lie anywhere, and nobody reads it.
+fn of_given(array: *const std::ffi::c_void) -> *const std::ffi::c_void {
+    if array.is_null() { std::ptr::dangling() } else { array }
+}
+
 /// What forced ids contribute; the rest is zero and null.
 fn forced_params<M: Memory>(arguments: &mut Arguments, call: &Forward<'_, M>) -> MoerlGateForward {
     // SAFETY: plain old data, for which all zeros (null, 0, 0.0) is a value.
     let empty: MoerlGateForward = unsafe { std::mem::zeroed() };
     let Some(forced) = call.forced() else { return empty };
     MoerlGateForward {
-        forced_ids: arguments.read_matrix("forced_ids", &forced.ids),
+        forced_ids: of_given(arguments.read_matrix("forced_ids", &forced.ids)),
         row_index: arguments.read_optional("row_index", forced.row_index),
         row_mode: arguments.read_optional("row_mode", forced.row_mode),
         forced_rows: forced.ids.rows() as u64,

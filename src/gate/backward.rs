@@ -163,7 +163,7 @@ impl<'a, M: Memory> Backward<'a, M> {
             Output::Compact { experts, .. } => (rows, *experts),
         };
         let shape = check_sizes(&mut checks, config, tokens, experts, Some(columns));
-        let Shape { top_k, .. } = shape;
+        let Shape { tokens, experts, top_k } = shape;
         check_floats(&mut checks, "d_topk_weights", &self.d_topk_weights, &[tokens, top_k]);
         check_array(&mut checks, "topk_ids", Some(self.topk_ids), tokens * top_k);
         check_array(&mut checks, "selected_logits", self.selected_logits, tokens * top_k);

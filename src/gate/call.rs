@@ -247,15 +247,21 @@ pub(crate) fn check_sizes(
             format!("have {experts} experts, needs 1 to {MAX_EXPERTS}")
         })
         .require(tokens < 1 << 31, Kind::Shape, "router_logits", || format!("have {tokens} rows, 2^31 are too many"));
+    // What is refused must not overflow where the shapes of arrays are made of it.
+    let sane = |top_k: usize| Shape {
+        tokens: tokens.min(1 << 31),
+        experts: experts.min(2 * MAX_EXPERTS),
+        top_k: top_k.min(2 * MAX_EXPERTS),
+    };
     let Some(top_k) = config.resolve_top_k(given_top_k) else {
         checks.require(false, Kind::Config, "top_k", || "is given by neither the call nor the configuration".into());
-        return Shape { tokens, experts, top_k: 0 };
+        return sane(0);
     };
     checks.require((1..=MAX_TOP_K.min(experts)).contains(&top_k), Kind::Config, "top_k", || {
         format!("is {top_k}, needs 1 to {} for {experts} experts", MAX_TOP_K.min(experts))
     });
     check_groups(checks, config, experts, top_k);
-    Shape { tokens, experts, top_k }
+    sane(top_k)
 }
 
 fn check_groups(checks: &mut Checks, config: &Config, experts: usize, top_k: usize) {

@@ -22,7 +22,7 @@ pub enum RowCount {
     Padding,
     /// Replayed rows in which [`Config::score_replace`] replaced an expert.
     Replaced,
-    /// Replayed rows whose recorded weights are not finite, or sum to 0.
+    /// Replayed rows whose [recorded weights](Telemetry::recorded_weights), where those are given, are not finite, or sum to 0.
     BadReference,
 }
 
@@ -192,9 +192,10 @@ impl<M: Memory> Telemetry<'_, M> {
         self.router_kl.is_some() || self.d_router_kl.is_some()
     }
 
-    /// True if the recorded weights are needed.
+    /// True if the recorded weights are needed, or are there to be counted.
     pub(crate) fn needs_record(&self) -> bool {
-        self.gate_l1.is_some() || self.set_kl.is_some()
+        let is_counted = self.row_counts.is_some() && self.recorded_weights.is_some();
+        self.gate_l1.is_some() || self.set_kl.is_some() || is_counted
     }
 
     /// Checks shapes, types and what an output needs. `forced_rows`: R, where ids are forced.

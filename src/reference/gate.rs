@@ -27,6 +27,9 @@ enum Row {
 
 pub(super) fn forward(config: &Config, mut call: Forward<'_, Host>) -> Result<()> {
     let shape = call.validate(config)?;
+    if shape.tokens == 0 {
+        return Ok(());
+    }
     let rules = Rules::new(config, shape.top_k);
     let mut faults = Faults { first: MOERL_NO_FAULT, tag: call.tag };
     let count = row_count(&call, &shape, &mut faults);

@@ -189,7 +189,8 @@ pub(super) fn finish(
             call.q.as_mut_slice()[e] = q as f32;
         }
     }
-    let valid = call.valid_segments.unwrap_or_else(|| rows.iter().filter(|&&rows| rows > 0).count() as u64);
+    let valid =
+        call.valid_segments.filter(|&n| n > 0).unwrap_or_else(|| rows.iter().filter(|&&rows| rows > 0).count() as u64);
     let total: u64 = rows.iter().sum();
     let per = |n: u64| if n == 0 { 0.0 } else { 1.0 / n as f64 };
     let (per_segment, per_row) = (per(valid), per(total));
@@ -253,11 +254,11 @@ pub(super) fn backward(gate: &gate::Config, mut call: Backward<'_, Host>) -> Res
 }
 
 pub(super) fn bias_update(mut call: BiasUpdate<'_, Host>) -> Result<()> {
-    let experts = call.validate()? as u64;
+    let experts = call.validate()? as u128;
     let counts = call.counts.as_slice();
-    let sum: u64 = counts.iter().sum();
+    let sum: u128 = counts.iter().map(|&n| u128::from(n)).sum();
     for (bias, &n) in call.selection_bias.as_mut_slice().iter_mut().zip(counts) {
-        match (experts * n).cmp(&sum) {
+        match (experts * u128::from(n)).cmp(&sum) {
             std::cmp::Ordering::Less => *bias += call.step,
             std::cmp::Ordering::Greater => *bias -= call.step,
             std::cmp::Ordering::Equal => {}

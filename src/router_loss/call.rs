@@ -17,7 +17,8 @@ const ALIGNMENT: usize = 8;
 pub struct Partial<'a, M> {
     /// `[T, E]` bf16, f16 or f32, any row stride.
     pub router_logits: Matrix<'a, M>,
-    /// `[T, k]`: the ids that forward returned. Needed for [`CountsFrom::Routes`]; with it, a row with an id outside `[0, E)` does not count.
+    /// `[T, k]`: the ids that forward returned. Needed for [`CountsFrom::Routes`], with which a row with an id outside `[0, E)` does not count.
+    /// [`CountsFrom::TopK`] does not look at them: rows without weights are then told by `selected_logits`, `token_mask` and `row_count` alone.
     pub topk_ids: Option<View<'a, i32, M>>,
     /// `[T, E]` bf16, f16 or f32: the logits of the reference router. Needed for `router_kl`.
     pub ref_logits: Option<Matrix<'a, M>>,
@@ -88,6 +89,7 @@ impl<M: Memory> Partial<'_, M> {
         let columns = self.topk_ids.filter(|_| tokens > 0).map(|ids| ids.len() / tokens);
         let shape = check_sizes(&mut checks, router, tokens, experts, columns);
         check_plan(&mut checks, config, plan.segments(), Some(tokens));
+        let gate::Shape { tokens, experts, .. } = shape;
         check_floats(&mut checks, "router_logits", &self.router_logits, &[tokens, experts]);
         check_array(&mut checks, "topk_ids", self.topk_ids, tokens * shape.top_k);
         check_array(&mut checks, "selected_logits", self.selected_logits, tokens * shape.top_k);
@@ -144,7 +146,7 @@ pub struct Finish<'a, M> {
     pub counts: View<'a, u64, M>,
     /// `[S]`: T_n, the rows that `counts` counts, where that is another number than `rows` (a global batch).
     pub count_rows: Option<View<'a, u64, M>>,
-    /// The segments with a row, where ranks have different ones: their number over all ranks. `None`: counted here.
+    /// The segments with a row, where ranks have different ones: their number over all ranks. `None` or 0: counted here.
     pub valid_segments: Option<u64>,
     /// `[4]`: the values of balance, z, entropy and divergence; their sum is the loss.
     pub values: ViewMut<'a, f64, M>,
@@ -176,7 +178,7 @@ impl<M: Memory> Finish<'_, M> {
         checks.merge(config.validate(router));
         check_plan(&mut checks, config, plan.segments(), None);
         let shape = check_sizes(&mut checks, router, plan.segments().tokens(), self.experts, None);
-        let (segments, experts) = (plan.segments().len(), self.experts);
+        let (segments, experts) = (plan.segments().len(), shape.experts);
         check_array(&mut checks, "probabilities", Some(self.probabilities), segments * experts);
         check_array(&mut checks, "rows", Some(self.rows), segments);
         check_array(&mut checks, "totals", Some(self.totals), 3);
@@ -281,6 +283,7 @@ impl<M: Memory> Backward<'_, M> {
         let (tokens, experts) = (self.router_logits.rows(), self.router_logits.columns());
         let columns = self.topk_ids.filter(|_| tokens > 0).map(|ids| ids.len() / tokens);
         let shape = check_sizes(&mut checks, router, tokens, experts, columns);
+        let gate::Shape { tokens, experts, .. } = shape;
         check_floats(&mut checks, "router_logits", &self.router_logits, &[tokens, experts]);
         check_array(&mut checks, "topk_ids", self.topk_ids, tokens * shape.top_k);
         check_array(&mut checks, "selected_logits", self.selected_logits, tokens * shape.top_k);
@@ -320,7 +323,7 @@ impl<M: Memory> Backward<'_, M> {
 /// of its own because under replay it changes routing that replay then hides: decide for it.
 #[derive(Debug)]
 pub struct BiasUpdate<'a, M> {
-    /// `[E]`: n_e of the routes taken, summed over micro-batches and ranks.
+    /// `[E]`: n_e of the routes taken, summed over micro-batches and ranks; below 2^52, which leaves room for E times each.
     pub counts: View<'a, u64, M>,
     /// `[E]`: updated in place.
     pub selection_bias: ViewMut<'a, f32, M>,

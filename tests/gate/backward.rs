@@ -2,7 +2,7 @@
 
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::error::{FaultCode, Kind};
-use moerl::gate::{Backward, Bad, Config, Filler, Missing, Nonfinite, Output, Score, Surrogate};
+use moerl::gate::{Backward, Bad, Config, Filler, Missing, Nonfinite, Output, Renormalize, Score, Surrogate};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference, Result};
 
@@ -22,6 +22,7 @@ crate::on_every_backend!(
     the_gradient_of_the_expert_scale_agrees_with_the_reference,
     the_surrogate_agrees_with_the_reference,
     a_surrogate_over_all_experts_teaches_nothing,
+    a_surrogate_divides_weights_that_are_hardly_there,
     drifted_ids_keep_their_gradient,
     calls_that_contradict_themselves_are_refused,
     no_rows_have_no_gradient,
@@ -436,6 +437,18 @@ fn a_surrogate_over_all_experts_teaches_nothing<B: Backend>(backend: &B) {
     let constant = Case::new(&problem, &forwarded, &ones).run(backend);
     let largest = constant.iter().fold(0.0, |most: f32, d| most.max(d.abs()));
     assert!(see(13, "a gradient that is empty", "A times the sum of p", largest.into(), 1e-6) < 1.0, "{constant:?}");
+}
+
+fn a_surrogate_divides_weights_that_are_hardly_there<B: Backend>(backend: &B) {
+    // Scores of 1.6e-38 under a floor of 2: the weights are denormal, and their shares a half each.
+    let config = Config { renormalize: Renormalize::Floor(2.0), ..Config::new(Score::Sigmoid, 2) };
+    let problem = Problem::<f32>::row(config, 2, &[-87.0, -87.0, -88.0, -88.0]);
+    let forwarded = forward(backend, &problem);
+    let terms = Some(Terms { advantages: vec![1.0], weights: None, coefficient: 1.0 });
+    let found = Case { surrogate: terms, ..Case::new(&problem, &forwarded, &[0.0; 2]) }.run(backend);
+    let p = 0.5 / (1.0 + (-1f64).exp());
+    let expected = [p - 0.5, p - 0.5, 0.5 - p, 0.5 - p];
+    assert!(common::worst(&found, &expected, 1e-6, 0.0) <= 1.0, "{found:?}, not {expected:?}");
 }
 
 fn drifted_ids_keep_their_gradient<B: Backend>(backend: &B) {

@@ -43,7 +43,7 @@ fn impossible_configurations_are_refused_by_name_and_number() {
     }
     says(&refused(&rule(Score::SoftmaxSelected, Renormalize::Guard), 8, |_| ()), Kind::Config, &["normalised already"]);
     says(&refused(&rule(Score::Raw, Renormalize::Floor(1.0)), 8, |_| ()), Kind::Config, &["raw"]);
-    for x in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
+    for x in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40, f32::MAX] {
         says(
             &refused(&rule(Score::Sigmoid, Renormalize::AddEps(x)), 8, |_| ()),
             Kind::Config,
@@ -58,6 +58,10 @@ fn impossible_configurations_are_refused_by_name_and_number() {
         &["scaling_factor", "NaN"],
     );
     says(&refused(&Config { top_k: None, ..k(2) }, 8, |_| ()), Kind::Config, &["top_k", "neither"]);
+    let endless = Config { top_k: Some(usize::MAX), preset_top_k: Some(1), ..k(2) };
+    let (logits, mut ids, mut weights) = (vec![0f32; 16], vec![0i32; 4], vec![0f32; 4]);
+    let call = Forward::new(Matrix::new(&logits, 2, 8).unwrap(), &mut ids, MatrixMut::new(&mut weights, 2, 2).unwrap());
+    says(&problems(call.validate(&endless).map(|_| ())), Kind::Config, &["top_k: is 18446744073709551615"]);
     says(&refused(&Config { needs_selection_bias: true, ..k(2) }, 8, |_| ()), Kind::MissingInput, &["selection_bias"]);
 }
 

@@ -157,7 +157,8 @@ impl Forwarded {
     }
 }
 
-enum Ids<B: Backend> {
+/// A tape on a backend.
+pub enum Ids<B: Backend> {
     U8(B::Buffer<u8>),
     U16(B::Buffer<u16>),
     I16(B::Buffer<i16>),
@@ -165,7 +166,7 @@ enum Ids<B: Backend> {
 }
 
 impl<B: Backend> Ids<B> {
-    fn upload(backend: &B, stream: &B::Stream, tape: &Tape) -> Ids<B> {
+    pub fn upload(backend: &B, stream: &B::Stream, tape: &Tape) -> Ids<B> {
         macro_rules! narrowed {
             ($type:ty) => {{
                 let ids: Vec<$type> = tape.array.iter().map(|&id| id as $type).collect();
@@ -180,7 +181,7 @@ impl<B: Backend> Ids<B> {
         }
     }
 
-    fn matrix(&self, tape: &Tape, k: usize) -> Matrix<'_, B::Memory> {
+    pub fn matrix(&self, tape: &Tape, k: usize) -> Matrix<'_, B::Memory> {
         fn layer<'a, T: Scalar, B: Backend>(array: &'a B::Buffer<T>, tape: &Tape, k: usize) -> Matrix<'a, B::Memory> {
             Matrix::strided(array.view().slice(tape.first..tape.array.len()), tape.rows, k, tape.stride).unwrap()
         }

@@ -13,6 +13,7 @@ crate::on_every_backend!(
     many_rows_are_chosen_as_few_are,
     rows_of_few_values_take_the_slow_path_and_are_chosen_all_the_same,
     near_scores_choose_as_exact_ones_do,
+    groups_that_half_precision_cannot_score_are_limited_exactly,
     any_number_of_rows_is_chosen_alike,
     a_million_thin_rows_are_gated_as_few_are,
     rows_may_lie_anywhere,
@@ -162,6 +163,52 @@ fn near_scores_choose_as_exact_ones_do<B: Backend>(backend: &B) {
             }
         }
     }
+}
+
+/// Experts that nobody shall choose, or that lie further apart than half precision reaches, in groups that are scored by their two best.
+fn groups_that_half_precision_cannot_score_are_limited_exactly<B: Backend>(backend: &B) {
+    fn check<B: Backend, T: Float>(backend: &B) {
+        let config = Config::preset(Preset::DeepseekV3);
+        let biased = |bias: Vec<f32>| Problem {
+            bias: Some(bias),
+            ..Problem::<T>::random(config.clone(), many(backend), 256, 8, 21)
+        };
+        // Two groups have a score, and of six that have none but hold the best expert of all, the first two are admitted with them.
+        let lone = |e: usize| {
+            if e < 64 {
+                0.0
+            } else if e % 32 == 5 {
+                2.0
+            } else {
+                f32::NEG_INFINITY
+            }
+        };
+        agrees(backend, "one expert left", &biased((0..256).map(lone).collect()));
+        let far = |e: usize| {
+            if e < 64 {
+                0.0
+            } else if e % 32 == 5 {
+                2.0
+            } else {
+                -1e5 - (e / 32 * 37 % 19) as f32 * 1e3
+            }
+        };
+        agrees(backend, "far apart", &biased((0..256).map(far).collect()));
+        let high = |e: usize| if e % 32 == 7 { 1e5 + (e / 32 * 5 % 8) as f32 * 1e3 } else { 0.0 };
+        agrees(backend, "far above", &biased((0..256).map(high).collect()));
+        agrees(
+            backend,
+            "all infinite",
+            &biased((0..256).map(|e| if e % 32 == 9 { f32::INFINITY } else { 0.0 }).collect()),
+        );
+        agrees(
+            backend,
+            "a group away",
+            &biased((0..256).map(|e| if e / 32 == 3 { f32::NEG_INFINITY } else { 0.0 }).collect()),
+        );
+    }
+    check::<_, bf16>(backend);
+    check::<_, f32>(backend);
 }
 
 fn any_number_of_rows_is_chosen_alike<B: Backend>(backend: &B) {

@@ -2,8 +2,9 @@
 
 use moerl::element::{Element, bf16};
 use moerl::error::FaultCode;
-use moerl::gate::{Bad, Config, Filler, Missing};
-use moerl::{Backend, Reference};
+use moerl::gate::{Bad, Config, Filler, Forward, Missing, ROW_COUNTS, RowCount, Telemetry};
+use moerl::memory::{Matrix, MatrixMut, View};
+use moerl::{Backend, Buffer, Reference};
 
 use crate::common;
 use crate::common::report::count;
@@ -20,6 +21,8 @@ crate::on_every_backend!(
     a_row_count_on_the_device_cuts_the_batch,
     padding_is_spread_over_the_experts,
     padding_may_hold_anything,
+    a_tape_without_rows_may_lie_nowhere,
+    no_rows_have_no_fault,
 );
 
 const K: usize = 4;
@@ -307,4 +310,45 @@ fn padding_may_hold_anything<B: Backend>(backend: &B) {
             }
         }
     }
+}
+
+fn a_tape_without_rows_may_lie_nowhere<B: Backend>(backend: &B) {
+    let config = Config { missing: Missing::ZeroWeight, ..Config::softmax_selected(2) };
+    let stream = backend.stream().unwrap();
+    let logits = backend.upload(&stream, &[1f32; 3 * 8]).unwrap();
+    let mut ids = backend.upload(&stream, &[-77i32; 6]).unwrap();
+    let mut weights = backend.upload(&stream, &[-77f32; 6]).unwrap();
+    let mut gate_l1 = backend.upload(&stream, &[-77f32; 3]).unwrap();
+    let mut row_counts = backend.upload(&stream, &[0u64; ROW_COUNTS]).unwrap();
+    backend.synchronize(&stream).unwrap();
+    // SAFETY: of no elements.
+    let nothing = unsafe { View::<u8, B::Memory>::from_raw(0, 0) };
+    // SAFETY: likewise.
+    let no_weights = unsafe { View::<f32, B::Memory>::from_raw(0, 0) };
+    let telemetry = Telemetry {
+        gate_l1: Some(gate_l1.view_mut()),
+        row_counts: Some(row_counts.view_mut()),
+        recorded_weights: Some(Matrix::new(no_weights, 0, 2).unwrap()),
+        ..Telemetry::default()
+    };
+    for telemetry in [None, Some(telemetry)] {
+        let call = Forward {
+            routes: Matrix::new(nothing, 0, 2).unwrap().into(),
+            telemetry,
+            ..Forward::new(
+                Matrix::new(logits.view(), 3, 8).unwrap(),
+                ids.view_mut(),
+                MatrixMut::new(weights.view_mut(), 3, 2).unwrap(),
+            )
+        };
+        backend.gate_forward(&stream, &config, call).unwrap();
+        assert_eq!(backend.download(&stream, weights.view()).unwrap(), [0.0; 6]);
+    }
+    assert_eq!(backend.download(&stream, row_counts.view()).unwrap()[RowCount::Missing as usize], 3);
+    assert!(backend.download(&stream, gate_l1.view()).unwrap().iter().all(|x| x.is_nan()));
+}
+
+fn no_rows_have_no_fault<B: Backend>(backend: &B) {
+    let empty = Problem { row_count: Some(5), ..Problem::<f32>::new(Config::sigmoid(2), 8, 2, Vec::new()) };
+    assert_eq!(forward(backend, &empty).fault, None);
 }

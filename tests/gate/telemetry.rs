@@ -3,7 +3,7 @@
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::error::Kind;
 use moerl::gate::{
-    Config, Forward, Groups, Missing, NO_OVERLAP, Preset, RowCount, ShiftFinish, Telemetry, mean_overlap,
+    Config, Forward, Groups, Missing, NO_OVERLAP, Preset, ROW_COUNTS, RowCount, ShiftFinish, Telemetry, mean_overlap,
 };
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference};
@@ -23,6 +23,9 @@ crate::on_every_backend!(
     measures_have_their_limits,
     equal_weights_are_no_distance_apart,
     recorded_weights_that_are_no_weights_are_counted,
+    recorded_weights_are_counted_without_a_measure_of_them,
+    a_row_whose_scale_leaves_no_number_is_no_distance_from_its_record,
+    a_probability_that_is_flushed_to_zero_diverges_from_nothing,
     the_routers_divergence_is_zero_from_itself,
     score_replace_goes_from_replay_to_the_native_set,
     score_replace_fills_the_slots_in_order,
@@ -272,6 +275,44 @@ fn recorded_weights_that_are_no_weights_are_counted<B: Backend>(backend: &B) {
         assert_eq!(found.set_kl[t].is_nan(), [1, 2, 3].contains(&t), "row {t}");
         assert!(found.set_kl[t].is_nan() || found.set_kl[t] >= 0.0);
     }
+}
+
+fn recorded_weights_are_counted_without_a_measure_of_them<B: Backend>(backend: &B) {
+    let stream = backend.stream().unwrap();
+    let recorded = backend.upload(&stream, &[0.5, 0.5, f32::NAN, 1.0, 0.0, 0.0]).unwrap();
+    let mut row_counts = backend.upload(&stream, &[0u64; ROW_COUNTS]).unwrap();
+    let problem = Problem::<f32>::random(Config::softmax_selected(2), 3, 16, 2, 5);
+    let telemetry = Telemetry {
+        row_counts: Some(row_counts.view_mut()),
+        recorded_weights: Some(Matrix::new(recorded.view(), 3, 2).unwrap()),
+        ..Telemetry::default()
+    };
+    let problem = problem.forced(Element::U16, &problem.random_ids(6));
+    forward_watched::<B, f32, f32>(backend, &problem, Some(telemetry));
+    let found = backend.download(&stream, row_counts.view()).unwrap();
+    assert_eq!((found[RowCount::Replay as usize], found[RowCount::BadReference as usize]), (3, 2));
+}
+
+fn a_row_whose_scale_leaves_no_number_is_no_distance_from_its_record<B: Backend>(backend: &B) {
+    let problem = Problem::<f32>::row(Config::softmax_selected(2), 2, &[0.0, 1.0, 2.0, 3.0]);
+    let given = Given { recorded_weights: Some(vec![0.25, 0.75]), ..Given::default() };
+    for (scale, has_weights) in [(f32::INFINITY, false), (f32::NAN, false), (0.5, true)] {
+        let problem =
+            Problem { expert_scale: Some(vec![1.0, scale, 1.0, 1.0]), ..problem.forced(Element::I32, &[0, 1]) };
+        let found = watch(backend, &problem, Asked::Cheap, &given);
+        assert_eq!(found.results().fault.is_none(), has_weights);
+        assert_eq!(found.gate_l1[0].is_nan(), !has_weights, "{scale}: {:?}", found.gate_l1);
+        assert_eq!(found.set_kl[0].is_nan(), !has_weights, "{scale}: {:?}", found.set_kl);
+        assert_eq!(found.row_counts[RowCount::BadReference as usize], 0);
+    }
+}
+
+fn a_probability_that_is_flushed_to_zero_diverges_from_nothing<B: Backend>(backend: &B) {
+    // The reference router has an expert with a probability of e^-90 that this one has not at all.
+    let problem = Problem::<f32>::row(Config::softmax_selected(1), 1, &[0.0, f32::NEG_INFINITY]);
+    let given = Given { ref_logits: Some(vec![0.0, -90.0]), ..Given::default() };
+    let found = watch(backend, &problem, Asked::All, &given);
+    assert_eq!((found.router_kl[0], &found.d_router_kl[..]), (0.0, &[0.0; 2][..]));
 }
 
 fn the_routers_divergence_is_zero_from_itself<B: Backend>(backend: &B) {

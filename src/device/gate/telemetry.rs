@@ -1,6 +1,6 @@
 //! Launches `kernels/gate_telemetry.cu`.
 
-use super::{TUNING, Tier, element_code, name, tier};
+use super::{TUNING, Tier, element_code, name, of_given, tier};
 use crate::abi::*;
 use crate::device::executor::{Arguments, Executor, Grid, Kernel, Parameters};
 use crate::error::Result;
@@ -72,7 +72,7 @@ pub(super) fn forward<E: Executor>(
         ..empty
     };
     if let Some(weights) = record {
-        params.recorded_weights = arguments.read_matrix("recorded_weights", &weights);
+        params.recorded_weights = of_given(arguments.read_matrix("recorded_weights", &weights));
         params.recorded_weights_stride = weights.row_stride() as i64;
         params.recorded_weights_element = element_code(weights.element());
     }

@@ -1,6 +1,6 @@
 //! What a forward call may be asked besides, row by row.
 
-use super::weights::{Rules, log_sum_exp};
+use super::weights::{Rules, exp, log_sum_exp};
 use super::{Choice, by_value};
 use crate::error::Result;
 use crate::gate::{NO_OVERLAP, RowCount, Shape, ShiftFinish, Telemetry};
@@ -116,7 +116,7 @@ pub(super) fn measure_softmax(
 ) -> Result<()> {
     let (t, k) = (row.t, ids.len());
     let log_p: Vec<f64> = rules.capped_row(row.logits).iter().map(|x| x - row.lse).collect();
-    let mass: f64 = forced.iter().map(|&e| log_p[e].exp()).sum();
+    let mass: f64 = forced.iter().map(|&e| exp(log_p[e])).sum();
     set(&mut telemetry.forced_mass, t, if row.lse.is_finite() { mass as f32 } else { f32::NAN });
     for (j, &e) in ids.iter().enumerate() {
         set(&mut telemetry.logprob_sel, t * k + j, log_p[e] as f32);
@@ -150,10 +150,10 @@ pub(super) fn router_kl(rules: &Rules, reference: &[f64], logits: &[f64]) -> Opt
         Some(x.iter().map(|x| x - lse).collect())
     };
     let (log_ref, log_p) = (log_softmax(reference)?, log_softmax(logits)?);
-    let terms = log_ref.iter().zip(&log_p).map(|(r, p)| if r.exp() == 0.0 { 0.0 } else { r.exp() * (r - p) });
+    let terms = log_ref.iter().zip(&log_p).map(|(r, p)| if exp(*r) == 0.0 { 0.0 } else { exp(*r) * (r - p) });
     let kl = terms.sum::<f64>().max(0.0);
     let slopes = logits.iter().map(|&x| rules.softcap_slope(x));
-    Some((kl, log_ref.iter().zip(&log_p).zip(slopes).map(|((r, p), slope)| (p.exp() - r.exp()) * slope).collect()))
+    Some((kl, log_ref.iter().zip(&log_p).zip(slopes).map(|((r, p), slope)| (exp(*p) - exp(*r)) * slope).collect()))
 }
 
 /// What is asked of the weights `w` of experts `ids`; `recorded`: the row of the forced ids. `usable`: `w` are numbers.

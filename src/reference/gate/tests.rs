@@ -3,6 +3,8 @@
 use super::telemetry::router_kl;
 use super::weights::{Rules, Slots, log_sum_exp};
 use crate::gate::{Config, Renormalize, Score};
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
 
 const EXPERTS: usize = 12;
 const STEP: f64 = 1e-5;
@@ -32,6 +34,10 @@ fn scale_of(ids: &[usize]) -> Vec<f64> {
 }
 
 fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
+    check_within(1e-8, name, config, ids, logits);
+}
+
+fn check_within(tolerance: f64, name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
     let rules = Rules::new(config, ids.len());
     let upstream: Vec<f64> = (0..ids.len()).map(|j| 1.5 - 0.7 * j as f64).collect();
     let slots = Slots {
@@ -49,8 +55,54 @@ fn check(name: &str, config: &Config, ids: &[usize], logits: &[f64]) {
             loss(&rules, &moved, ids, &upstream)
         };
         let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
-        assert!((gradient[e] - difference).abs() < 1e-8, "{name}: expert {e} has {}, not {difference}", gradient[e]);
+        let error = (gradient[e] - difference).abs();
+        assert!(error < tolerance, "{name}: expert {e} has {}, not {difference}", gradient[e]);
     }
+}
+
+#[test]
+fn gradients_of_any_router_are_central_differences() {
+    let rule = prop::sample::select(vec![
+        Renormalize::None,
+        Renormalize::AddEps(1e-20),
+        Renormalize::AddEps(0.5),
+        Renormalize::Floor(1e-12),
+        Renormalize::Floor(0.3),
+        Renormalize::Floor(50.0),
+        Renormalize::Guard,
+        Renormalize::Exact,
+    ]);
+    let score = prop::sample::select(vec![
+        Score::Softmax,
+        Score::SoftmaxSelected,
+        Score::Sigmoid,
+        Score::SqrtSoftplus,
+        Score::Raw,
+    ]);
+    let slots = Just((0..EXPERTS).collect::<Vec<_>>()).prop_shuffle();
+    let numbers = (prop::sample::select(vec![None, Some(0.5f32), Some(3.0), Some(30.0)]), -3f32..3.0, -40f64..10.0);
+    let router = (score, rule, any::<bool>(), numbers, slots, 1..=EXPERTS, any::<u64>());
+    let settings =
+        Settings { cases: 500, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Settings::default() };
+    let run = TestRunner::new(contextualize_config(settings)).run(
+        &router,
+        |(score, renormalize, renormalize_single, (softcap, scale, middle), slots, k, seed)| {
+            let scaling_factor = Some(scale);
+            let config = Config { renormalize, renormalize_single, softcap, scaling_factor, ..Config::new(score, k) };
+            prop_assume!(config.validate().is_ok());
+            let (ids, logits) = (&slots[..k], logits(seed).iter().map(|x| x + middle).collect::<Vec<_>>());
+            if let (Score::Softmax, Renormalize::Floor(floor)) = (score, renormalize) {
+                // The gradient leaps where the sum crosses the floor.
+                let x = Rules::new(&config, k).capped_row(&logits);
+                let sum: f64 = ids.iter().map(|&e| (x[e] - log_sum_exp(&x)).exp()).sum();
+                prop_assume!((sum - f64::from(floor)).abs() > 1e-3 * sum);
+            }
+            // Up to twelve slots with upstream gradients and scales of a few each.
+            check_within(1e-7, &format!("{config:?}"), &config, ids, &logits);
+            Ok(())
+        },
+    );
+    run.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]

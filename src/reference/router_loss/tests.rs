@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::gate::Score;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
 
 const EXPERTS: usize = 8;
 const ROWS: usize = 3;
@@ -68,4 +70,46 @@ fn gradients_of_regularizers_are_central_differences() {
         }
     }
     assert_eq!(checked, ROWS * EXPERTS * 2 * (4 * 5 + 3));
+}
+
+#[test]
+fn gradients_of_any_regularizers_are_central_differences() {
+    let score = prop::sample::select(vec![Score::Softmax, Score::SoftmaxSelected, Score::Sigmoid, Score::SqrtSoftplus]);
+    let softcap = prop::sample::select(vec![None, Some(0.5f32), Some(3.0), Some(30.0)]);
+    let coefficients = prop::array::uniform4(-1f64..1.0);
+    let q = prop::collection::vec(-2f64..2.0, EXPERTS);
+    let router = (score, softcap, coefficients, q, -40f64..10.0, any::<u64>());
+    let settings =
+        Settings { cases: 300, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Settings::default() };
+    let run = TestRunner::new(contextualize_config(settings)).run(
+        &router,
+        |(score, softcap, [balance, z, entropy, kl], q, middle, seed)| {
+            let rules = Rules::new(&gate::Config { softcap, ..gate::Config::new(score, 2) }, 2);
+            let c = Coefficients { balance, z, entropy, kl };
+            let moved =
+                |x: Vec<Vec<f64>>| x.into_iter().map(|row| row.into_iter().map(|x| x + middle).collect()).collect();
+            let (x, reference): (Vec<Vec<f64>>, Vec<Vec<f64>>) = (moved(logits(seed)), moved(logits(!seed)));
+            let mut gradient = vec![0.0; EXPERTS];
+            Row::of(&rules, &x[0], Some(&reference[0])).unwrap().add_gradient(
+                &rules,
+                &x[0],
+                c,
+                Some(&q),
+                &mut gradient,
+            );
+            for e in 0..EXPERTS {
+                let moved = |by: f64| {
+                    let mut moved = x.clone();
+                    moved[0][e] += by;
+                    value(&rules, &moved, &reference, c, &q)
+                };
+                let difference = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                // Squares of log-sum-exps of up to 40, rounded, over twice the step.
+                let error = (gradient[e] - difference).abs();
+                prop_assert!(error < 1e-7, "{score:?} {c:?}: {} is not {difference}", gradient[e]);
+            }
+            Ok(())
+        },
+    );
+    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -34,8 +34,6 @@ mod many;
 mod margin;
 #[path = "gate/outputs.rs"]
 mod outputs;
-#[path = "common/placed.rs"]
-mod placed;
 #[path = "gate/recompute.rs"]
 mod recompute;
 #[path = "gate/replay.rs"]

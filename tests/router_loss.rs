@@ -13,8 +13,6 @@ mod case;
 mod emulated;
 #[path = "router_loss/meaning.rs"]
 mod meaning;
-#[path = "common/placed.rs"]
-mod placed;
 #[path = "router_loss/refusals.rs"]
 mod refusals;
 #[path = "router_loss/worst.rs"]

@@ -4,6 +4,7 @@
 pub mod formulas;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 pub mod large;
+pub mod placed;
 pub mod property;
 pub mod report;
 #[cfg(feature = "emulate")]

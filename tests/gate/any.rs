@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use moerl::element::Element;
 use moerl::gate::{Config, Forced, Forward, ROW_COUNTS, RouterShift, Routes, Score, Telemetry};
 use moerl::{Backend, Reference, Result};
-use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
 
 use crate::common;
+use crate::common::placed::{Place, Placed, Rows, is_written, rounded};
+use crate::common::property::for_any;
 use crate::common::report::see_values;
 use crate::draw::{Call, Extras};
 use crate::harness::{Forwarded, Ids, Problem};
 use crate::margin::{is_choice_of, is_undecided};
-use crate::placed::{Place, Placed, Rows, is_written, rounded};
 
 crate::on_every_backend!(any_call_agrees_with_the_reference_and_with_itself);
 
@@ -395,22 +395,8 @@ pub fn check_forward<B: Backend>(backend: &B, call: &Call) -> Option<(Problem<f3
     agrees(&call, &problem, &extras, &found, &expected).then_some((problem, extras, found))
 }
 
-/// So many cases, of a fixed seed; a quarter of them under a sanitizer. `PROPTEST_CASES` and `PROPTEST_RNG_SEED` say otherwise.
-pub fn settings(cases: u32) -> Settings {
-    let cases = if common::is_sanitized() { cases / 4 } else { cases };
-    contextualize_config(Settings {
-        cases,
-        rng_seed: RngSeed::Fixed(1),
-        failure_persistence: None,
-        max_shrink_iters: 300,
-        ..Settings::default()
-    })
-}
-
 fn any_call_agrees_with_the_reference_and_with_itself<B: Backend>(backend: &B) {
-    let run = TestRunner::new(settings(100)).run(&crate::draw::call(), |call| {
-        check_forward(backend, &call);
-        Ok(())
+    for_any(100, &crate::draw::call(), |call| {
+        check_forward(backend, call);
     });
-    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -5,15 +5,15 @@ use moerl::gate::{Backward, Output, Score, Surrogate};
 use moerl::router_loss::Gradient;
 use moerl::{Backend, Reference, Result};
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use rand::RngExt;
 
-use crate::any::{check_forward, magnitude, settings};
+use crate::any::{check_forward, magnitude};
 use crate::common;
+use crate::common::placed::{Place, Placed, Rows, rounded};
+use crate::common::property::for_any;
 use crate::common::report::see_values;
 use crate::draw::{self, Call};
 use crate::harness::{Forwarded, Problem};
-use crate::placed::{Place, Placed, Rows, rounded};
 
 crate::on_every_backend!(any_gradient_agrees_with_the_reference_and_with_itself);
 
@@ -303,10 +303,8 @@ fn any_gradient_agrees_with_the_reference_and_with_itself<B: Backend>(backend: &
         },
     );
     let terms = prop_oneof![1 => Just(0u32), 1 => 0u32..64];
-    let run = TestRunner::new(settings(60)).run(&(draw::call(), terms, manner), |(call, terms, manner)| {
-        let call = Call { broken: 0, asked: call.asked & 3, ..call };
-        check(backend, &call, terms, manner);
-        Ok(())
+    for_any(60, &(draw::call(), terms, manner), |(call, terms, manner)| {
+        let call = Call { broken: 0, asked: call.asked & 3, ..call.clone() };
+        check(backend, &call, *terms, *manner);
     });
-    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -8,8 +8,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
 use crate::common;
+use crate::common::placed::{Place, rounded};
 use crate::harness::{Problem, Tape};
-use crate::placed::{Place, rounded};
 
 /// What the logits are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,14 +6,14 @@ use moerl::objective::Segments;
 use moerl::router_loss::{Backward, BiasUpdate, Config, CountsFrom, Finish, Gradient, Partial, Plan, Scope};
 use moerl::{Backend, Buffer, Reference, Result};
 use proptest::prelude::*;
-use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
 use rand::RngExt;
 use rand::seq::{IndexedRandom, index};
 
 use crate::case::{Finished, Sums};
 use crate::common;
+use crate::common::placed::{Place, Placed, Rows, is_written, rounded};
+use crate::common::property::for_any;
 use crate::common::report::see_values;
-use crate::placed::{Place, Placed, Rows, is_written, rounded};
 
 crate::on_every_backend!(any_batch_agrees_with_the_reference_and_with_itself);
 
@@ -482,11 +482,5 @@ fn calls() -> impl Strategy<Value = Call> {
 }
 
 fn any_batch_agrees_with_the_reference_and_with_itself<B: Backend>(backend: &B) {
-    let cases = if common::is_sanitized() { 25 } else { 100 };
-    let settings = Settings { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Settings::default() };
-    let run = TestRunner::new(contextualize_config(settings)).run(&calls(), |call| {
-        check(backend, &call);
-        Ok(())
-    });
-    run.unwrap_or_else(|failure| panic!("{failure}"));
+    for_any(100, &calls(), |call| check(backend, call));
 }

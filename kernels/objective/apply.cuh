@@ -65,13 +65,16 @@ MOERL_DEVICE Applied apply_unsound(const MoerlObjective& p) {
     return {nan, nan, nan, nan, nan, 0u};
 }
 
+// The ratio that statistics count a token with: its own also where its segment's advantage is not finite.
+template <bool WIDE> MOERL_DEVICE float counted_ratio(const MoerlObjective& p, const Token<WIDE>& token, const Applied& made) { return token.is_sound ? made.ratio : expf(saturate(p, token.delta)); }
+
 // One of the three, of a token that counts and is sound.
 template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlObjective& p, const Token<false>& token, const MoerlCoefficient& c, uint32_t reads, TokenTally& tally) {
     Applied r = NOTHING;
     if ((reads & MOERL_READ_LOGPROBS) != 0) r.ratio = expf(saturate(p, token.delta));
     const float scaled = -c.weight * token.weight * token.advantage;
-    // A weight of 0 is not a factor: what it would multiply may be infinite.
-    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || token.weight == 0.0f;
+    // Nothing is left, whatever 0 would multiply: that may be infinite.
+    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || scaled == 0.0f;
     if constexpr (FAMILY == SHARED_GRADIENT) {
         r.gradient = c.gradient;
         r.clipped = clipped_for(c.flags, token.advantage);
@@ -87,7 +90,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlOb
         if (!is_out) r.value = -token.weight * token.advantage * bounded;
         const bool shows = (passes(flags, token.advantage) && !is_out) || c.weight != c.weight;
         r.gradient = shows ? scaled * r.ratio + 0.0f : 0.0f;
-        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) ? r.ratio : 0.0f, flags);
+        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) && token.weight != 0.0f ? r.ratio : 0.0f, flags);
     }
     return r;
 }
@@ -174,7 +177,7 @@ MOERL_DEVICE void apply_pack(const MoerlObjective& p, Pack<IS_WIDE<FAMILY>>& pac
         if constexpr (HAS_VALUES<FAMILY>) {
             keep_faults(going.fault, p, pack, token, v, (reads & MOERL_READ_LOGPROBS) != 0);
             if constexpr (TALLY) {
-                if (!p.is_sequence_level) count_token(going.tokens, p, pack, v, token, made.ratio, made.clipped);
+                if (!p.is_sequence_level) count_token(going.tokens, p, pack, v, token, counted_ratio(p, token, made), made.clipped);
             }
         }
     }

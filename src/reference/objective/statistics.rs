@@ -1,6 +1,6 @@
 //! The diagnostics of a call.
 
-use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, is_inside, saturate};
+use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, saturate};
 use crate::diagnostics::{self, Sum};
 
 /// The sums and maxima of [`Sum`].
@@ -66,9 +66,8 @@ impl Statistics {
     }
 
     fn saturation(&mut self, saturation: Saturation, x: f64) {
-        let outside = !is_inside(saturation, x);
-        self.add(Sum::SaturatedHigh, f64::from(outside && x > 0.0));
-        self.add(Sum::SaturatedLow, f64::from(outside && x < 0.0));
+        self.add(Sum::SaturatedHigh, f64::from(x > f64::from(saturation.high)));
+        self.add(Sum::SaturatedLow, f64::from(x < f64::from(saturation.low)));
     }
 
     /// What a sound token came to.

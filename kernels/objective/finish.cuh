@@ -187,7 +187,7 @@ template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObje
     bool is_unsound = p.nonfinite != nullptr && sums.nonfinite > 0.0;
     if (!is_finite(c.segment_weight)) {
         r.has_unsound_weight = is_unsound = true;
-        if (p.nonfinite_policy == MOERL_ZERO_WEIGHT) c.segment_weight = 0.0f;
+        c.segment_weight = p.nonfinite_policy == MOERL_ZERO_WEIGHT ? 0.0f : f32_of(0x7fc00000u);  // infinity times 0 shows either way
     }
     if (is_unsound) {
         c.flags |= MOERL_NONFINITE;

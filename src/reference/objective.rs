@@ -404,9 +404,12 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
         DenominatorBasis::AfterRejection => sums.kept,
     };
     c.scale = coefficient(config, counts, in_denominators, scale);
-    let no_denominator = c.scale.is_nan();
     let bad_weight = !segment_weight.is_finite();
-    c.segment_weight = if bad_weight && config.nonfinite == NonFinite::ZeroWeight { 0.0 } else { segment_weight };
+    c.segment_weight = match config.nonfinite {
+        _ if !bad_weight => segment_weight,
+        NonFinite::ZeroWeight => 0.0,
+        NonFinite::Propagate | NonFinite::DropSegment => f64::NAN,
+    };
     if sums.nonfinite > 0.0 || bad_weight {
         c.flags |= flag::NONFINITE;
         match config.nonfinite {
@@ -418,6 +421,7 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
             NonFinite::Propagate | NonFinite::ZeroWeight => {}
         }
     }
+    let no_denominator = c.scale.is_nan();
     c.weight = c.scale * c.segment_weight;
     c.ratio = c.sequence_ratio;
     let mut value = 0.0;

@@ -101,11 +101,11 @@ template <bool TALLY> MOERL_DEVICE void apply_terms(const MoerlObjective& p, con
     Divergence kl = {0.0f, 0.0f, false};
     if (p.kl_form != MOERL_KL_NONE) kl = divergence_of(p, token, c, r.ratio);
     r.kl = kl.value;
-    if (counts) {
+    if (counts && c.scale != 0.0f) {
         const float apart = token.from_rollout;
         r.d_entropy = -c.scale * p.entropy_bonus + 0.0f;
-        r.gradient = fmaf(c.scale, fmaf(p.kl_beta, kl.slope, 2.0f * p.mismatch_penalty * apart), r.gradient);
-        const float kl_value = p.kl_beta * kl.value, mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
+        r.gradient = fmaf(c.scale, times(p.kl_beta, kl.slope) + 2.0f * p.mismatch_penalty * apart, r.gradient);
+        const float kl_value = times(p.kl_beta, kl.value), mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
         r.value += kl_value + mismatch + bonus;
         if constexpr (TALLY) {
             terms.kl_loss = fmaf(c.scale, kl_value, terms.kl_loss);
@@ -128,11 +128,10 @@ template <bool TALLY> MOERL_DEVICE Applied apply_any(const MoerlObjective& p, co
     r.ratio = expf(saturate(p, token.delta));
     const Policy made = policy_of(p, token, c, r.ratio);
     r.clipped = clipped_for(made.flags, token.advantage);
-    // A weight of 0 is not a factor: what it would multiply may be infinite.
     const float weight = policy_weight(p, token);
-    r.gradient = c.weight * (weight == 0.0f ? 0.0f : weight * made.slope);
+    r.gradient = times(c.weight, times(weight, made.slope));
     if (shares_gradient(p, token, made)) r.gradient += c.gradient;
-    r.value = weight == 0.0f ? 0.0f : c.segment_weight * weight * made.value;
+    r.value = c.weight == 0.0f ? 0.0f : times(c.segment_weight * weight, made.value);
     if constexpr (TALLY) {
         if (!p.value_in_finish) count_pull(tally, weight == 0.0f ? 0.0f : made.pull, made.flags);
     }
@@ -257,12 +256,11 @@ template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(cons
                     suspect(suspicion, has_old ? delta : current);
                     const Window window = window_of(p, advantage);
                     const float ratio = expf(saturate(p, delta)), bounded = fminf(fmaxf(ratio, window.least), window.most);
-                    // A weight of 0 is not a factor: what it would multiply may be infinite.
-                    const bool shows = weight != 0.0f;
+                    const bool shows = scaled != 0.0f;  // 0 leaves nothing of what may be infinite
                     gradients.x[v] = shows && window.low <= delta && delta <= window.high ? scaled * ratio + 0.0f : 0.0f;
                     chains.of[0][v] += shows ? -weight * advantage * bounded : 0.0f;
                 } else {
-                    gradients.x[v] = passes(c.flags, advantage) && weight != 0.0f ? scaled * c.ratio + 0.0f : 0.0f;
+                    gradients.x[v] = passes(c.flags, advantage) && scaled != 0.0f ? scaled * c.ratio + 0.0f : 0.0f;
                 }
             }
             store_four(p.d_logprobs, pack.index, pack.bits, p.aligned != 0, gradients);

@@ -86,9 +86,7 @@ impl Statistics {
         }
         let [kl, mismatch, entropy] = made.terms;
         for (sum, value) in [(Sum::KlLoss, kl), (Sum::MismatchLoss, mismatch), (Sum::EntropyLoss, entropy)] {
-            if segment.scale != 0.0 {
-                self.add(sum, segment.scale * value);
-            }
+            self.add(sum, segment.scale * value);
         }
         if config.entropy_bonus != 0.0 {
             self.add(Sum::Entropy, token.entropy);

@@ -131,6 +131,10 @@ impl<'a, M: Memory> Batch<'a, M> {
 }
 
 /// What a call writes. Ask for any; none changes the bits of the others.
+///
+/// One exception, of bad data: [`Variant::Gpg`], [`Variant::ReinforceIs`] and [`Variant::SnisAttached`] have no ratio, so that their old (or, by the
+/// anchor, rollout) log-probabilities and `router_shift` are looked at only where a ratio, a map of segments or diagnostics are asked for. A number
+/// in them that is NaN or infinite is a fault, and treated as [`NonFinite`](super::NonFinite) says, then alone.
 #[derive(Debug)]
 pub struct Output<'a, M> {
     /// `[1]`: the loss.

@@ -108,9 +108,9 @@ template <bool TALLY> MOERL_DEVICE void apply_terms(const MoerlObjective& p, con
         const float kl_value = times(p.kl_beta, kl.value), mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
         r.value += kl_value + mismatch + bonus;
         if constexpr (TALLY) {
-            terms.kl_loss = fmaf(c.scale, kl_value, terms.kl_loss);
-            terms.mismatch_loss = fmaf(c.scale, mismatch, terms.mismatch_loss);
-            terms.entropy_loss = fmaf(c.scale, bonus, terms.entropy_loss);
+            terms.kl_loss += times(kl_value, c.scale);
+            terms.mismatch_loss += times(mismatch, c.scale);
+            terms.entropy_loss += times(bonus, c.scale);
         }
     }
     r.gradient += c.shared;

@@ -1,6 +1,6 @@
 //! The diagnostics of a call.
 
-use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, saturate};
+use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, saturate, times};
 use crate::diagnostics::{self, Sum};
 
 /// The sums and maxima of [`Sum`].
@@ -86,7 +86,7 @@ impl Statistics {
         }
         let [kl, mismatch, entropy] = made.terms;
         for (sum, value) in [(Sum::KlLoss, kl), (Sum::MismatchLoss, mismatch), (Sum::EntropyLoss, entropy)] {
-            self.add(sum, segment.scale * value);
+            self.add(sum, times(value, segment.scale));
         }
         if config.entropy_bonus != 0.0 {
             self.add(Sum::Entropy, token.entropy);

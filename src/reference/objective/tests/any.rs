@@ -109,7 +109,7 @@ impl Drawn {
 
 /// A difference at this step, unless a smaller one says otherwise: then a kink lies between.
 fn smooth_derivative(f: impl Fn(f64) -> f64) -> Option<f64> {
-    let (large, small) = (derivative(|step| f(step)), derivative(|step| f(step / 8.0)) * 8.0);
+    let (large, small) = (derivative(&f), derivative(|step| f(step / 8.0)) * 8.0);
     ((large - small).abs() <= 1e-9 * (1.0 + large.abs())).then_some(large)
 }
 

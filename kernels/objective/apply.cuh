@@ -68,6 +68,9 @@ MOERL_DEVICE Applied apply_unsound(const MoerlObjective& p) {
 // The ratio that statistics count a token with: its own also where its segment's advantage is not finite.
 template <bool WIDE> MOERL_DEVICE float counted_ratio(const MoerlObjective& p, const Token<WIDE>& token, const Applied& made) { return token.is_sound ? made.ratio : expf(saturate(p, token.delta)); }
 
+// False of tokens that have no part in the policy's term.
+MOERL_DEVICE bool pulls(const MoerlCoefficient& c, float weight) { return weight != 0.0f && (c.flags & MOERL_DROPPED) == 0; }
+
 // One of the three, of a token that counts and is sound.
 template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlObjective& p, const Token<false>& token, const MoerlCoefficient& c, uint32_t reads, TokenTally& tally) {
     Applied r = NOTHING;
@@ -90,7 +93,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlOb
         if (!is_out) r.value = -token.weight * token.advantage * bounded;
         const bool shows = (passes(flags, token.advantage) && !is_out) || c.weight != c.weight;
         r.gradient = shows ? scaled * r.ratio + 0.0f : 0.0f;
-        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) && token.weight != 0.0f ? r.ratio : 0.0f, flags);
+        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) && pulls(c, token.weight) ? r.ratio : 0.0f, flags);
     }
     return r;
 }
@@ -133,7 +136,7 @@ template <bool TALLY> MOERL_DEVICE Applied apply_any(const MoerlObjective& p, co
     if (shares_gradient(p, token, made)) r.gradient += c.gradient;
     r.value = c.weight == 0.0f ? 0.0f : times(c.segment_weight * weight, made.value);
     if constexpr (TALLY) {
-        if (!p.value_in_finish) count_pull(tally, weight == 0.0f ? 0.0f : made.pull, made.flags);
+        if (!p.value_in_finish) count_pull(tally, pulls(c, weight) ? made.pull : 0.0f, made.flags);
     }
     apply_terms<TALLY>(p, token, c, r, terms);
     r.gradient += 0.0f;

@@ -490,7 +490,7 @@ fn apply_token(config: &Config, segment: &Coefficient, token: Option<Token>) -> 
         gradient += segment.gradient;
     }
     let mut value = if segment.weight == 0.0 { 0.0 } else { times(segment.segment_weight * weight, policy.value) };
-    if weight == 0.0 {
+    if weight == 0.0 || segment.flags & flag::DROPPED != 0 {
         policy.pull = 0.0;
     }
     let kl = config.kl.map_or(Divergence::default(), |_| divergence_of(config, &token, segment, ratio));

@@ -5,7 +5,7 @@ use moerl::diagnostics::Sum;
 use moerl::error::{FaultCode, Kind};
 use moerl::objective::{
     Aggregation, Cispo, CispoCap, Coefficient, Config, Kl, KlForm, NonFinite, Output, Phases, Plan, RatioLevel, Sapo,
-    Saturation, Variant, Window, workspace_bytes,
+    Saturation, Variant, Vespo, Window, workspace_bytes,
 };
 use moerl::{Backend, Buffer, Error, Reference};
 
@@ -114,6 +114,23 @@ pub fn statistics_are_of_the_token_alone<B: Backend>(backend: &B) {
                     let (f, e) = (found.diagnostics[sum as usize], expected.diagnostics[sum as usize]);
                     assert!((f - e).abs() <= 2e-5 * e.abs(), "{lengths:?}, {nonfinite:?}: {sum:?}: {f} not {e}");
                 }
+            }
+        }
+    }
+}
+
+/// A segment that is dropped pulls nothing, whatever its ratio would have been and whether that is asked for.
+pub fn a_dropped_segment_pulls_nothing<B: Backend>(backend: &B) {
+    for length in [2, 40, 1100] {
+        let mut case = Case::random(&[length], 3);
+        case.logprobs[0] = f32::NAN;
+        for config in [Config::ppo_clip(0.2, 0.28), Config::new(Variant::Vespo(Vespo::default()))] {
+            let config = Config { nonfinite: NonFinite::DropSegment, ..config };
+            let asking = Asking { diagnostics: true, ratio: false };
+            for found in
+                [run(backend, &config, &case).diagnostics, run_asking(backend, &config, &case, asking).diagnostics]
+            {
+                assert_eq!(found[Sum::Pull as usize], 0.0, "{length}, {config:?}");
             }
         }
     }

@@ -324,6 +324,10 @@ struct Worst(BTreeMap<&'static str, f64>);
 /// What the reference gives, and what it gives for inputs that are moved by their rounding: an operation on f32 is as good as exact of such ones.
 struct Expected {
     exact: Outcome,
+    /// The policy's term alone: it may cancel against the others.
+    policy: Outcome,
+    /// The sum of the loss's absolute terms, about: where every advantage is negative, the policy's terms have one sign.
+    size: f64,
     moved: Vec<Outcome>,
     /// φ of VESPO, which a whole segment's log-ratio makes as small as it likes, is the exponential of a number known to an ulp.
     has_exponents: bool,
@@ -334,9 +338,16 @@ impl Expected {
         let call = Call { accumulates: false, ..call.clone() };
         let all = everything(&call.config, false);
         let of = |case: &Case| one_call(&Reference, &call, case, all);
+        let config = Config { kl: None, mismatch_penalty: 0.0, entropy_bonus: 0.0, ..call.config.clone() };
+        let bare = Call { config, ..call.clone() };
+        let policy = one_call(&Reference, &bare, case, bit("d_logprobs") | bit("loss"))?;
+        let negative = Case { advantages: case.advantages.iter().map(|a| -a.abs()).collect(), ..case.clone() };
+        let negative = one_call(&Reference, &bare, &negative, bit("loss"))?.of["loss"][0];
+        let (exact, by_policy) = (of(case)?, policy.of["loss"][0]);
+        let size = negative.abs().max(by_policy.abs()) + (exact.of["loss"][0] - by_policy).abs();
         let moved = (0..4).map(|how| of(&moved(case, how))).collect::<moerl::Result<_>>()?;
         let has_exponents = matches!(call.config.variant, Variant::Vespo(_));
-        Ok(Expected { exact: of(case)?, moved, has_exponents })
+        Ok(Expected { exact, policy, size, moved, has_exponents })
     }
 
     /// Asserts that an outcome is as near as what an f32 computation of moved inputs may be.
@@ -359,9 +370,15 @@ impl Expected {
                 let allowed = match name {
                     // f32 sums over up to 1024 tokens, of terms with both signs and of the size of a large weight.
                     "diagnostics" => 2e-5 * e.abs() + 2e-6 * case.tokens() as f64,
-                    "loss" => 2e-6 * e.abs() + 1e-12,
+                    "loss" => 2e-6 * self.size + 1e-12,
                     "d_logprobs" if self.has_exponents => {
-                        (1e-6 + 1.2e-7 * e.abs().max(1e-38).ln().abs()) * e.abs() + 1e-38
+                        let policy = self.policy.of[name][at];
+                        let exponent = 1.2e-7 * policy.abs().max(1e-38).ln().abs();
+                        (1e-6 + exponent) * (policy.abs() + (e - policy).abs()) + 1e-38
+                    }
+                    "d_logprobs" => {
+                        let policy = self.policy.of[name][at];
+                        1e-6 * (policy.abs() + (e - policy).abs()) + 1e-8 * largest
                     }
                     _ => 1e-6 * e.abs() + 1e-8 * largest,
                 } + 2.0 * spread;

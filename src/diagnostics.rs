@@ -32,7 +32,7 @@ pub enum Sum {
     Segments,
     EmptySegments,
     DroppedSegments,
-    /// Σ s, and segments as above by s; for a token variant only where a sequence output is asked for
+    /// Σ s, and segments as above by s; of variants that need no s (of tokens, GMPO, VESPO) only where a sequence output is asked for
     SequenceRatio,
     SequenceClippedHigh,
     SequenceClippedLow,

@@ -152,6 +152,8 @@ pub struct Plan<B: Backend> {
     pub(crate) has_packs: bool,
     /// True where a segment has several units.
     pub(crate) has_tiles: bool,
+    /// True where a segment has no token.
+    pub(crate) has_empty: bool,
     /// True where every segment has one token: a segment and its token have the same index, and unit `i` begins at 256 i.
     pub(crate) has_singles_alone: bool,
     pub(crate) offsets: B::Buffer<i64>,
@@ -170,6 +172,7 @@ impl<B: Backend> Plan<B> {
             unit_count: list.len(),
             has_packs: list.iter().any(|unit| unit.segments > 1),
             has_tiles: list.iter().any(|unit| unit.segments == 0),
+            has_empty: segments.offsets().windows(2).any(|ends| ends[0] == ends[1]),
             has_singles_alone: segments.offsets().windows(2).all(|ends| ends[1] - ends[0] == 1),
             offsets: backend.upload(stream, segments.offsets())?,
             units: backend.upload(stream, &list)?,

@@ -2,6 +2,8 @@
 
 #[path = "objective/agreement.rs"]
 mod agreement;
+#[path = "objective/any.rs"]
+mod any;
 #[path = "objective/attached.rs"]
 mod attached;
 #[path = "objective/bad_input.rs"]
@@ -11,9 +13,13 @@ mod case;
 mod common;
 #[path = "objective/conventions.rs"]
 mod conventions;
+#[path = "objective/draw.rs"]
+mod draw;
 #[cfg(feature = "emulate")]
 #[path = "objective/emulated.rs"]
 mod emulated;
+#[path = "objective/found.rs"]
+mod found;
 #[path = "objective/invariance.rs"]
 mod invariance;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
@@ -29,9 +35,11 @@ mod upstream;
 mod variants;
 
 use agreement::*;
+use any::*;
 use attached::*;
 use bad_input::*;
 use conventions::*;
+use found::*;
 use invariance::*;
 use singles::*;
 use table::*;
@@ -98,4 +106,16 @@ on_every_backend!(
     rejected_segments_have_no_part_in_an_attached_estimate,
     an_attached_objective_is_linear_in_its_factors,
     attached_weights_without_what_they_need_are_refused,
+    without_a_bonus_the_entropys_gradient_is_zero,
+    phases_know_which_segments_are_clipped,
+    an_empty_segment_may_have_any_number_of_its_own,
+    statistics_are_of_the_token_alone,
+    a_dropped_segment_pulls_nothing,
+    bounds_on_one_side_of_zero_count_what_is_beyond_them,
+    an_infinite_segment_weight_shows_in_all_of_its_segment,
+    an_overflowing_ratio_leaves_no_nan_beside_any_zero,
+    a_weighted_divergence_keeps_its_gradient_far_from_the_reference,
+    a_dropped_segment_divides_by_nothing,
+    misaligned_sums_are_refused,
+    any_call_agrees_with_the_reference_and_itself,
 );

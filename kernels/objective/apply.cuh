@@ -65,13 +65,19 @@ MOERL_DEVICE Applied apply_unsound(const MoerlObjective& p) {
     return {nan, nan, nan, nan, nan, 0u};
 }
 
+// The ratio that statistics count a token with: its own also where its segment's advantage is not finite.
+template <bool WIDE> MOERL_DEVICE float counted_ratio(const MoerlObjective& p, const Token<WIDE>& token, const Applied& made) { return token.is_sound ? made.ratio : expf(saturate(p, token.delta)); }
+
+// False of tokens that have no part in the policy's term.
+MOERL_DEVICE bool pulls(const MoerlCoefficient& c, float weight) { return weight != 0.0f && (c.flags & MOERL_DROPPED) == 0; }
+
 // One of the three, of a token that counts and is sound.
 template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlObjective& p, const Token<false>& token, const MoerlCoefficient& c, uint32_t reads, TokenTally& tally) {
     Applied r = NOTHING;
     if ((reads & MOERL_READ_LOGPROBS) != 0) r.ratio = expf(saturate(p, token.delta));
     const float scaled = -c.weight * token.weight * token.advantage;
-    // A weight of 0 is not a factor: what it would multiply may be infinite.
-    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || token.weight == 0.0f;
+    // Nothing is left, whatever 0 would multiply: that may be infinite.
+    const bool is_out = (c.flags & MOERL_DROPPED) != 0 || scaled == 0.0f;
     if constexpr (FAMILY == SHARED_GRADIENT) {
         r.gradient = c.gradient;
         r.clipped = clipped_for(c.flags, token.advantage);
@@ -87,7 +93,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlOb
         if (!is_out) r.value = -token.weight * token.advantage * bounded;
         const bool shows = (passes(flags, token.advantage) && !is_out) || c.weight != c.weight;
         r.gradient = shows ? scaled * r.ratio + 0.0f : 0.0f;
-        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) ? r.ratio : 0.0f, flags);
+        if constexpr (TALLY) count_pull(tally, passes(flags, token.advantage) && pulls(c, token.weight) ? r.ratio : 0.0f, flags);
     }
     return r;
 }
@@ -98,16 +104,16 @@ template <bool TALLY> MOERL_DEVICE void apply_terms(const MoerlObjective& p, con
     Divergence kl = {0.0f, 0.0f, false};
     if (p.kl_form != MOERL_KL_NONE) kl = divergence_of(p, token, c, r.ratio);
     r.kl = kl.value;
-    if (counts) {
+    if (counts && c.scale != 0.0f) {
         const float apart = token.from_rollout;
         r.d_entropy = -c.scale * p.entropy_bonus + 0.0f;
-        r.gradient = fmaf(c.scale, fmaf(p.kl_beta, kl.slope, 2.0f * p.mismatch_penalty * apart), r.gradient);
-        const float kl_value = p.kl_beta * kl.value, mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
+        r.gradient = fmaf(c.scale, times(p.kl_beta, kl.slope) + 2.0f * p.mismatch_penalty * apart, r.gradient);
+        const float kl_value = times(p.kl_beta, kl.value), mismatch = p.mismatch_penalty * apart * apart, bonus = -p.entropy_bonus * token.entropy;
         r.value += kl_value + mismatch + bonus;
         if constexpr (TALLY) {
-            terms.kl_loss = fmaf(c.scale, kl_value, terms.kl_loss);
-            terms.mismatch_loss = fmaf(c.scale, mismatch, terms.mismatch_loss);
-            terms.entropy_loss = fmaf(c.scale, bonus, terms.entropy_loss);
+            terms.kl_loss += times(kl_value, c.scale);
+            terms.mismatch_loss += times(mismatch, c.scale);
+            terms.entropy_loss += times(bonus, c.scale);
         }
     }
     r.gradient += c.shared;
@@ -125,13 +131,12 @@ template <bool TALLY> MOERL_DEVICE Applied apply_any(const MoerlObjective& p, co
     r.ratio = expf(saturate(p, token.delta));
     const Policy made = policy_of(p, token, c, r.ratio);
     r.clipped = clipped_for(made.flags, token.advantage);
-    // A weight of 0 is not a factor: what it would multiply may be infinite.
     const float weight = policy_weight(p, token);
-    r.gradient = c.weight * (weight == 0.0f ? 0.0f : weight * made.slope);
+    r.gradient = times(c.weight, times(weight, made.slope));
     if (shares_gradient(p, token, made)) r.gradient += c.gradient;
-    r.value = weight == 0.0f ? 0.0f : c.segment_weight * weight * made.value;
+    r.value = c.weight == 0.0f ? 0.0f : times(c.segment_weight * weight, made.value);
     if constexpr (TALLY) {
-        if (!p.value_in_finish) count_pull(tally, weight == 0.0f ? 0.0f : made.pull, made.flags);
+        if (!p.value_in_finish) count_pull(tally, pulls(c, weight) ? made.pull : 0.0f, made.flags);
     }
     apply_terms<TALLY>(p, token, c, r, terms);
     r.gradient += 0.0f;
@@ -174,7 +179,7 @@ MOERL_DEVICE void apply_pack(const MoerlObjective& p, Pack<IS_WIDE<FAMILY>>& pac
         if constexpr (HAS_VALUES<FAMILY>) {
             keep_faults(going.fault, p, pack, token, v, (reads & MOERL_READ_LOGPROBS) != 0);
             if constexpr (TALLY) {
-                if (!p.is_sequence_level) count_token(going.tokens, p, pack, v, token, made.ratio, made.clipped);
+                if (!p.is_sequence_level) count_token(going.tokens, p, pack, v, token, counted_ratio(p, token, made), made.clipped);
             }
         }
     }
@@ -254,12 +259,11 @@ template <int FAMILY, bool WITH_ARRAYS> MOERL_DEVICE bool apply_sound_piece(cons
                     suspect(suspicion, has_old ? delta : current);
                     const Window window = window_of(p, advantage);
                     const float ratio = expf(saturate(p, delta)), bounded = fminf(fmaxf(ratio, window.least), window.most);
-                    // A weight of 0 is not a factor: what it would multiply may be infinite.
-                    const bool shows = weight != 0.0f;
+                    const bool shows = scaled != 0.0f;  // 0 leaves nothing of what may be infinite
                     gradients.x[v] = shows && window.low <= delta && delta <= window.high ? scaled * ratio + 0.0f : 0.0f;
                     chains.of[0][v] += shows ? -weight * advantage * bounded : 0.0f;
                 } else {
-                    gradients.x[v] = passes(c.flags, advantage) && weight != 0.0f ? scaled * c.ratio + 0.0f : 0.0f;
+                    gradients.x[v] = passes(c.flags, advantage) && scaled != 0.0f ? scaled * c.ratio + 0.0f : 0.0f;
                 }
             }
             store_four(p.d_logprobs, pack.index, pack.bits, p.aligned != 0, gradients);

@@ -73,12 +73,9 @@ struct SegmentTerm {
     float gradient;
 };
 
-// A sum of 0 is not a factor: what it would multiply may be infinite.
-MOERL_DEVICE double share(float factor, double sum) { return sum == 0.0 ? 0.0 : static_cast<double>(factor) * sum; }
-
 // s between the bounds of the window.
 MOERL_DEVICE SegmentTerm bounded_segment(const MoerlObjective& p, float ratio, float count, double positive, double negative, uint32_t flags) {
-    const double value = share(bounded_for_positive(p, ratio), positive) + share(bounded_for_negative(p, ratio), negative);
+    const double value = times(positive, static_cast<double>(bounded_for_positive(p, ratio))) + times(negative, static_cast<double>(bounded_for_negative(p, ratio)));
     const double passing = ((flags & MOERL_PASS_POSITIVE) != 0 ? positive : 0.0) + ((flags & MOERL_PASS_NEGATIVE) != 0 ? negative : 0.0);
     return {-value, passing == 0.0 ? 0.0f : -(ratio / count) * static_cast<float>(passing)};
 }
@@ -88,7 +85,7 @@ MOERL_DEVICE SegmentTerm gated_segment(const MoerlObjective& p, float ratio, flo
     const float up = p.positive_rate * (ratio - 1.0f), down = p.negative_rate * (ratio - 1.0f);
     const double value = static_cast<double>(4.0f / p.positive_rate * sigmoid(up)) * positive + static_cast<double>(4.0f / p.negative_rate * sigmoid(down)) * negative;
     const float slope = sigmoid_slope(up) * static_cast<float>(positive) + sigmoid_slope(down) * static_cast<float>(negative);
-    return {-value, inside ? -(ratio / count) * slope : 0.0f};
+    return {-value, inside ? times(slope, -(ratio / count)) : 0.0f};
 }
 
 // exp(lambda + k lw - lambda e^lw).
@@ -118,7 +115,7 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, const Plan
             const bool is_zero = bits_of(x) == 0xff800000u;
             c.ratio = is_zero ? 0.0f : expf(saturate(p, x));
             const double sum = positive + negative;
-            term = {-static_cast<double>(c.ratio) * sum, is_inside(p, x) ? -(c.ratio / n) * static_cast<float>(sum) : 0.0f};
+            term = {times(sum, -static_cast<double>(c.ratio)), is_inside(p, x) ? times(static_cast<float>(sum), -(c.ratio / n)) : 0.0f};
             break;
         }
         case MOERL_VESPO: {
@@ -131,8 +128,8 @@ MOERL_DEVICE void finish_policy(const MoerlObjective& p, Finished& r, const Plan
         default: return;
     }
     const bool has_value = p.value_in_finish != 0;
-    r.value = is_nan && has_value ? static_cast<double>(ratio) : static_cast<double>(c.weight) * (c.weight == 0.0f ? 0.0 : term.value);
-    if (p.variant == MOERL_GSPO || p.variant == MOERL_SAPO_SEQUENCE || p.variant == MOERL_GMPO) c.gradient = is_nan ? ratio : c.weight * term.gradient + 0.0f;
+    r.value = is_nan && has_value ? static_cast<double>(ratio) : times(static_cast<double>(c.weight), term.value);
+    if (p.variant == MOERL_GSPO || p.variant == MOERL_SAPO_SEQUENCE || p.variant == MOERL_GMPO) c.gradient = is_nan ? ratio : times(c.weight, term.gradient) + 0.0f;
     if (is_nan) c.ratio = ratio;
 }
 
@@ -187,7 +184,7 @@ template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObje
     bool is_unsound = p.nonfinite != nullptr && sums.nonfinite > 0.0;
     if (!is_finite(c.segment_weight)) {
         r.has_unsound_weight = is_unsound = true;
-        if (p.nonfinite_policy == MOERL_ZERO_WEIGHT) c.segment_weight = 0.0f;
+        c.segment_weight = p.nonfinite_policy == MOERL_ZERO_WEIGHT ? 0.0f : f32_of(0x7fc00000u);  // infinity times 0 shows either way
     }
     if (is_unsound) {
         c.flags |= MOERL_NONFINITE;
@@ -202,7 +199,7 @@ template <bool ONE = false> MOERL_DEVICE Finished finish_segment(const MoerlObje
     c.weight = c.scale * c.segment_weight;
     finish_policy(p, r, sums, ratio, count, inside);
     const bool moves_all = p.divergence != nullptr && !p.kl_straight_through && inside && c.scale != 0.0f;
-    if (moves_all) c.shared = p.kl_beta * c.scale * (ratio / static_cast<float>(count)) * static_cast<float>(sums.divergence);
+    if (moves_all) c.shared = times(p.kl_beta * c.scale * static_cast<float>(sums.divergence), ratio / static_cast<float>(count));
     return r;
 }
 

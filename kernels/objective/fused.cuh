@@ -183,7 +183,7 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE void apply_staged(const MoerlObje
             else if (token.counts) made = apply_plain<FAMILY, TALLY>(p, token, c, with_ratio ? uint32_t{MOERL_READ_LOGPROBS} : 0u, tally);
             if constexpr (TALLY) {
                 if ((bits >> v & 1u) != 0 && token.is_sound_alone) {
-                    if constexpr (FAMILY == CLIPPED_RATIO) count_ratio(tally, p, token.delta, made.ratio, made.clipped);
+                    if constexpr (FAMILY == CLIPPED_RATIO) count_ratio(tally, p, token.delta, counted_ratio(p, token, made), made.clipped);
                     else count_ratio(tally, p, token.delta, expf(saturate(p, token.delta)), 0u);
                 }
             }

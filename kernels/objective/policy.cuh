@@ -54,13 +54,13 @@ MOERL_DEVICE Policy clipped_ratio(const MoerlObjective& p, const Token<true>& to
     const uint32_t flags = with_passes(token_flags(p, token.delta), is_inside(p, token.delta));
     const float bounded = a > 0.0f ? bounded_for_positive(p, ratio) : bounded_for_negative(p, ratio);
     const float pull = passes(flags, a) ? ratio : 0.0f;
-    return {-a * bounded, -a * pull, pull, flags};
+    return {times(-a, bounded), -a * pull, pull, flags};
 }
 
 MOERL_DEVICE Policy soft_ratio(const MoerlObjective& p, const Token<true>& token, float ratio) {
     const float a = token.advantage, tau = a > 0.0f ? p.positive_rate : p.negative_rate;
     const float z = tau * (ratio - 1.0f);
-    const float pull = is_inside(p, token.delta) ? sigmoid_slope(z) * ratio : 0.0f;
+    const float pull = is_inside(p, token.delta) ? times(sigmoid_slope(z), ratio) : 0.0f;
     return {-a * (4.0f / tau) * sigmoid(z), -a * pull, pull, 0u};
 }
 
@@ -68,7 +68,7 @@ MOERL_DEVICE Policy soft_ratio(const MoerlObjective& p, const Token<true>& token
 MOERL_DEVICE Policy penalised_ratio(const MoerlObjective& p, const Token<true>& token, float ratio) {
     const float a = token.advantage;
     const float pull = is_inside(p, token.delta) ? ratio : 0.0f;
-    Policy r = {-a * ratio, -a * pull, pull, 0u};
+    Policy r = {times(-a, ratio), times(-a, pull), pull, 0u};
     if (token.is_chosen) {
         r.value = fmaf(p.positive_rate, fabsf(token.delta), r.value);
         r.slope += token.delta > 0.0f ? p.positive_rate : token.delta < 0.0f ? -p.positive_rate : 0.0f;
@@ -156,11 +156,11 @@ MOERL_DEVICE Divergence divergence_of(const MoerlObjective& p, const Token<true>
         // k3 - expm1(x) is -x: the sum of both slopes, where neither is bounded, without its cancellation.
         const bool moves = is_inside(p, token.delta);
         const float slope = moves && !r.is_bounded ? -token.to_ref : (moves ? r.value : 0.0f) + r.slope;
-        r.value *= ratio;
-        r.slope = ratio * slope;
+        r.value = times(r.value, ratio);
+        r.slope = times(slope, ratio);
     } else if (p.kl_form == MOERL_KL_K3_SEQUENCE) {
-        r.value *= c.sequence_ratio;
-        r.slope *= c.sequence_ratio;
+        r.value = times(r.value, c.sequence_ratio);
+        r.slope = times(r.slope, c.sequence_ratio);
     }
     if (p.kl_straight_through) r.slope = -token.to_ref;
     return r;

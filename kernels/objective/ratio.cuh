@@ -10,6 +10,10 @@ MOERL_DEVICE bool is_inside(const MoerlObjective& p, float x) { return p.saturat
 
 MOERL_DEVICE uint32_t flag_if(bool holds, uint32_t flag) { return holds ? flag : 0u; }
 
+// A factor of 0 leaves nothing, whatever it multiplies: that may be infinite.
+MOERL_DEVICE float times(float factor, float x) { return factor == 0.0f ? 0.0f : factor * x; }
+MOERL_DEVICE double times(double factor, double x) { return factor == 0.0 ? 0.0 : factor * x; }
+
 // What passes a gradient, beside the flags for where the ratio lies.
 MOERL_DEVICE uint32_t with_passes(uint32_t flags, bool inside) {
     const bool positive = inside && (flags & MOERL_ABOVE) == 0;

@@ -165,7 +165,7 @@ MOERL_DEVICE Single do_single(const MoerlObjective& p, const Pack<IS_WIDE<FAMILY
     if (!in_order) token = seen_by_apply<FAMILY>(p, pack, advantage, common, c.flags, going);
     r.token = token.is_sound ? apply_sound<FAMILY, TALLY>(p, token, c, in_order ? common.usual : common.reads, going) : apply_unsound(p);
     if constexpr (TALLY) {
-        if (!p.is_sequence_level) count_token(going.tokens, p, pack, 0, token, r.token.ratio, r.token.clipped);
+        if (!p.is_sequence_level) count_token(going.tokens, p, pack, 0, token, counted_ratio(p, token, r.token), r.token.clipped);
         count_segment(going.segments, p, finished);
         r.share = ratio_share(p, finished);
     }

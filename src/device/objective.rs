@@ -197,14 +197,18 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         self.config.nonfinite == NonFinite::DropSegment && (self.config.has_terms() || self.config.uses_rollout())
     }
 
-    /// True where the first phase has nothing to find out: no coefficient needs n, and nobody asks for the counts.
+    /// True where the first phase has nothing to find out: no coefficient needs n, nobody asks for the counts, and no segment can be empty that has
+    /// numbers of its own, which may then be anything.
     fn skips_partial(&self) -> bool {
         let has_denominator = match self.config.aggregation {
             Aggregation::TokenSum | Aggregation::Custom => true,
             Aggregation::TokenMean => matches!(self.batch.denominators, Denominators::Global { tokens: 1.., .. }),
             _ => false,
         };
+        let has_own = self.batch.segment_weights.is_some() || self.config.aggregation == Aggregation::Custom;
+        let has_empty = self.batch.loss_mask.is_some() || self.plan.has_empty;
         has_denominator
+            && !(has_own && has_empty)
             && self.sizes.segments > 0
             && self.phases.is_none()
             && self.output.diagnostics.is_none()
@@ -409,7 +413,11 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
             nonfinite: plane(Plane::NonFinite),
             coefficients,
             d_logprobs: if apply { arguments.write_optional("d_logprobs", &mut output.d_logprobs) } else { none() },
-            d_entropy: if apply { arguments.write_optional("d_entropy", &mut output.d_entropy) } else { none() },
+            d_entropy: if apply && config.entropy_bonus != 0.0 {
+                arguments.write_optional("d_entropy", &mut output.d_entropy)
+            } else {
+                none()
+            },
             kl: if apply { arguments.write_optional("kl", &mut output.kl) } else { none() },
             ratio: if apply { arguments.write_optional("ratio", &mut output.ratio) } else { none() },
             clipped: if apply { arguments.write_optional("clipped", &mut output.clipped) } else { none() },
@@ -513,6 +521,16 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         self.executor.set_bytes(self.stream, tickets, 0)
     }
 
+    /// Without a bonus nothing moves with the entropy, and the kernels for that do not know its gradient.
+    fn clear_d_entropy(&mut self) -> Result<()> {
+        match &mut self.output.d_entropy {
+            Some(array) if self.config.entropy_bonus == 0.0 => {
+                self.executor.set_bytes(self.stream, array.reborrow(), 0)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// # Errors
     /// The executor's.
     fn launch(&mut self, phase: Phase) -> Result<()> {
@@ -578,6 +596,9 @@ impl<'c, 'a, E: Executor> Launcher<'c, 'a, E> {
         };
         if self.sizes.segments == 0 && phase != Phase::Partial {
             return Ok(());
+        }
+        if matches!(phase, Phase::Apply | Phase::Fused | Phase::Singles) {
+            self.clear_d_entropy()?;
         }
         let (arguments, params) = self.parameters(phase);
         // SAFETY: check() compared every length with the plan's sizes; the units and offsets are the plan's own; the parts of the workspace have

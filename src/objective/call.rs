@@ -131,6 +131,10 @@ impl<'a, M: Memory> Batch<'a, M> {
 }
 
 /// What a call writes. Ask for any; none changes the bits of the others.
+///
+/// One exception, of bad data: [`Variant::Gpg`], [`Variant::ReinforceIs`] and [`Variant::SnisAttached`] have no ratio, so that their old (or, by the
+/// anchor, rollout) log-probabilities and `router_shift` are looked at only where a ratio, a map of segments or diagnostics are asked for. A number
+/// in them that is NaN or infinite is a fault, and treated as [`NonFinite`](super::NonFinite) says, then alone.
 #[derive(Debug)]
 pub struct Output<'a, M> {
     /// `[1]`: the loss.
@@ -202,7 +206,7 @@ pub struct Phases<'a, M> {
 
 /// What `apply` needs to know of a segment. What a field holds depends on the variant.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(16))] // kernels take half of one at once
 pub struct Coefficient {
     /// What stands in place of a token's ratio: s, clamped where the variant clamps it; the geometric mean of GMPO; φ of VESPO for A ≥ 0.
     pub ratio: f32,
@@ -241,10 +245,14 @@ pub struct Sizes {
 fn length<T: Pod, M: Memory>(checks: &mut Checks, name: &'static str, array: Option<View<'_, T, M>>, needed: usize) {
     if let Some(array) = array {
         checks.shape(name, &[array.len()], &[needed]);
-        checks.require(array.address().is_multiple_of(size_of::<T>()), Kind::Alignment, name, || {
-            format!("address {:#x} is not a multiple of {}", array.address(), size_of::<T>())
-        });
+        alignment(checks, name, array.address(), size_of::<T>());
     }
+}
+
+fn alignment(checks: &mut Checks, name: &'static str, address: usize, needed: usize) {
+    checks.require(address.is_multiple_of(needed), Kind::Alignment, name, || {
+        format!("address {address:#x} is not a multiple of {needed}")
+    });
 }
 
 fn seen<'b, T: Pod, M: Memory>(array: &'b Option<ViewMut<'_, T, M>>) -> Option<View<'b, T, M>> {
@@ -422,10 +430,10 @@ pub(crate) fn check<B: Backend>(
     });
     let mut extents = [&batch.extents()[..], &output.extents()[..]].concat();
     if let Some(phases) = phases {
-        let planes = config.planes().len();
+        length(&mut checks, "sums", Some(phases.sums.as_view()), config.planes().len() * sizes.segments);
+        checks.shape("coefficients", &[phases.coefficients.len()], &[sizes.segments]);
+        alignment(&mut checks, "coefficients", phases.coefficients.address(), align_of::<Coefficient>());
         checks
-            .shape("sums", &[phases.sums.len()], &[planes * sizes.segments])
-            .shape("coefficients", &[phases.coefficients.len()], &[sizes.segments])
             .require(!matches!(batch.denominators, Denominators::Local { .. }), Kind::Config, "denominators", || {
                 "local ones do not survive phases: count them, and give Global or Device".into()
             })

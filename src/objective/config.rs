@@ -237,7 +237,10 @@ impl Config {
         match plane {
             Plane::Count => true,
             Plane::LogRatio => variant.has_sequence_ratio() || with_sequence_kl,
-            Plane::PositiveAdvantage | Plane::NegativeAdvantage => variant.is_valued_by_segment(),
+            // Where s is known, so is whom it clips.
+            Plane::PositiveAdvantage | Plane::NegativeAdvantage => {
+                variant.is_valued_by_segment() || self.has_plane(Plane::LogRatio)
+            }
             Plane::Kept => self.denominator_basis == DenominatorBasis::AfterRejection,
             Plane::Kl => with_sequence_kl,
             Plane::Folded => variant.folds_weights(),

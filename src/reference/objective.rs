@@ -200,6 +200,11 @@ struct Coefficient {
 /// T, B, P and L.
 type Counts = [f64; 4];
 
+/// A factor of 0 leaves nothing, whatever it multiplies: that may be infinite.
+fn times(factor: f64, x: f64) -> f64 {
+    if factor == 0.0 { 0.0 } else { factor * x }
+}
+
 fn saturate(bounds: Saturation, x: f64) -> f64 {
     x.max(f64::from(bounds.low)).min(f64::from(bounds.high))
 }
@@ -326,24 +331,22 @@ fn segment_term(config: &Config, sums: &Sums, ratio: f64, flags: u32, inside: bo
     let Sums { count, positive, negative, .. } = *sums;
     match config.variant {
         Variant::Gspo(_) | Variant::GspoToken(_) => {
-            // A sum of 0 is not a factor: what it would multiply may be infinite.
-            let share = |factor: f64, sum: f64| if sum == 0.0 { 0.0 } else { factor * sum };
-            let value = share(bounds.positive(ratio), positive) + share(bounds.negative(ratio), negative);
+            let value = times(positive, bounds.positive(ratio)) + times(negative, bounds.negative(ratio));
             let up = if flags & flag::PASS_POSITIVE != 0 { positive } else { 0.0 };
             let down = if flags & flag::PASS_NEGATIVE != 0 { negative } else { 0.0 };
-            (-value, -share(ratio / count, up + down))
+            (-value, -times(up + down, ratio / count))
         }
         Variant::Sapo(_) => {
             let (up, down) = (rates.positive * (ratio - 1.0), rates.negative * (ratio - 1.0));
             let value = 4.0 / rates.positive * sigmoid(up) * positive + 4.0 / rates.negative * sigmoid(down) * negative;
             let slope = sigmoid_slope(up) * positive + sigmoid_slope(down) * negative;
-            (-value, if inside { -ratio / count * slope } else { 0.0 })
+            (-value, if inside { times(slope, -ratio / count) } else { 0.0 })
         }
         Variant::Gmpo(_) => {
             let x = sums.folded / count;
             let mean = geometric_mean(config, sums);
             let sum = positive + negative;
-            (-mean * sum, if is_inside(config.saturation, x) { -mean / count * sum } else { 0.0 })
+            (times(sum, -mean), if is_inside(config.saturation, x) { times(sum, -mean / count) } else { 0.0 })
         }
         _ => (0.0, 0.0),
     }
@@ -404,9 +407,12 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
         DenominatorBasis::AfterRejection => sums.kept,
     };
     c.scale = coefficient(config, counts, in_denominators, scale);
-    let no_denominator = c.scale.is_nan();
     let bad_weight = !segment_weight.is_finite();
-    c.segment_weight = if bad_weight && config.nonfinite == NonFinite::ZeroWeight { 0.0 } else { segment_weight };
+    c.segment_weight = match config.nonfinite {
+        _ if !bad_weight => segment_weight,
+        NonFinite::ZeroWeight => 0.0,
+        NonFinite::Propagate | NonFinite::DropSegment => f64::NAN,
+    };
     if sums.nonfinite > 0.0 || bad_weight {
         c.flags |= flag::NONFINITE;
         match config.nonfinite {
@@ -418,6 +424,7 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
             NonFinite::Propagate | NonFinite::ZeroWeight => {}
         }
     }
+    let no_denominator = c.scale.is_nan();
     c.weight = c.scale * c.segment_weight;
     c.ratio = c.sequence_ratio;
     let mut value = 0.0;
@@ -426,10 +433,10 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
         c.ratio = if is_nan { f64::NAN } else { ratio_for_tokens(config, sums, c.sequence_ratio) };
         let (policy, slope) = segment_term(config, sums, c.sequence_ratio, c.flags, inside);
         if variant.is_valued_by_segment() {
-            value = if is_nan { f64::NAN } else { c.weight * if c.weight == 0.0 { 0.0 } else { policy } };
+            value = if is_nan { f64::NAN } else { times(c.weight, policy) };
         }
         if variant.shares_gradient() || matches!(variant, Variant::Gmpo(_)) {
-            c.gradient = if is_nan { f64::NAN } else { c.weight * slope + 0.0 };
+            c.gradient = if is_nan { f64::NAN } else { times(c.weight, slope) + 0.0 };
         }
         if let Variant::Vespo(vespo) = variant {
             c.gradient = if is_nan { f64::NAN } else { shaped_weight(sums, vespo.negative.0, vespo.negative.1) };
@@ -440,7 +447,7 @@ fn finish_segment(config: &Config, counts: &Counts, sums: &Sums, scale: f64, seg
         && c.scale != 0.0
         && !kl.straight_through
     {
-        c.shared = kl.beta * c.scale * c.sequence_ratio / sums.count * sums.divergence;
+        c.shared = times(kl.beta * c.scale * sums.divergence, c.sequence_ratio / sums.count);
     }
     let both_signs = matches!(variant, Variant::Gmpo(_)) && sums.positive > 0.0 && sums.negative < 0.0;
     Finished { coefficient: c, value, no_denominator, bad_weight, both_signs }
@@ -476,23 +483,23 @@ fn apply_token(config: &Config, segment: &Coefficient, token: Option<Token>) -> 
     let mut policy = policy_of(config, segment, &token, ratio);
     let weight = policy_weight(config, &token);
     let clipped = clipped(policy.flags, token.advantage);
-    let mut gradient = segment.weight * if weight == 0.0 { 0.0 } else { weight * policy.slope };
+    let mut gradient = times(segment.weight, times(weight, policy.slope));
     let shares = config.variant.shares_gradient()
         || matches!(config.variant, Variant::Gmpo(_)) && token.is_kept && passes(policy.flags, token.advantage);
     if shares {
         gradient += segment.gradient;
     }
-    let mut value = if weight == 0.0 { 0.0 } else { segment.segment_weight * weight * policy.value };
-    if weight == 0.0 {
+    let mut value = if segment.weight == 0.0 { 0.0 } else { times(segment.segment_weight * weight, policy.value) };
+    if weight == 0.0 || segment.flags & flag::DROPPED != 0 {
         policy.pull = 0.0;
     }
     let kl = config.kl.map_or(Divergence::default(), |_| divergence_of(config, &token, segment, ratio));
     let (mut d_entropy, mut terms) = (0.0, [0.0; 3]);
-    if has_terms(config, &token) {
+    if has_terms(config, &token) && segment.scale != 0.0 {
         let (beta, kappa, eta) = (config.kl.map_or(0.0, |kl| kl.beta), config.mismatch_penalty, config.entropy_bonus);
-        terms = [beta * kl.value, kappa * token.from_rollout * token.from_rollout, -eta * token.entropy];
+        terms = [times(beta, kl.value), kappa * token.from_rollout * token.from_rollout, -eta * token.entropy];
         value += terms.iter().sum::<f64>();
-        gradient += segment.scale * (beta * kl.slope + 2.0 * kappa * token.from_rollout);
+        gradient += segment.scale * (times(beta, kl.slope) + 2.0 * kappa * token.from_rollout);
         d_entropy = -segment.scale * eta + 0.0;
     }
     gradient += segment.shared + 0.0;

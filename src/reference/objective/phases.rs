@@ -209,7 +209,8 @@ fn apply_all(
                     (made.gradient, made.clipped, made.ratio, made.kl, made.d_entropy);
             }
             put(&mut output.d_logprobs, u, gradient as f32);
-            put(&mut output.d_entropy, u, d_entropy as f32);
+            // Without a bonus nothing moves with the entropy, whatever else a token is.
+            put(&mut output.d_entropy, u, if config.entropy_bonus == 0.0 { 0.0 } else { d_entropy as f32 });
             put(&mut output.kl, u, kl as f32);
             put(&mut output.clipped, u, bits as u8);
             put(&mut output.ratio, u, ratio as f32);

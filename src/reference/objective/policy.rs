@@ -1,6 +1,8 @@
 //! The policy's term of a token, by variant.
 
-use super::{Bounds, Coefficient, Config, Rates, Token, Variant, flag, is_inside, passes, saturate, with_passes};
+use super::{
+    Bounds, Coefficient, Config, Rates, Token, Variant, flag, is_inside, passes, saturate, times, with_passes,
+};
 use crate::objective::{Divergence, Dppo};
 
 /// The policy's term of one token, without c, W and w.
@@ -73,7 +75,7 @@ pub(super) fn policy_of(config: &Config, segment: &Coefficient, token: &Token, r
             let flags = with_passes(window, inside);
             let bounded = if a > 0.0 { bounds.positive(ratio) } else { bounds.negative(ratio) };
             let pull = gate(flags, ratio);
-            Policy { value: -a * bounded, slope: -a * pull, pull, flags }
+            Policy { value: times(-a, bounded), slope: -a * pull, pull, flags }
         }
         Variant::GspoToken(_) => {
             let pull = if segment.ratio.is_nan() { f64::NAN } else { gate(segment.flags, segment.ratio) };
@@ -91,7 +93,7 @@ pub(super) fn policy_of(config: &Config, segment: &Coefficient, token: &Token, r
         Variant::Sapo(_) if !config.variant.is_sequence_level() => {
             let tau = if a > 0.0 { rates.positive } else { rates.negative };
             let z = tau * (ratio - 1.0);
-            let pull = if inside { sigmoid_slope(z) * ratio } else { 0.0 };
+            let pull = if inside { times(sigmoid_slope(z), ratio) } else { 0.0 };
             Policy { value: -a * 4.0 / tau * sigmoid(z), slope: -a * pull, pull, flags: 0 }
         }
         Variant::Dppo(dppo) => {
@@ -114,7 +116,7 @@ pub(super) fn policy_of(config: &Config, segment: &Coefficient, token: &Token, r
         Variant::KlCov { penalty } => {
             let pull = if inside { ratio } else { 0.0 };
             let (far, side) = if token.is_chosen { (delta.abs(), sign(delta)) } else { (0.0, 0.0) };
-            Policy { value: -a * ratio + penalty * far, slope: -a * pull + penalty * side, pull, flags: 0 }
+            Policy { value: times(-a, ratio) + penalty * far, slope: times(-a, pull) + penalty * side, pull, flags: 0 }
         }
         Variant::Gmpo(_) => {
             let flags = with_passes(window, true);

@@ -1,6 +1,6 @@
 //! The diagnostics of a call.
 
-use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, is_inside, saturate};
+use super::{Applied, Coefficient, Config, Saturation, Sums, Token, Tokens, clipped, flag, saturate, times};
 use crate::diagnostics::{self, Sum};
 
 /// The sums and maxima of [`Sum`].
@@ -66,9 +66,8 @@ impl Statistics {
     }
 
     fn saturation(&mut self, saturation: Saturation, x: f64) {
-        let outside = !is_inside(saturation, x);
-        self.add(Sum::SaturatedHigh, f64::from(outside && x > 0.0));
-        self.add(Sum::SaturatedLow, f64::from(outside && x < 0.0));
+        self.add(Sum::SaturatedHigh, f64::from(x > f64::from(saturation.high)));
+        self.add(Sum::SaturatedLow, f64::from(x < f64::from(saturation.low)));
     }
 
     /// What a sound token came to.
@@ -87,9 +86,7 @@ impl Statistics {
         }
         let [kl, mismatch, entropy] = made.terms;
         for (sum, value) in [(Sum::KlLoss, kl), (Sum::MismatchLoss, mismatch), (Sum::EntropyLoss, entropy)] {
-            if segment.scale != 0.0 {
-                self.add(sum, segment.scale * value);
-            }
+            self.add(sum, times(value, segment.scale));
         }
         if config.entropy_bonus != 0.0 {
             self.add(Sum::Entropy, token.entropy);

@@ -1,13 +1,15 @@
 //! The divergence from the reference policy.
 
 use super::policy::sign;
-use super::{Coefficient, Config, KlForm, Token, is_inside};
+use super::{Coefficient, Config, KlForm, Token, is_inside, times};
 
 /// Value and derivative by l.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Divergence {
     pub(super) value: f64,
     pub(super) slope: f64,
+    /// A clamp holds the value.
+    is_bounded: bool,
 }
 
 /// The estimator without an importance ratio, of x = r − l, clamped as configured.
@@ -23,7 +25,7 @@ pub(super) fn plain_divergence(config: &Config, to_ref: f64) -> Divergence {
         KlForm::K3 | KlForm::K3IsToken | KlForm::K3IsSequence => (x.exp_m1() - x, -x.exp_m1()),
     };
     let is_bounded = x != to_ref || value.abs() > output;
-    Divergence { value: value.clamp(-output, output), slope: if is_bounded { 0.0 } else { slope } }
+    Divergence { value: value.clamp(-output, output), slope: if is_bounded { 0.0 } else { slope }, is_bounded }
 }
 
 /// The estimator as configured.
@@ -32,13 +34,19 @@ pub(super) fn divergence_of(config: &Config, token: &Token, segment: &Coefficien
     let plain = plain_divergence(config, token.to_ref);
     let found = match kl.form {
         KlForm::K3IsToken => {
-            let moves = if is_inside(config.saturation, token.delta) { plain.value } else { 0.0 };
-            Divergence { value: ratio * plain.value, slope: ratio * (moves + plain.slope) }
+            let slope = match is_inside(config.saturation, token.delta) {
+                // k3 − expm1(x), of which nothing is left where both are large.
+                true if !plain.is_bounded => -token.to_ref,
+                true => plain.value,
+                false => plain.slope,
+            };
+            Divergence { value: times(plain.value, ratio), slope: times(slope, ratio), ..plain }
         }
         KlForm::K3IsSequence => Divergence {
-            value: segment.sequence_ratio * plain.value,
+            value: times(plain.value, segment.sequence_ratio),
             // By way of s every token has a share in all values: Coefficient::shared.
-            slope: segment.sequence_ratio * plain.slope,
+            slope: times(plain.slope, segment.sequence_ratio),
+            ..plain
         },
         _ => plain,
     };

@@ -1,5 +1,7 @@
 //! The gradient is the derivative of the loss.
 
+mod any;
+
 use super::*;
 use crate::objective::{Cap, Cispo, CispoCap, Clip, Divergence as Apart, Dppo, Kl, RatioLevel, Sapo, Vespo, Window};
 

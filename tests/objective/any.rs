@@ -1,0 +1,539 @@
+//! Any call, whatever its options, arrays and lengths are: against the reference, and against itself where less is asked for, in phases and in pieces.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use bytemuck::{Pod, Zeroable};
+use moerl::diagnostics::{self, Sum};
+use moerl::objective::{
+    Batch, Coefficient, Config, DenominatorBasis, Denominators, Output, Phases, Plan, Plane, Variant, workspace_bytes,
+};
+use moerl::{Backend, Buffer, Error, ErrorWord, Reference};
+use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
+use rand::RngExt;
+
+use crate::case::{Case, Placed, Uploaded};
+use crate::common;
+use crate::draw::{self, Call, Given};
+
+/// The outputs, by the bits of [`Call::asked`].
+pub const OUTPUTS: [&str; 9] =
+    ["loss", "d_logprobs", "diagnostics", "sequence_ratio", "sequence_clipped", "ratio", "clipped", "kl", "d_entropy"];
+
+fn bit(name: &str) -> u32 {
+    1 << OUTPUTS.iter().position(|&output| output == name).unwrap()
+}
+
+/// All that a call of this objective may ask for; `in_phases`, which do not form what no segment needs.
+fn everything(config: &Config, in_phases: bool) -> u32 {
+    let mut asked = (1 << OUTPUTS.len()) - 1;
+    let mut drop = |holds: bool, name| asked &= if holds { !bit(name) } else { u32::MAX };
+    let planes = config.planes();
+    drop(config.kl.is_none(), "kl");
+    drop(in_phases && !planes.contains(&Plane::LogRatio), "sequence_ratio");
+    drop(in_phases && !planes.contains(&Plane::LogRatio), "sequence_clipped");
+    asked
+}
+
+/// What came of a call: every output that was asked for.
+#[derive(Clone, Debug)]
+struct Outcome {
+    of: BTreeMap<&'static str, Vec<f64>>,
+    fault: Option<Error>,
+}
+
+/// What an output holds until it is written, and beside it.
+trait Untouched: Pod + Send + Sync + PartialEq {
+    const BYTES: Self;
+    fn wide(self) -> f64;
+}
+impl Untouched for u8 {
+    const BYTES: u8 = 0xff;
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+impl Untouched for f32 {
+    const BYTES: f32 = f32::from_bits(u32::MAX);
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+}
+impl Untouched for f64 {
+    const BYTES: f64 = f64::from_bits(u64::MAX);
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+fn is_untouched<T: Untouched>(values: &[T]) -> bool {
+    bytemuck::cast_slice::<T, u8>(values).iter().all(|&byte| byte == 0xff)
+}
+
+/// Where a call's outputs go.
+struct Outputs<B: Backend> {
+    loss: Placed<B, f64>,
+    diagnostics: Placed<B, f64>,
+    d_logprobs: Placed<B, f32>,
+    d_entropy: Placed<B, f32>,
+    kl: Placed<B, f32>,
+    ratio: Placed<B, f32>,
+    clipped: Placed<B, u8>,
+    sequence_ratio: Placed<B, f32>,
+    sequence_clipped: Placed<B, u8>,
+    workspace: Placed<B, u8>,
+    errors: ErrorWord<B>,
+}
+
+/// What loss and diagnostics go on from.
+const LOSS_BEFORE: f64 = 0.75;
+const SUMS_BEFORE: f64 = 2.0;
+
+impl<B: Backend> Outputs<B> {
+    fn new(backend: &B, stream: &B::Stream, case: &Case, workspace: usize, call: &Call) -> Outputs<B> {
+        let (tokens, segments) = (case.tokens(), case.lengths.len());
+        let mut shift = call.shifts();
+        let mut floats = |len| Placed::new(backend, stream, &vec![f32::BYTES; len], shift(), f32::BYTES);
+        let [d_logprobs, d_entropy, kl, ratio] = [(); 4].map(|()| floats(tokens));
+        let sequence_ratio = floats(segments);
+        let mut bytes = |values: &[u8]| Placed::new(backend, stream, values, shift(), u8::BYTES);
+        let (loss, sums) = if call.accumulates {
+            let sums: Vec<f64> = (0..diagnostics::LEN)
+                .map(|place| if place < diagnostics::SUMS { SUMS_BEFORE } else { f64::NEG_INFINITY })
+                .collect();
+            (vec![LOSS_BEFORE], sums)
+        } else {
+            (vec![f64::BYTES], vec![f64::BYTES; diagnostics::LEN])
+        };
+        Outputs {
+            clipped: bytes(&vec![u8::BYTES; tokens]),
+            sequence_clipped: bytes(&vec![u8::BYTES; segments]),
+            // What another plan may have left there must not matter.
+            workspace: bytes(&vec![0xa5; workspace]),
+            loss: Placed::new(backend, stream, &loss, 0, f64::BYTES),
+            diagnostics: Placed::new(backend, stream, &sums, 1, f64::BYTES),
+            d_logprobs,
+            d_entropy,
+            kl,
+            ratio,
+            sequence_ratio,
+            errors: backend.error_word(stream).unwrap(),
+        }
+    }
+
+    fn ask(&mut self, asked: u32, accumulate: bool) -> Output<'_, B::Memory> {
+        fn given<'a, B: Backend, T: Pod + Send + Sync>(
+            asked: u32,
+            name: &str,
+            place: &'a mut Placed<B, T>,
+        ) -> Option<moerl::memory::ViewMut<'a, T, B::Memory>> {
+            (asked & bit(name) != 0).then(|| place.view_mut())
+        }
+        Output {
+            loss: given(asked, "loss", &mut self.loss),
+            d_logprobs: given(asked, "d_logprobs", &mut self.d_logprobs),
+            d_entropy: given(asked, "d_entropy", &mut self.d_entropy),
+            kl: given(asked, "kl", &mut self.kl),
+            ratio: given(asked, "ratio", &mut self.ratio),
+            clipped: given(asked, "clipped", &mut self.clipped),
+            sequence_ratio: given(asked, "sequence_ratio", &mut self.sequence_ratio),
+            sequence_clipped: given(asked, "sequence_clipped", &mut self.sequence_clipped),
+            diagnostics: given(asked, "diagnostics", &mut self.diagnostics),
+            workspace: self.workspace.view_mut(),
+            errors: Some(self.errors.view_mut()),
+            tag: 7,
+            accumulate,
+        }
+    }
+
+    /// All of what was asked for has been written, and nothing else.
+    fn read(&mut self, backend: &B, stream: &B::Stream, asked: u32) -> Outcome {
+        fn see<B: Backend, T: Untouched>(
+            found: &mut BTreeMap<&'static str, Vec<f64>>,
+            (backend, stream, asked): (&B, &B::Stream, u32),
+            name: &'static str,
+            place: &Placed<B, T>,
+        ) {
+            let [front, own, behind] = place.read(backend, stream);
+            assert!(is_untouched(&front) && is_untouched(&behind), "{name} is written beyond its ends");
+            if asked & bit(name) == 0 {
+                assert!(is_untouched(&own) || name == "loss" || name == "diagnostics", "{name} was not asked for");
+                return;
+            }
+            let missing = own.iter().position(|&value| is_untouched(&[value]));
+            assert!(missing.is_none(), "{name} is not written at {missing:?}");
+            found.insert(name, own.into_iter().map(T::wide).collect());
+        }
+        let (mut of, how) = (BTreeMap::new(), (backend, stream, asked));
+        see(&mut of, how, "loss", &self.loss);
+        see(&mut of, how, "diagnostics", &self.diagnostics);
+        see(&mut of, how, "d_logprobs", &self.d_logprobs);
+        see(&mut of, how, "d_entropy", &self.d_entropy);
+        see(&mut of, how, "kl", &self.kl);
+        see(&mut of, how, "ratio", &self.ratio);
+        see(&mut of, how, "clipped", &self.clipped);
+        see(&mut of, how, "sequence_ratio", &self.sequence_ratio);
+        see(&mut of, how, "sequence_clipped", &self.sequence_clipped);
+        let [front, _, behind] = self.workspace.read(backend, stream);
+        assert!(is_untouched(&front) && is_untouched(&behind), "the workspace is written beyond its ends");
+        Outcome { of, fault: backend.check(stream, &mut self.errors).err() }
+    }
+}
+
+impl Call {
+    /// By how many elements the next array is shifted.
+    fn shifts(&self) -> impl FnMut() -> usize {
+        let mut rng = common::seeded(self.shift);
+        let is_aligned = self.shift.is_multiple_of(2);
+        move || if is_aligned { 0 } else { rng.random_range(0..4) }
+    }
+}
+
+/// The batch, with denominators in memory where the call has them there.
+fn batch_of<'a, B: Backend>(call: &Call, input: &'a Uploaded<B>, counts: &'a Placed<B, f64>) -> Batch<'a, B::Memory> {
+    let mut batch = input.batch();
+    if call.denominators == Given::Device {
+        batch.denominators = Denominators::Device(counts.view());
+    }
+    batch
+}
+
+fn counts<B: Backend>(backend: &B, stream: &B::Stream, case: &Case) -> Placed<B, f64> {
+    let counts = case.denominators.unwrap_or_default().map(|count| count as f64);
+    Placed::new(backend, stream, &counts, 0, f64::NAN)
+}
+
+/// One call. Twice, unless it goes on from something: the second must give the bits of the first.
+fn one_call<B: Backend>(backend: &B, call: &Call, case: &Case, asked: u32) -> moerl::Result<Outcome> {
+    let stream = backend.stream()?;
+    let plan = Plan::new(backend, &stream, &case.segments())?;
+    let input = Uploaded::shifted(backend, &stream, case, call.shifts());
+    let counts = counts(backend, &stream, case);
+    let mut outputs = Outputs::new(backend, &stream, case, workspace_bytes(&plan), call);
+    let mut first: Option<Outcome> = None;
+    for _ in 0..if call.accumulates { 1 } else { 2 } {
+        let output = outputs.ask(asked, call.accumulates);
+        backend.objective(&stream, &call.config, &plan, batch_of(call, &input, &counts), output)?;
+        let found = outputs.read(backend, &stream, asked);
+        if let Some(first) = &first {
+            assert_same("again", &found, first, |_, _| 0.0);
+            assert_eq!(found.fault, first.fault);
+        }
+        first = Some(found);
+    }
+    Ok(first.unwrap())
+}
+
+/// The tokens of every segment that lie between these positions, and where they are.
+fn pieces(case: &Case, cuts: &[usize]) -> Vec<(Case, Vec<usize>)> {
+    let segments = case.segments();
+    let ends = [&[0], cuts, &[usize::MAX / 2]].concat();
+    ends.windows(2)
+        .map(|ends| {
+            let ranges: Vec<_> = segments
+                .ranges()
+                .map(|range| (range.start + ends[0]).min(range.end)..(range.start + ends[1]).min(range.end))
+                .collect();
+            let tokens: Vec<usize> = ranges.iter().cloned().flatten().collect();
+            (case.select(ranges.iter().map(|range| range.len()).collect(), &tokens), tokens)
+        })
+        .collect()
+}
+
+/// The three phases, the tokens coming in pieces: one after the other, or each on a rank of its own.
+fn by_phases<B: Backend>(backend: &B, call: &Call, case: &Case, cuts: &[usize], asked: u32) -> Outcome {
+    let stream = backend.stream().unwrap();
+    let (config, has_ranks) = (&call.config, call.has_ranks && !cuts.is_empty());
+    let pieces = pieces(case, cuts);
+    let plans: Vec<Plan<B>> =
+        pieces.iter().map(|(piece, _)| Plan::new(backend, &stream, &piece.segments()).unwrap()).collect();
+    let inputs: Vec<Uploaded<B>> =
+        pieces.iter().map(|(piece, _)| Uploaded::shifted(backend, &stream, piece, call.shifts())).collect();
+    let counts = counts(backend, &stream, case);
+    let workspace = plans.iter().map(workspace_bytes).max().unwrap();
+    let mut outputs = Outputs::new(backend, &stream, case, workspace, call);
+    let len = config.planes().len() * case.lengths.len();
+    // Planes are begun, unless the call goes on: then from zero.
+    let begun = if call.accumulates { 0.0 } else { f64::NAN };
+    let mut sums = Placed::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
+    let mut coefficients = backend.upload(&stream, &vec![Coefficient::zeroed(); case.lengths.len()]).unwrap();
+    let of_all = asked & (bit("loss") | bit("diagnostics"));
+
+    let mut joined = vec![0.0; len];
+    for (index, (plan, input)) in plans.iter().zip(&inputs).enumerate() {
+        let accumulate = call.accumulates || index > 0 && !has_ranks;
+        let mut own = Placed::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
+        let of_piece = if has_ranks { own.view_mut() } else { sums.view_mut() };
+        let phases = Phases { sums: of_piece, coefficients: coefficients.view_mut() };
+        let output = outputs.ask(of_all, accumulate);
+        backend.objective_partial(&stream, config, plan, batch_of(call, input, &counts), phases, output).unwrap();
+        for (to, from) in joined.iter_mut().zip(&own.read(backend, &stream)[1]) {
+            *to += from;
+        }
+    }
+    if has_ranks {
+        sums = Placed::new(backend, &stream, &joined, 0, f64::BYTES);
+    }
+    let last = plans.len() - 1;
+    let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+    let output = outputs.ask(asked & (of_all | bit("sequence_ratio") | bit("sequence_clipped")), call.accumulates);
+    let batch = batch_of(call, &inputs[last], &counts);
+    backend.objective_finish(&stream, config, &plans[last], batch, phases, output).unwrap();
+
+    let by_token = ["d_logprobs", "d_entropy", "kl", "ratio", "clipped"];
+    let of_tokens = by_token.iter().fold(0, |bits, name| bits | bit(name)) & asked;
+    let mut whole: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for ((plan, input), (piece, tokens)) in plans.iter().zip(&inputs).zip(&pieces) {
+        let mut own = Outputs::new(backend, &stream, piece, workspace, call);
+        let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };
+        // Loss and diagnostics of all pieces, maps of each.
+        let Output { loss, diagnostics, errors, .. } = outputs.ask(of_all, call.accumulates);
+        let output = Output { loss, diagnostics, errors, ..own.ask(of_tokens, call.accumulates) };
+        backend.objective_apply(&stream, config, plan, batch_of(call, input, &counts), phases, output).unwrap();
+        for (name, values) in own.read(backend, &stream, of_tokens).of {
+            let to = whole.entry(name).or_insert_with(|| vec![f64::NAN; case.tokens()]);
+            for (&u, value) in tokens.iter().zip(values) {
+                to[u] = value;
+            }
+        }
+    }
+    let mut found = outputs.read(backend, &stream, asked & !of_tokens);
+    found.of.extend(whole);
+    found
+}
+
+/// Equal bit for bit where both have an output, a NaN to any other; diagnostics within `slack` of their place and the tokens.
+fn assert_same(what: &str, found: &Outcome, expected: &Outcome, slack: impl Fn(usize, f64) -> f64) {
+    for (name, values) in &found.of {
+        let Some(others) = expected.of.get(name) else { continue };
+        for (at, (&f, &e)) in values.iter().zip(others).enumerate() {
+            let is_equal = f.to_bits() == e.to_bits() || f.is_nan() && e.is_nan();
+            let allowed = if *name == "diagnostics" { slack(at, f.abs()) } else { 0.0 };
+            assert!(
+                is_equal || (f - e).abs() <= allowed || allowed == f64::INFINITY,
+                "{what}: {name} at {at}: {f:e} not {e:e}"
+            );
+        }
+    }
+}
+
+/// The largest errors, as shares of what is allowed.
+#[derive(Default)]
+struct Worst(BTreeMap<&'static str, f64>);
+
+/// What the reference gives, and what it gives for inputs that are moved by their rounding: an operation on f32 is as good as exact of such ones.
+struct Expected {
+    exact: Outcome,
+    /// The policy's term alone: it may cancel against the others.
+    policy: Outcome,
+    /// The sum of the loss's absolute terms, about: where every advantage is negative, the policy's terms have one sign.
+    size: f64,
+    moved: Vec<Outcome>,
+    /// φ of VESPO, which a whole segment's log-ratio makes as small as it likes, is the exponential of a number known to an ulp.
+    has_exponents: bool,
+}
+
+impl Expected {
+    fn of(call: &Call, case: &Case) -> moerl::Result<Expected> {
+        let call = Call { accumulates: false, ..call.clone() };
+        let all = everything(&call.config, false);
+        let of = |case: &Case| one_call(&Reference, &call, case, all);
+        let config = Config { kl: None, mismatch_penalty: 0.0, entropy_bonus: 0.0, ..call.config.clone() };
+        let bare = Call { config, ..call.clone() };
+        let policy = one_call(&Reference, &bare, case, bit("d_logprobs") | bit("loss"))?;
+        let negative = Case { advantages: case.advantages.iter().map(|a| -a.abs()).collect(), ..case.clone() };
+        let negative = one_call(&Reference, &bare, &negative, bit("loss"))?.of["loss"][0];
+        let (exact, by_policy) = (of(case)?, policy.of["loss"][0]);
+        let size = negative.abs().max(by_policy.abs()) + (exact.of["loss"][0] - by_policy).abs();
+        let moved = (0..4).map(|how| of(&moved(case, how))).collect::<moerl::Result<_>>()?;
+        let has_exponents = matches!(call.config.variant, Variant::Vespo(_));
+        Ok(Expected { exact, policy, size, moved, has_exponents })
+    }
+
+    /// Asserts that an outcome is as near as what an f32 computation of moved inputs may be.
+    fn compare(&self, what: &str, case: &Case, found: &Outcome, worst: &RefCell<Worst>) {
+        for (&name, values) in &found.of {
+            let exact = &self.exact.of[name];
+            let largest = exact.iter().filter(|e| e.is_finite()).fold(0.0_f64, |largest, e| largest.max(e.abs()));
+            for (at, (&f, &e)) in values.iter().zip(exact).enumerate() {
+                let moved = || self.moved.iter().map(|moved| moved.of[name][at]);
+                // Either is right where a decision is within rounding.
+                let is_equal = |e: f64| f == e || f.is_nan() && e.is_nan() || f == f64::from(e as f32);
+                // What no f32 holds may have met its opposite in a sum.
+                let overflows = matches!(name, "loss" | "diagnostics") && e.abs() > 1e30 && !f.is_finite();
+                if is_equal(e) || moved().any(is_equal) || overflows {
+                    continue;
+                }
+                let is_flag = matches!(name, "clipped" | "sequence_clipped");
+                assert!(!is_flag, "{what}: {name} at {at}: {f} not {e}");
+                let spread = moved().fold(0.0_f64, |spread, moved| spread.max((moved - e).abs()));
+                let allowed = match name {
+                    // f32 sums over up to 1024 tokens, of terms with both signs and of the size of a large weight.
+                    "diagnostics" => 2e-5 * e.abs() + 2e-6 * case.tokens() as f64,
+                    "loss" => 2e-6 * self.size + 1e-12,
+                    "d_logprobs" if self.has_exponents => {
+                        let policy = self.policy.of[name][at];
+                        let exponent = 1.2e-7 * policy.abs().max(1e-38).ln().abs();
+                        (1e-6 + exponent) * (policy.abs() + (e - policy).abs()) + 1e-38
+                    }
+                    "d_logprobs" => {
+                        let policy = self.policy.of[name][at];
+                        1e-6 * (policy.abs() + (e - policy).abs()) + 1e-8 * largest
+                    }
+                    _ => 1e-6 * e.abs() + 1e-8 * largest,
+                } + 2.0 * spread;
+                let share = (f - e).abs() / allowed;
+                assert!(share <= 1.0, "{what}: {name} at {at}: {f:e} not {e:e}: {share} of {allowed:e}");
+                let mut worst = worst.borrow_mut();
+                let seen = worst.0.entry(name).or_default();
+                *seen = seen.max(share);
+            }
+        }
+    }
+}
+
+/// The batch with every number off by a rounding of what it is subtracted from or multiplied with: all up, all down, or either.
+fn moved(case: &Case, how: u64) -> Case {
+    let mut rng = common::seeded(how);
+    let mut sign = || match how {
+        0 => 1.0,
+        1 => -1.0,
+        _ => [1.0, -1.0][rng.random_range(0..2)],
+    };
+    let mut moved = case.clone();
+    for u in 0..case.tokens() {
+        let others = [&case.old_logprobs, &case.rollout_logprobs, &case.ref_logprobs];
+        let size = others.into_iter().flatten().fold(case.logprobs[u].abs(), |size, array| size.max(array[u].abs()));
+        if size.is_finite() {
+            moved.logprobs[u] += sign() * size * f32::EPSILON;
+        }
+    }
+    for array in [Some(&mut moved.advantages), moved.weights.as_mut()].into_iter().flatten() {
+        array.iter_mut().for_each(|x| *x *= 1.0 + sign() * 2.0 * f32::EPSILON);
+    }
+    moved
+}
+
+/// T, B, P, L as the call counts them for itself.
+fn local_counts(config: &Config, case: &Case) -> [u64; 4] {
+    let is_after = config.denominator_basis == DenominatorBasis::AfterRejection;
+    let counts = |u: &usize| {
+        case.loss_mask.as_ref().is_none_or(|mask| mask[*u] != 0)
+            && !(is_after && case.keep.as_ref().is_some_and(|keep| keep[*u] == 0))
+    };
+    let of_segments: Vec<usize> = case.segments().ranges().map(|range| range.filter(counts).count()).collect();
+    let segments = of_segments.iter().filter(|&&count| count > 0 || config.count_empty).count();
+    [of_segments.iter().sum::<usize>() as u64, segments as u64, 0, 4096]
+}
+
+fn check<B: Backend>(backend: &B, call: &Call, worst: &RefCell<Worst>) {
+    let case = &call.case();
+    let config = &call.config;
+    let all = everything(config, false);
+    let asked = call.asked & all;
+    let expected = match Expected::of(call, case) {
+        Ok(expected) => expected,
+        Err(refused) => {
+            let found = one_call(backend, call, case, asked).map(|found| found.of);
+            assert_eq!(found.unwrap_err(), refused);
+            return;
+        }
+    };
+    let plain = Call { accumulates: false, ..call.clone() };
+    let full = one_call(backend, &plain, case, all).unwrap();
+    expected.compare("all", case, &full, worst);
+    assert_eq!(full.fault, expected.exact.fault);
+
+    // Less, and from another start.
+    let is_by_token = !config.planes().contains(&Plane::LogRatio);
+    let has_maps = asked & (bit("sequence_ratio") | bit("sequence_clipped")) != 0;
+    let is_single = case.lengths.iter().all(|&length| length == 1);
+    let tokens = case.tokens() as f64;
+    let slack = |place: usize, size: f64| {
+        // For a variant that needs no D, s is formed where a sequence output is asked for.
+        let by_s = is_by_token && !has_maps && is_of_segments(config, place);
+        if by_s {
+            f64::INFINITY
+        } else if is_single {
+            1e-6 * (size + tokens)
+        } else {
+            0.0
+        }
+    };
+    let less = one_call(backend, &plain, case, asked).unwrap();
+    assert_same("less", &less, &full, slack);
+    assert_eq!(less.fault, full.fault, "less");
+    let begun = if call.accumulates { one_call(backend, call, case, asked).unwrap() } else { less.clone() };
+    if call.accumulates {
+        assert_added(&begun, &less);
+        assert_eq!(begun.fault, less.fault, "begun");
+    }
+
+    // In phases, which take no local denominators. The reference's hand over coefficients in f32, unlike its one call.
+    if backend.name() == "reference" {
+        return;
+    }
+    let counted =
+        Case { denominators: Some(case.denominators.unwrap_or_else(|| local_counts(config, case))), ..case.clone() };
+    if Expected::of(call, &counted).is_err() {
+        return;
+    }
+    let in_phases = asked & everything(config, true);
+    let found = by_phases(backend, call, &counted, &[], in_phases);
+    let slack = |place: usize, size: f64| {
+        let by_s = is_by_token && is_of_segments(config, place);
+        if by_s { f64::INFINITY } else { slack(place, size) }
+    };
+    assert_same("phases", &found, &begun, slack);
+    assert_eq!(found.fault, begun.fault, "phases");
+    if !call.cuts.is_empty() {
+        let plain = Call { accumulates: false, ..call.clone() };
+        let without = if call.has_ranks || is_by_token { bit("diagnostics") } else { 0 };
+        let found = by_phases(backend, &plain, &counted, &call.cuts, in_phases & !without);
+        expected.compare("pieces", case, &found, worst);
+    }
+}
+
+/// True of the sums that are formed of s.
+fn is_of_segments(config: &Config, place: usize) -> bool {
+    let is = |sums: &[Sum]| sums.iter().any(|&sum| sum as usize == place);
+    is(&[
+        Sum::SequenceRatio,
+        Sum::SequenceClippedHigh,
+        Sum::SequenceClippedLow,
+        Sum::SequenceCapped,
+        Sum::MaxSequenceRatio,
+        Sum::MaxNegativeSequenceRatio,
+    ]) || config.variant.is_sequence_level()
+        && is(&[Sum::ClippedHigh, Sum::ClippedLow, Sum::Capped, Sum::SaturatedHigh, Sum::SaturatedLow])
+}
+
+/// Loss and diagnostics are more by what they went on from, everything else is the same.
+fn assert_added(begun: &Outcome, plain: &Outcome) {
+    for (&name, values) in &begun.of {
+        for (at, (&f, &e)) in values.iter().zip(&plain.of[name]).enumerate() {
+            let before = match name {
+                "loss" => LOSS_BEFORE,
+                "diagnostics" if at == Sum::Loss as usize || at < diagnostics::SUMS => SUMS_BEFORE,
+                _ => 0.0,
+            };
+            let is_equal = f == e + before || f.is_nan() && e.is_nan();
+            assert!(
+                is_equal || (f - e - before).abs() <= 1e-12 * (e.abs() + before),
+                "begun: {name} at {at}: {f:e} not {e:e} + {before}"
+            );
+        }
+    }
+}
+
+pub fn any_call_agrees_with_the_reference_and_itself<B: Backend>(backend: &B) {
+    let cases = if common::is_sanitized() { 40 } else { 160 };
+    let settings = Settings { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Settings::default() };
+    let worst = RefCell::new(Worst::default());
+    let run = TestRunner::new(contextualize_config(settings)).run(&draw::call(), |call| {
+        check(backend, &call, &worst);
+        Ok(())
+    });
+    println!("{}: {:.2?} of what is allowed", backend.name(), worst.borrow().0);
+    run.unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -31,7 +31,7 @@ pub(crate) mod flag {
 }
 
 /// Above this a log-probability is a fault.
-const POSITIVE_LOGPROB: f64 = 1e-3;
+const POSITIVE_LOGPROB: f64 = 1e-3_f32 as f64;
 
 /// The inputs of a batch, widened; those that the configuration does not use are absent.
 #[derive(Clone, Debug, Default)]

@@ -9,11 +9,11 @@ use moerl::objective::{
     Batch, Coefficient, Config, DenominatorBasis, Denominators, Output, Phases, Plan, Plane, Variant, workspace_bytes,
 };
 use moerl::{Backend, Buffer, Error, ErrorWord, Reference};
-use proptest::test_runner::{Config as Settings, RngSeed, TestRunner, contextualize_config};
 use rand::RngExt;
 
 use crate::case::{Case, Placed, Uploaded};
 use crate::common;
+use crate::common::property::for_any;
 use crate::draw::{self, Call, Given};
 
 /// The outputs, by the bits of [`Call::asked`].
@@ -527,13 +527,7 @@ fn assert_added(begun: &Outcome, plain: &Outcome) {
 }
 
 pub fn any_call_agrees_with_the_reference_and_itself<B: Backend>(backend: &B) {
-    let cases = if common::is_sanitized() { 40 } else { 160 };
-    let settings = Settings { cases, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..Settings::default() };
     let worst = RefCell::new(Worst::default());
-    let run = TestRunner::new(contextualize_config(settings)).run(&draw::call(), |call| {
-        check(backend, &call, &worst);
-        Ok(())
-    });
+    for_any(160, &draw::call(), |call| check(backend, call, &worst));
     println!("{}: {:.2?} of what is allowed", backend.name(), worst.borrow().0);
-    run.unwrap_or_else(|failure| panic!("{failure}"));
 }

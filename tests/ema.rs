@@ -2,6 +2,7 @@
 
 mod common;
 
+use approx::assert_abs_diff_eq;
 use half::{bf16, f16};
 use moerl::element::Float;
 use moerl::ema::{Bema, Call, Debias, Step, Tensor};
@@ -115,7 +116,7 @@ fn three_steps_give_the_values_of_the_table<B: Backend>(backend: &B) {
         assert_eq!(copy, [bf16::ONE; 3], "debiased");
         case.state = state;
     }
-    assert!((average.scale() - 1.0 / 0.271).abs() < 1e-12);
+    assert_abs_diff_eq!(average.scale(), 1.0 / 0.271, epsilon = 1e-12);
 }
 
 fn an_average_that_began_at_the_parameters_needs_no_debiasing<B: Backend>(backend: &B) {
@@ -134,7 +135,7 @@ fn bema_adds_a_share_of_the_lag<B: Backend>(backend: &B) {
     assert_eq!((state, copy), (vec![1.25], vec![bf16::from_f32(2.0)]));
     assert!(Bema { lag: 0.5, ..bema }.step(0).unwrap_err().is(Kind::Config));
     // With its defaults the first weight is 10^−½.
-    assert!((Bema::default().step(0).unwrap().weight - 0.1_f64.sqrt()).abs() < 1e-15);
+    assert_abs_diff_eq!(Bema::default().step(0).unwrap().weight, 0.1_f64.sqrt(), epsilon = 1e-15);
 }
 
 fn agrees<B: Backend, T: Float>(backend: &B, step: &Step, case: &Case<T>) {

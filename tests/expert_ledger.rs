@@ -2,6 +2,7 @@
 
 mod common;
 
+use approx::assert_abs_diff_eq;
 use common::report::{self, see, see_values};
 use moerl::element::{Float, bf16, f16};
 use moerl::error::Kind;
@@ -425,7 +426,7 @@ fn running_moments_are_those_of_the_weighted_steps() {
     let weight: f64 = weighted.iter().map(|(w, _)| w).sum();
     let mean = weighted.iter().map(|(w, a)| w * a).sum::<f64>() / weight;
     let variance = weighted.iter().map(|(w, a)| w * (a - mean) * (a - mean)).sum::<f64>() / weight;
-    assert!((moments.weight - weight).abs() < 1e-14);
+    assert_abs_diff_eq!(moments.weight, weight, epsilon = 1e-14);
     assert!((moments.mean - mean).abs() < 1e-12 * mean.abs(), "{} not {mean}", moments.mean);
     assert!((moments.variance - variance).abs() < 1e-12 * variance, "{} not {variance}", moments.variance);
 }

@@ -1,5 +1,6 @@
 //! Values that can be checked by hand.
 
+use approx::assert_abs_diff_eq;
 use moerl::Backend;
 use moerl::correction::{Config, Divergence, Global, Level, Metropolis, NonFinite, Over, Rejection, Repeats, Weight};
 use moerl::error::FaultCode;
@@ -43,7 +44,7 @@ pub fn segment_weights_have_the_values_of_the_table<B: Backend>(backend: &B) {
     assert_close(&found.weights, &[5.0, 5.0, 0.25, 0.25]);
     let found = of(Weight::Truncated { level: Level::Geometric, max: 5.0 });
     assert_close(&found.segment_weights, &[6f64.sqrt(), 0.5]);
-    assert!((found.segment_log_weights[0] - 6f64.ln() / 2.0).abs() < 1e-7);
+    assert_abs_diff_eq!(found.segment_log_weights[0], 6f64.ln() / 2.0, epsilon = 1e-7);
     // TRL: the product, and nothing above 3.
     assert_close(&of(Weight::Band { level, low: 0.0, high: 3.0 }).segment_weights, &[0.0, 0.25]);
     let found = of(Weight::SequenceMasked { low: 0.4, high: 2.0 });
@@ -210,7 +211,7 @@ pub fn a_group_normalises_its_own_weights<B: Backend>(backend: &B) {
     assert_close(&found.advantages, &[0.75, 5.0, -5.0 / 6.0, -1.0 / 6.0]);
     let diagnostics = moerl::correction::Diagnostics::from_sums(&found.diagnostics, false).unwrap();
     // ESS of the group of three 2.666667, of the group of one 1.
-    assert!((diagnostics.ess_group_fraction.unwrap() - (8.0 / 3.0 + 1.0) / 4.0).abs() < 1e-6);
+    assert_abs_diff_eq!(diagnostics.ess_group_fraction.unwrap(), (8.0 / 3.0 + 1.0) / 4.0, epsilon = 1e-6);
     // Far below what exp can hold: relative weights 1, 1/e, 1/e.
     case = Case::of_log_ratios(&[-2000.0, 7.0, -2001.0, -2001.0]);
     case.groups = Some(vec![3, 9, 3, 3]);
@@ -250,7 +251,7 @@ pub fn a_chain_with_given_uniforms_has_the_values_of_the_table<B: Backend>(backe
     let found = run(backend, &metropolis(Metropolis::Multiplicity), &case);
     assert_eq!((&found.accepted[..], &found.multiplicity[..]), (&[1, 0, 1][..], &[2, 0, 1][..]));
     assert_eq!((&found.segment_weights[..], &found.carry_multiplicity[..]), (&[2.0, 0.0, 1.0][..], &[0][..]));
-    assert!((found.carry_log_weights[0] - 2f64.ln()).abs() < 1e-7);
+    assert_abs_diff_eq!(found.carry_log_weights[0], 2f64.ln(), epsilon = 1e-7);
     assert_eq!(run(backend, &metropolis(Metropolis::Mask), &case).segment_weights, [1.0, 0.0, 1.0]);
     // A state that was carried in, and that none can replace.
     case.carried = Some(vec![100f64.ln()]);

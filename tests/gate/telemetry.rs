@@ -1,5 +1,6 @@
 //! Telemetry: what is counted and measured of a call, that it changes nothing, and the replacement of experts that fell behind.
 
+use approx::assert_abs_diff_eq;
 use moerl::element::{Element, Float, bf16, f16};
 use moerl::error::Kind;
 use moerl::gate::{
@@ -225,13 +226,13 @@ fn measures_have_their_limits<B: Backend>(backend: &B) {
     // Of k experts in all, none is left, and they have all the mass.
     let whole = row(&[1.0, 3.0], &[1, 0]);
     assert_eq!(whole.margin[0], f32::INFINITY);
-    assert!((whole.forced_mass[0] - 1.0).abs() < 1e-6);
+    assert_abs_diff_eq!(whole.forced_mass[0], 1.0, epsilon = 1e-6);
     let far = row(&[1.0, 3.0, 2.0, -4.0], &[3, 1]);
     assert_eq!((far.margin[0], far.deficit[0], far.overlap[0]), (1.0, 6.0, 1));
     let infinite = f32::NEG_INFINITY;
     let none = row(&[infinite, 3.0, infinite, infinite], &[1, 2]);
     assert_eq!((none.margin[0], none.deficit[0]), (0.0, 0.0));
-    assert!((none.forced_mass[0] - 1.0).abs() < 1e-6);
+    assert_abs_diff_eq!(none.forced_mass[0], 1.0, epsilon = 1e-6);
     // Expert 5 has the second largest value and is in the group that is not admitted.
     let groups = Some(Groups { count: 2, admitted: 1, top: Some(1) });
     let config = Config { groups, ..Config::softmax_selected(2) };
@@ -330,7 +331,7 @@ fn the_routers_divergence_is_zero_from_itself<B: Backend>(backend: &B) {
     let given = Given { ref_logits: Some(vec![3f32.ln(), 0.0]), ..Given::default() };
     let found = watch(backend, &problem, Asked::All, &given);
     let expected = 0.75 * 1.5f64.ln() + 0.25 * 0.5f64.ln();
-    assert!((f64::from(found.router_kl[0]) - expected).abs() < 1e-7);
+    assert_abs_diff_eq!(f64::from(found.router_kl[0]), expected, epsilon = 1e-7);
     assert!(common::worst(&found.d_router_kl, &[-0.25, 0.25], 1e-7, 0.0) <= 1.0);
 }
 

@@ -1,5 +1,6 @@
 //! Gradients: agreement with f64, rows that are not read, faults.
 
+use approx::assert_abs_diff_eq;
 use moerl::Backend;
 use moerl::element::{Float, bf16, f16};
 use moerl::logprob::{Config, Partial};
@@ -223,7 +224,7 @@ fn faulty_rows_are_nan_and_their_neighbours_are_not<B: Backend>(backend: &B) {
     }
     // A token outside the vocabulary spoils the row only through its own gradient.
     let (expected, _) = exact_gradient(&inputs.row(6), inputs.temperature_of(6), None, up.of(6));
-    assert!((f64::from(memory[6 * columns + 9]) - expected[9]).abs() < 1e-7);
+    assert_abs_diff_eq!(f64::from(memory[6 * columns + 9]), expected[9], epsilon = 1e-7);
 }
 
 fn padding_gets_zeros_and_what_lies_between_rows_is_untouched<B: Backend>(backend: &B) {

@@ -1,5 +1,6 @@
 //! Softcap and the scale of the logits.
 
+use approx::assert_abs_diff_eq;
 use moerl::Backend;
 use moerl::element::{Float, bf16, f16};
 use moerl::error::{FaultCode, Kind};
@@ -201,7 +202,7 @@ fn the_order_is_that_of_the_raw_logits<B: Backend>(backend: &B) {
     let inputs = Inputs { config: capped_config(30.0, 1.0, 1.0), ..Inputs::new(1, 4, logits) };
     let found = forward(backend, &inputs.with_tokens(4, vec![0, 1, 2, 3]), WITH_ORDER);
     assert_eq!((&found.rank[..], found.argmax[0]), (&[3, 1, 0, 2][..], 2));
-    assert!((found.entropy[0] - 4.0_f32.ln()).abs() < 1e-6);
+    assert_abs_diff_eq!(found.entropy[0], 4.0_f32.ln(), epsilon = 1e-6);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The self-normalised estimate with the gradient through its weights: the factors of `correction`, and what the objective makes of them.
 
+use approx::assert_abs_diff_eq;
 use moerl::advantage::GroupPlan;
 use moerl::correction::{self, Plans, Rejection, Weight};
 use moerl::error::Kind;
@@ -119,14 +120,14 @@ pub fn attached_weights_have_the_values_of_the_table<B: Backend>(backend: &B) {
     };
     let found = attached(backend, &plain(), &answers).unwrap();
     for (f, e) in found.weights.iter().zip([1.5, 0.75, 0.75]) {
-        assert!((f - e).abs() < 1e-6, "{:?}", found.weights);
+        assert_abs_diff_eq!(*f, e, epsilon = 1e-6);
     }
     for (f, e) in found.d_logprobs.iter().zip([-0.1875, 0.15625, 0.15625, 0.03125]) {
         assert!((f - e).abs() < 1e-6 * e.abs(), "{:?}", found.d_logprobs);
     }
     let sum = found.d_logprobs[0] + found.d_logprobs[1] + found.d_logprobs[3];
     assert!(sum.abs() < 1e-7, "one token of each: {sum}");
-    assert!((found.expected_rewards[0] - 0.625).abs() < 1e-7, "{:?}", found.expected_rewards);
+    assert_abs_diff_eq!(found.expected_rewards[0], 0.625, epsilon = 1e-7);
 }
 
 pub fn attached_gradients_are_those_of_the_estimate<B: Backend>(backend: &B) {

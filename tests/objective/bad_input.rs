@@ -1,5 +1,6 @@
 //! What is wrong with a call or its data, and what comes of it.
 
+use approx::assert_abs_diff_eq;
 use bytemuck::Zeroable;
 use moerl::diagnostics::Diagnostics;
 use moerl::error::{FaultCode, Kind};
@@ -105,7 +106,7 @@ pub fn a_token_that_is_not_finite_is_handled_as_configured<B: Backend>(backend: 
                 assert!(found.loss.is_finite() && found.d_logprobs.iter().all(|g| g.is_finite()));
                 assert_eq!(found.d_logprobs[at].to_bits(), 0);
                 let expected = run(&moerl::Reference, &config, &case);
-                assert!((found.loss - expected.loss).abs() <= 8e-6, "{} not {}", found.loss, expected.loss);
+                assert_abs_diff_eq!(found.loss, expected.loss, epsilon = 8e-6);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What must not change a bit.
 
+use approx::assert_abs_diff_eq;
 use bytemuck::Zeroable;
 use moerl::diagnostics::{self, Sum};
 use moerl::objective::{
@@ -493,7 +494,7 @@ pub fn gspo_token_is_gspo_where_they_coincide<B: Backend>(backend: &B) {
     let case = Case::random(&[40, 1, 900, 17, 1100], 9).with_mask(9);
     let (one, other) =
         (run(backend, &Config::gspo(0.01, 0.015), &case), run(backend, &Config::gspo_token(0.01, 0.015), &case));
-    assert!((one.loss - other.loss).abs() <= 1e-12);
+    assert_abs_diff_eq!(one.loss, other.loss, epsilon = 1e-12);
     for (a, b) in one.d_logprobs.iter().zip(&other.d_logprobs) {
         // c = 1/(B n): the one multiplies A n by s/n, the other does not; a few roundings of f32.
         assert!((a - b).abs() <= 5e-7 * b.abs(), "{a} not {b}");

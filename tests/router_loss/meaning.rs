@@ -1,5 +1,6 @@
 //! What the losses come to where that is known without a reference.
 
+use approx::assert_abs_diff_eq;
 use moerl::element::bf16;
 use moerl::gate::Config as Gate;
 use moerl::router_loss::{BiasUpdate, Config, CountsFrom, Scope};
@@ -45,7 +46,7 @@ fn a_uniform_router_has_the_coefficient_as_its_balance_loss<B: Backend>(backend:
     // An entropy of log E, and a log-sum-exp of x + log E.
     let case = uniform(Config { balance: 0.0, router_kl: 0.0, ..every_loss() }, 16, 8, 2);
     let finished = case.finish(backend, &case.partial(backend, None).unwrap(), None).unwrap();
-    assert!((finished.values[1] - 0.01 * (0.25 + 8f64.ln()).powi(2)).abs() < 1e-8);
+    assert_abs_diff_eq!(finished.values[1], 0.01 * (0.25 + 8f64.ln()).powi(2), epsilon = 1e-8);
     assert!((finished.values[2] + 0.3 * 8f64.ln()).abs() < 1e-6);
 }
 
@@ -138,7 +139,7 @@ fn a_global_batch_takes_its_counts_from_elsewhere<B: Backend>(backend: &B) {
     let finished = case.finish(backend, &Sums { counts: counts.clone(), ..sums.clone() }, Some(&[80])).unwrap();
     let f = |e: usize| counts[e] as f64 / (2.0 * 80.0);
     let value: f64 = (0..8).map(|e| 0.5 * 8.0 * f(e) * sums.probabilities[e] / 30.0).sum();
-    assert!((finished.values[0] - value).abs() < 1e-12);
+    assert_abs_diff_eq!(finished.values[0], value, epsilon = 1e-12);
     assert!((0..8).all(|e| (f64::from(finished.q[e]) - 0.5 * 8.0 * f(e) / 30.0).abs() < 1e-8));
 }
 
@@ -168,7 +169,7 @@ fn one_expert_a_token_is_balanced_too<B: Backend>(backend: &B) {
     // Sigmoid with k = 1 has weights that are not normalised; the probabilities are, all the same.
     let case = Case::<f32>::random(Gate::sigmoid(1), Config::switch(1.0), &[20], 6, 1, 9);
     let sums = case.partial(backend, None).unwrap();
-    assert!((sums.probabilities.iter().sum::<f64>() - 20.0).abs() < 1e-4, "{:?}", sums.probabilities);
+    assert_abs_diff_eq!(sums.probabilities.iter().sum::<f64>(), 20.0, epsilon = 1e-4);
     assert_eq!(sums.counts.iter().sum::<u64>(), 20);
 }
 

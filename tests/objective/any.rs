@@ -338,12 +338,13 @@ impl Expected {
         let call = Call { accumulates: false, ..call.clone() };
         let all = everything(&call.config, false);
         let of = |case: &Case| one_call(&Reference, &call, case, all);
+        let exact = of(case)?;
         let config = Config { kl: None, mismatch_penalty: 0.0, entropy_bonus: 0.0, ..call.config.clone() };
         let bare = Call { config, ..call.clone() };
         let policy = one_call(&Reference, &bare, case, bit("d_logprobs") | bit("loss"))?;
         let negative = Case { advantages: case.advantages.iter().map(|a| -a.abs()).collect(), ..case.clone() };
         let negative = one_call(&Reference, &bare, &negative, bit("loss"))?.of["loss"][0];
-        let (exact, by_policy) = (of(case)?, policy.of["loss"][0]);
+        let by_policy = policy.of["loss"][0];
         let size = negative.abs().max(by_policy.abs()) + (exact.of["loss"][0] - by_policy).abs();
         let moved = (0..4).map(|how| of(&moved(case, how))).collect::<moerl::Result<_>>()?;
         let has_exponents = matches!(call.config.variant, Variant::Vespo(_));

@@ -301,12 +301,12 @@ fn agrees(call: &Call, problem: &Problem<f32>, extras: &Extras, found: &Outcome,
         return false;
     }
     assert_eq!(found.word, expected.word, "error word");
-    let largest = magnitude(&call.config, &problem.logits);
+    let of_row = magnitude(&call.config, &problem.logits);
+    let of_both = of_row.max(magnitude(&call.config, &extras.ref_logits));
     // A few roundings of 6e-8, and the exponential of a logit that is rounded.
-    let relative = 1e-5 + 3e-7 * largest;
     let raw = call.config.score == Score::Raw;
     let scale = f64::from(call.config.scaling_factor.unwrap().abs().max(1.0))
-        * if call.config.score == Score::SqrtSoftplus { 1.0 + largest.sqrt() } else { 1.0 };
+        * if call.config.score == Score::SqrtSoftplus { 1.0 + of_row.sqrt() } else { 1.0 };
     // What the native choice of a replayed row comes to is another number where another expert is as good.
     let is_undecided = (0..call.tokens).any(|t| is_undecided(problem, t));
     const OF_CHOICE: [&str; 7] =
@@ -319,6 +319,8 @@ fn agrees(call: &Call, problem: &Problem<f32>, extras: &Extras, found: &Outcome,
         if name == "set_kl" && raw {
             continue;
         }
+        let largest = if name.ends_with("router_kl") { of_both } else { of_row };
+        let relative = 1e-5 + 3e-7 * largest;
         let (absolute, relative) = match name {
             // Kernels save +0 for −0.
             "selected" => (f64::MIN_POSITIVE, 0.0),

@@ -58,9 +58,12 @@ pub(in crate::reference) fn log_sum_exp(x: &[f64]) -> f64 {
     if max.is_infinite() { max } else { max + x.iter().map(|x| exp(x - max)).sum::<f64>().ln() }
 }
 
+/// What is flushed to zero is an exponential beside the largest one, before the division.
 fn softmax(x: &[f64]) -> Vec<f64> {
-    let lse = log_sum_exp(x);
-    x.iter().map(|x| exp(x - lse)).collect()
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let terms: Vec<f64> = x.iter().map(|x| exp(x - max)).collect();
+    let sum: f64 = terms.iter().sum();
+    terms.iter().map(|term| term / sum).collect()
 }
 
 impl Rules {

@@ -303,7 +303,8 @@ fn agrees(call: &Call, problem: &Problem<f32>, extras: &Extras, found: &Outcome,
     assert_eq!(found.word, expected.word, "error word");
     let of_row = magnitude(&call.config, &problem.logits);
     let of_both = of_row.max(magnitude(&call.config, &extras.ref_logits));
-    // A few roundings of 6e-8, and the exponential of a logit that is rounded.
+    // A difference of values is as wrong as they are, and biases may be far larger than scores.
+    let of_bias = problem.bias.iter().flatten().filter(|b| b.is_finite()).fold(0.0f32, |most, b| most.max(b.abs()));
     let raw = call.config.score == Score::Raw;
     let scale = f64::from(call.config.scaling_factor.unwrap().abs().max(1.0))
         * if call.config.score == Score::SqrtSoftplus { 1.0 + of_row.sqrt() } else { 1.0 };
@@ -315,11 +316,12 @@ fn agrees(call: &Call, problem: &Problem<f32>, extras: &Extras, found: &Outcome,
         if values == &found.of[name] || (is_undecided && OF_CHOICE.contains(&name)) {
             continue;
         }
-        // c̄ of a raw score may be negative, and is then no distribution.
+        // A weight by a raw score may be negative, and is then no distribution.
         if name == "set_kl" && raw {
             continue;
         }
         let largest = if name.ends_with("router_kl") { of_both } else { of_row };
+        // A few roundings of 6e-8, and the exponential of a logit that is rounded.
         let relative = 1e-5 + 3e-7 * largest;
         let (absolute, relative) = match name {
             // Kernels save +0 for −0.
@@ -327,7 +329,8 @@ fn agrees(call: &Call, problem: &Problem<f32>, extras: &Extras, found: &Outcome,
             "weights" | "dense_probs" => (1e-7 * scale, relative),
             "lse" => (1e-6, 1e-6),
             "cutoff" => (1e-6, 1e-6 + 3e-7 * largest),
-            "margin" | "deficit" | "forced_mass" | "gate_l1" | "set_kl" | "router_kl" | "logprob_sel" | "shift" => {
+            "margin" | "deficit" => (4e-6 * scale + 1e-6 * largest + 2.4e-7 * f64::from(of_bias), relative),
+            "forced_mass" | "gate_l1" | "set_kl" | "router_kl" | "logprob_sel" | "shift" => {
                 (4e-6 * scale + 1e-6 * largest, relative)
             }
             // To the last place of sixteen bits.

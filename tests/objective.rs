@@ -110,6 +110,7 @@ on_every_backend!(
     phases_know_which_segments_are_clipped,
     an_empty_segment_may_have_any_number_of_its_own,
     statistics_are_of_the_token_alone,
+    without_a_denominator_every_gradient_is_nan,
     a_dropped_segment_pulls_nothing,
     bounds_on_one_side_of_zero_count_what_is_beyond_them,
     an_infinite_segment_weight_shows_in_all_of_its_segment,

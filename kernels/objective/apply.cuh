@@ -83,8 +83,8 @@ template <int FAMILY, bool TALLY> MOERL_DEVICE Applied apply_plain(const MoerlOb
         r.clipped = clipped_for(c.flags, token.advantage);
     } else if constexpr (FAMILY == SEGMENT_RATIO) {
         r.clipped = clipped_for(c.flags, token.advantage);
-        // NaN must show: a segment with s = NaN passes nothing.
-        const bool shows = (passes(c.flags, token.advantage) && !is_out) || c.ratio != c.ratio;
+        // NaN must show: a segment with s = NaN passes nothing, nor does every token of one without a denominator.
+        const bool shows = (passes(c.flags, token.advantage) && !is_out) || c.ratio != c.ratio || c.weight != c.weight;
         r.gradient = shows ? scaled * c.ratio + 0.0f : 0.0f;
     } else {
         const uint32_t flags = with_passes(token_flags(p, token.delta), is_inside(p, token.delta));

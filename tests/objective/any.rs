@@ -410,7 +410,8 @@ fn moved(case: &Case, how: u64) -> Case {
         }
     }
     for array in [Some(&mut moved.advantages), moved.weights.as_mut()].into_iter().flatten() {
-        array.iter_mut().for_each(|x| *x *= 1.0 + sign() * 2.0 * f32::EPSILON);
+        // Up or down, and not away from 0: sums of those above and of those below it cancel.
+        array.iter_mut().for_each(|x| *x += sign() * x.abs() * 2.0 * f32::EPSILON);
     }
     moved
 }

@@ -219,6 +219,26 @@ pub fn a_weighted_divergence_keeps_its_gradient_far_from_the_reference<B: Backen
     assert!((found + 30.0).abs() <= 3e-5, "{found}");
 }
 
+/// Without a denominator the gradient of every token is NaN, also of one that is clipped or weighs nothing.
+pub fn without_a_denominator_every_gradient_is_nan<B: Backend>(backend: &B) {
+    for lengths in WAYS {
+        let case = Case::random(lengths, 3);
+        let tokens = case.tokens();
+        let mask = Case { loss_mask: Some(vec![1; tokens]), denominators: Some([0; 4]), ..case };
+        let weighted = Case { weights: Some((0..tokens).map(|u| (u % 2) as f32).collect()), ..mask.clone() };
+        for case in [mask, weighted] {
+            for config in objectives() {
+                let config = Config { kl: None, mismatch_penalty: 0.0, entropy_bonus: 0.0, ..config };
+                if matches!(config.variant, Variant::Gmpo(_)) {
+                    continue; // a clipped token has no part in the segment's gradient
+                }
+                let (loss, gradient) = run_plain(backend, &config, &case);
+                assert!(loss.is_nan() && gradient.iter().all(|g| g.is_nan()), "{lengths:?}, {config:?}: {gradient:?}");
+            }
+        }
+    }
+}
+
 /// A denominator of 0 is no fault of a segment that is dropped.
 pub fn a_dropped_segment_divides_by_nothing<B: Backend>(backend: &B) {
     for length in [1, 40, 1100] {

@@ -346,7 +346,7 @@ impl Expected {
         let negative = one_call(&Reference, &bare, &negative, bit("loss"))?.of["loss"][0];
         let by_policy = policy.of["loss"][0];
         let size = negative.abs().max(by_policy.abs()) + (exact.of["loss"][0] - by_policy).abs();
-        let moved = (0..4).map(|how| of(&moved(case, how))).collect::<moerl::Result<_>>()?;
+        let moved = (0..6).map(|how| of(&moved(case, how))).collect::<moerl::Result<_>>()?;
         let has_exponents = matches!(call.config.variant, Variant::Vespo(_));
         Ok(Expected { exact, policy, size, moved, has_exponents })
     }
@@ -393,25 +393,28 @@ impl Expected {
     }
 }
 
-/// The batch with every number off by a rounding of what it is subtracted from or multiplied with: all up, all down, or either.
+/// The batch with every number off by a rounding of what it is subtracted from, then multiplied with: all up, all down, or either. One kind at
+/// a time, for a token's two moves may cancel.
 fn moved(case: &Case, how: u64) -> Case {
     let mut rng = common::seeded(how);
-    let mut sign = || match how {
+    let (moves_factors, way) = (how % 2 == 1, how / 2);
+    let mut sign = || match way {
         0 => 1.0,
         1 => -1.0,
         _ => [1.0, -1.0][rng.random_range(0..2)],
     };
     let mut moved = case.clone();
-    for u in 0..case.tokens() {
+    for u in (0..case.tokens()).filter(|_| !moves_factors) {
         let others = [&case.old_logprobs, &case.rollout_logprobs, &case.ref_logprobs];
         let size = others.into_iter().flatten().fold(case.logprobs[u].abs(), |size, array| size.max(array[u].abs()));
         if size.is_finite() {
             moved.logprobs[u] += sign() * size * f32::EPSILON;
         }
     }
-    for array in [Some(&mut moved.advantages), moved.weights.as_mut()].into_iter().flatten() {
-        // Up or down, and not away from 0: sums of those above and of those below it cancel.
-        array.iter_mut().for_each(|x| *x += sign() * x.abs() * 2.0 * f32::EPSILON);
+    for array in [Some(&mut moved.advantages), moved.weights.as_mut()].into_iter().flatten().filter(|_| moves_factors) {
+        // Up or down, and not away from 0: sums of those above and of those below it cancel. By half of the 1e-6 that a product with an
+        // exponential may be off, which shows where it cancels against another part of the same term.
+        array.iter_mut().for_each(|x| *x += sign() * x.abs() * 4.0 * f32::EPSILON);
     }
     moved
 }

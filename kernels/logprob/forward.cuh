@@ -55,8 +55,10 @@ template <class T, class Cursor> MOERL_DEVICE void count_ranks(const Panel<T>& p
         if (k < p.ids) {
             const int64_t token = load_token(p, row, k);
             valid = token != p.ignore_index && token >= 0 && token < p.vocab_total;
-            at = static_cast<int32_t>(token - p.vocab_start - start);
-            if (valid) logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
+            if (valid) {
+                at = static_cast<int32_t>(token - p.vocab_start - start);
+                logit = p.label_logits != nullptr ? load(p.label_logits + row * p.ids + k) : cursor.template raw_label<T>(k, token);
+            }
         }
         for (uint32_t left = ballot(valid, FULL_WARP); left != 0; left &= left - 1) {
             const int lane = lowest_set(left);

@@ -390,7 +390,8 @@ impl Call {
                 let old = &mut case.old_logprobs.as_mut().unwrap()[u];
                 (case.logprobs[u], *old) = if is_up { (-0.5, low) } else { (low, -0.5) };
                 case.rollout_logprobs.as_mut().unwrap()[u] = *old;
-                case.ref_logprobs.as_mut().unwrap()[u] = case.logprobs[u].max(-60.0);
+                // A divergence of e^70 would be alone in the loss, and of the two parts of its gradient by s nothing would be left in f32.
+                case.ref_logprobs.as_mut().unwrap()[u] = case.logprobs[u] - 0.5;
             }
         }
         if data(ZEROS) {

@@ -4,8 +4,8 @@
 //   whiten    (x - mean) / sqrt(var + eps), or / (sd + eps); var = squares / (W - ddof)
 //
 // Data. A block takes MOERL_MOMENTS_TILE values, thread t the values t, t + 256, ...; the block that arrives last adds the tiles up. All in f64: values of
-// f32 and a mean that is known first leave nothing to cancel. What is masked, counts 0 times
-// or is not finite is absent.
+// f32 and a mean that is known first leave nothing to cancel. What is masked, counts 0 times or is not finite
+// is absent.
 #pragma once
 
 #include "sums.cuh"

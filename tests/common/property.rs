@@ -28,8 +28,8 @@ pub fn for_any<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(&S::Value)) 
     }
 }
 
-/// How many elements lie in front of an array and behind it.
-const MARGIN: usize = 4;
+/// How many elements lie in front of an array, beside those that shift it, and behind it.
+const MARGIN: usize = 16;
 
 /// An array with a margin on both sides, so that it may begin at any element and what is written beside it is seen.
 pub struct Padded<B: Backend, T: Pod + Send + Sync> {
@@ -41,7 +41,7 @@ pub struct Padded<B: Backend, T: Pod + Send + Sync> {
 impl<B: Backend, T: Pod + Send + Sync> Padded<B, T> {
     /// `data`, `skipped` (below 4) elements behind a boundary. The margins hold `beside`.
     pub fn new(backend: &B, stream: &B::Stream, data: &[T], skipped: usize, beside: T) -> Padded<B, T> {
-        let margins = [vec![beside; MARGIN * 4 + skipped], vec![beside; MARGIN]];
+        let margins = [vec![beside; MARGIN + skipped], vec![beside; MARGIN]];
         let all = [&margins[0], data, &margins[1]].concat();
         let range = margins[0].len()..margins[0].len() + data.len();
         Padded { buffer: backend.upload(stream, &all).unwrap(), margins, range }

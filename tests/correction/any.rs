@@ -2,34 +2,21 @@
 
 use std::cell::Cell;
 
-use moerl::advantage::GroupPlan;
 use moerl::correction::{
-    Batch, Config, Decision, Divergence, GLOBALS, Level, Output, Phases, Plans, REJECTED, Rejection, TurnPlan, Weight,
-    diagnostics, workspace_bytes,
+    Config, Decision, Divergence, GLOBALS, Level, Output, Phases, Plans, REJECTED, Rejection, Weight, diagnostics,
+    workspace_bytes,
 };
-use moerl::objective::{Advantages, Groups, Plan};
+use moerl::objective::Groups;
 use moerl::{Backend, Error, ErrorWord, Reference};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use crate::case::{Case, Found, run_in_pieces};
+use crate::case::{Case, Found, Uploaded, run_in_pieces};
 use crate::common::property::{Padded, bytes_of, for_any};
 use crate::common::{canonical, report, seeded};
 use crate::drawn::{Drawn, drawn};
 
 // ---- what is run --------------------------------------------------------------------------------------------------------
-
-/// A batch in a backend's memory, each array at an address of its own choice.
-struct Inputs<B: Backend> {
-    plan: Plan<B>,
-    turns: Option<TurnPlan<B>>,
-    groups: Option<GroupPlan<B>>,
-    floats: Vec<Option<Padded<B, f32>>>,
-    doubles: Vec<Option<Padded<B, f64>>>,
-    loss_mask: Option<Padded<B, u8>>,
-    segment_ids: Option<Padded<B, u64>>,
-    per_token: bool,
-}
 
 /// Where arrays begin behind a boundary, one by one.
 struct Shifts(Option<StdRng>);
@@ -40,68 +27,6 @@ impl Shifts {
     }
     fn next(&mut self) -> usize {
         self.0.as_mut().map_or(0, |rng| rng.random_range(0..4))
-    }
-    fn array<B: Backend, T: bytemuck::Pod + Send + Sync>(
-        &mut self,
-        backend: &B,
-        stream: &B::Stream,
-        values: Option<&Vec<T>>,
-        beside: T,
-    ) -> Option<Padded<B, T>> {
-        let skipped = self.next();
-        values.map(|values| Padded::new(backend, stream, values, skipped, beside))
-    }
-}
-
-impl<B: Backend> Inputs<B> {
-    fn new(backend: &B, stream: &B::Stream, case: &Case, shifts: &mut Shifts) -> Inputs<B> {
-        let segments = case.segments();
-        let turns = case.has_turns.then(|| TurnPlan::new(backend, stream, &segments, &case.turn_offsets()).unwrap());
-        let groups = case.groups.as_ref().map(|ids| GroupPlan::new(backend, stream, &Groups::from_ids(ids)).unwrap());
-        let floats = [
-            Some(&case.old_logprobs),
-            Some(&case.rollout_logprobs),
-            case.kept_log_mass.as_ref(),
-            case.router_shift.as_ref(),
-            case.advantages.as_ref(),
-            case.uniforms.as_ref(),
-            case.rewards.as_ref(),
-        ];
-        let doubles = [&case.current_log_ratio, &case.carried, &case.target_logprobs, &case.proposal_logprobs];
-        Inputs {
-            plan: Plan::new(backend, stream, &segments).unwrap(),
-            turns,
-            groups,
-            floats: floats.map(|values| shifts.array(backend, stream, values, f32::NAN)).into(),
-            doubles: doubles.map(|values| shifts.array(backend, stream, values.as_ref(), f64::NAN)).into(),
-            loss_mask: shifts.array(backend, stream, case.loss_mask.as_ref(), 77),
-            segment_ids: shifts.array(backend, stream, case.segment_ids.as_ref(), 77),
-            per_token: case.advantages_per_token,
-        }
-    }
-
-    fn plans(&self) -> Plans<'_, B> {
-        Plans { segments: &self.plan, turns: self.turns.as_ref(), groups: self.groups.as_ref() }
-    }
-
-    fn batch(&self) -> Batch<'_, B::Memory> {
-        let float = |at: usize| self.floats[at].as_ref().map(Padded::view);
-        let double = |at: usize| self.doubles[at].as_ref().map(Padded::view);
-        Batch {
-            loss_mask: self.loss_mask.as_ref().map(Padded::view),
-            kept_log_mass: float(2),
-            router_shift: float(3),
-            advantages: float(4)
-                .map(|a| if self.per_token { Advantages::PerToken(a) } else { Advantages::PerSegment(a) }),
-            uniforms: float(5),
-            rewards: float(6),
-            current_log_ratio: double(0),
-            carried: double(1),
-            target_logprobs: double(2),
-            proposal_logprobs: double(3),
-            segment_ids: self.segment_ids.as_ref().map(Padded::view),
-            ..Batch::new(float(0).unwrap(), float(1).unwrap())
-        }
     }
 }
 
@@ -213,7 +138,7 @@ const ALL: u32 = 0xffff;
 fn run<B: Backend>(backend: &B, drawn: &Drawn, case: &Case, wanted: u32, calls: usize) -> Result<Vec<Found>, Error> {
     let stream = backend.stream().unwrap();
     let mut shifts = Shifts::of(drawn);
-    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    let input = Uploaded::shifted(backend, &stream, case, || shifts.next()).unwrap();
     let mut outputs = Outputs::new(backend, &stream, input.plans(), drawn.accumulate, &mut shifts);
     let mut found = Vec::new();
     for _ in 0..calls {
@@ -228,7 +153,7 @@ fn run<B: Backend>(backend: &B, drawn: &Drawn, case: &Case, wanted: u32, calls: 
 fn run_phases<B: Backend>(backend: &B, drawn: &Drawn, case: &Case) -> Found {
     let stream = backend.stream().unwrap();
     let mut shifts = Shifts::of(drawn);
-    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    let input = Uploaded::shifted(backend, &stream, case, || shifts.next()).unwrap();
     let plans = input.plans();
     let mut outputs = Outputs::new(backend, &stream, plans, drawn.accumulate, &mut shifts);
     let pieces = plans.pieces().len();
@@ -501,7 +426,7 @@ fn hide(found: &mut Found, unwritten: &Found, wanted: u32) {
 fn untouched<B: Backend>(backend: &B, drawn: &Drawn, case: &Case) -> Found {
     let stream = backend.stream().unwrap();
     let mut shifts = Shifts::of(drawn);
-    let input = Inputs::new(backend, &stream, case, &mut shifts);
+    let input = Uploaded::shifted(backend, &stream, case, || shifts.next()).unwrap();
     Outputs::new(backend, &stream, input.plans(), drawn.accumulate, &mut shifts).read(backend, &stream)
 }
 

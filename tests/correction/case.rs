@@ -1,5 +1,6 @@
 //! Batches, and what a backend makes of them.
 
+use bytemuck::Pod;
 use moerl::advantage::GroupPlan;
 use moerl::correction::{
     Batch, Config, Decision, GLOBALS, Level, Output, Phases, Plans, REJECTED, TurnPlan, Weight, diagnostics,
@@ -10,6 +11,7 @@ use moerl::{Backend, Buffer, Error};
 use rand::RngExt;
 
 use crate::common;
+use crate::common::property::Padded;
 
 /// A batch in ordinary memory.
 #[derive(Clone, Debug, Default)]
@@ -170,41 +172,55 @@ pub struct Uploaded<B: Backend> {
     plan: Plan<B>,
     turns: Option<TurnPlan<B>>,
     groups: Option<GroupPlan<B>>,
-    floats: Vec<Option<B::Buffer<f32>>>,
-    doubles: Vec<Option<B::Buffer<f64>>>,
-    loss_mask: Option<B::Buffer<u8>>,
-    segment_ids: Option<B::Buffer<u64>>,
+    floats: Vec<Option<Padded<B, f32>>>,
+    doubles: Vec<Option<Padded<B, f64>>>,
+    loss_mask: Option<Padded<B, u8>>,
+    segment_ids: Option<Padded<B, u64>>,
     per_token: bool,
 }
 
 impl<B: Backend> Uploaded<B> {
     pub fn new(backend: &B, stream: &B::Stream, case: &Case) -> moerl::Result<Uploaded<B>> {
+        Uploaded::shifted(backend, stream, case, || 0)
+    }
+
+    /// Every array by as many elements as `shift` says.
+    pub fn shifted(
+        backend: &B,
+        stream: &B::Stream,
+        case: &Case,
+        mut shift: impl FnMut() -> usize,
+    ) -> moerl::Result<Uploaded<B>> {
+        fn padded<B: Backend, T: Pod + Send + Sync>(
+            (backend, stream): (&B, &B::Stream),
+            shift: usize,
+            values: Option<&Vec<T>>,
+            beside: T,
+        ) -> Option<Padded<B, T>> {
+            values.map(|values| Padded::new(backend, stream, values, shift, beside))
+        }
+        let to = (backend, stream);
         let segments = case.segments();
-        let some = |values: &Option<Vec<f32>>| values.as_ref().map(|v| backend.upload(stream, v).unwrap());
-        let wide = |values: &Option<Vec<f64>>| values.as_ref().map(|v| backend.upload(stream, v).unwrap());
         let turns = case.has_turns.then(|| TurnPlan::new(backend, stream, &segments, &case.turn_offsets()));
         let groups = case.groups.as_ref().map(|ids| GroupPlan::new(backend, stream, &Groups::from_ids(ids)));
+        let floats = [
+            Some(&case.old_logprobs),
+            Some(&case.rollout_logprobs),
+            case.kept_log_mass.as_ref(),
+            case.router_shift.as_ref(),
+            case.advantages.as_ref(),
+            case.uniforms.as_ref(),
+            case.rewards.as_ref(),
+        ];
+        let doubles = [&case.current_log_ratio, &case.carried, &case.target_logprobs, &case.proposal_logprobs];
         Ok(Uploaded {
             plan: Plan::new(backend, stream, &segments)?,
             turns: turns.transpose()?,
             groups: groups.transpose()?,
-            floats: vec![
-                some(&Some(case.old_logprobs.clone())),
-                some(&Some(case.rollout_logprobs.clone())),
-                some(&case.kept_log_mass),
-                some(&case.router_shift),
-                some(&case.advantages),
-                some(&case.uniforms),
-                some(&case.rewards),
-            ],
-            doubles: vec![
-                wide(&case.current_log_ratio),
-                wide(&case.carried),
-                wide(&case.target_logprobs),
-                wide(&case.proposal_logprobs),
-            ],
-            loss_mask: case.loss_mask.as_ref().map(|mask| backend.upload(stream, mask).unwrap()),
-            segment_ids: case.segment_ids.as_ref().map(|ids| backend.upload(stream, ids).unwrap()),
+            floats: floats.map(|values| padded(to, shift(), values, f32::NAN)).into(),
+            doubles: doubles.map(|values| padded(to, shift(), values.as_ref(), f64::NAN)).into(),
+            loss_mask: padded(to, shift(), case.loss_mask.as_ref(), 77),
+            segment_ids: padded(to, shift(), case.segment_ids.as_ref(), 77),
             per_token: case.advantages_per_token
                 || case.advantages.as_ref().is_some_and(|a| a.len() != case.lengths.len()),
         })
@@ -215,10 +231,10 @@ impl<B: Backend> Uploaded<B> {
     }
 
     pub fn batch(&self) -> Batch<'_, B::Memory> {
-        let float = |at: usize| self.floats[at].as_ref().map(Buffer::view);
-        let double = |at: usize| self.doubles[at].as_ref().map(Buffer::view);
+        let float = |at: usize| self.floats[at].as_ref().map(Padded::view);
+        let double = |at: usize| self.doubles[at].as_ref().map(Padded::view);
         Batch {
-            loss_mask: self.loss_mask.as_ref().map(Buffer::view),
+            loss_mask: self.loss_mask.as_ref().map(Padded::view),
             kept_log_mass: float(2),
             router_shift: float(3),
             advantages: float(4)
@@ -229,7 +245,7 @@ impl<B: Backend> Uploaded<B> {
             carried: double(1),
             target_logprobs: double(2),
             proposal_logprobs: double(3),
-            segment_ids: self.segment_ids.as_ref().map(Buffer::view),
+            segment_ids: self.segment_ids.as_ref().map(Padded::view),
             ..Batch::new(float(0).unwrap(), float(1).unwrap())
         }
     }

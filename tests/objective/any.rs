@@ -11,9 +11,9 @@ use moerl::objective::{
 use moerl::{Backend, Buffer, Error, ErrorWord, Reference};
 use rand::RngExt;
 
-use crate::case::{Case, Placed, Uploaded};
+use crate::case::{Case, Uploaded};
 use crate::common;
-use crate::common::property::for_any;
+use crate::common::property::{Padded, for_any};
 use crate::draw::{self, Call, Given};
 
 /// The outputs, by the bits of [`Call::asked`].
@@ -72,16 +72,16 @@ fn is_untouched<T: Untouched>(values: &[T]) -> bool {
 
 /// Where a call's outputs go.
 struct Outputs<B: Backend> {
-    loss: Placed<B, f64>,
-    diagnostics: Placed<B, f64>,
-    d_logprobs: Placed<B, f32>,
-    d_entropy: Placed<B, f32>,
-    kl: Placed<B, f32>,
-    ratio: Placed<B, f32>,
-    clipped: Placed<B, u8>,
-    sequence_ratio: Placed<B, f32>,
-    sequence_clipped: Placed<B, u8>,
-    workspace: Placed<B, u8>,
+    loss: Padded<B, f64>,
+    diagnostics: Padded<B, f64>,
+    d_logprobs: Padded<B, f32>,
+    d_entropy: Padded<B, f32>,
+    kl: Padded<B, f32>,
+    ratio: Padded<B, f32>,
+    clipped: Padded<B, u8>,
+    sequence_ratio: Padded<B, f32>,
+    sequence_clipped: Padded<B, u8>,
+    workspace: Padded<B, u8>,
     errors: ErrorWord<B>,
 }
 
@@ -93,10 +93,10 @@ impl<B: Backend> Outputs<B> {
     fn new(backend: &B, stream: &B::Stream, case: &Case, workspace: usize, call: &Call) -> Outputs<B> {
         let (tokens, segments) = (case.tokens(), case.lengths.len());
         let mut shift = call.shifts();
-        let mut floats = |len| Placed::new(backend, stream, &vec![f32::BYTES; len], shift(), f32::BYTES);
+        let mut floats = |len| Padded::new(backend, stream, &vec![f32::BYTES; len], shift(), f32::BYTES);
         let [d_logprobs, d_entropy, kl, ratio] = [(); 4].map(|()| floats(tokens));
         let sequence_ratio = floats(segments);
-        let mut bytes = |values: &[u8]| Placed::new(backend, stream, values, shift(), u8::BYTES);
+        let mut bytes = |values: &[u8]| Padded::new(backend, stream, values, shift(), u8::BYTES);
         let (loss, sums) = if call.accumulates {
             let sums: Vec<f64> = (0..diagnostics::LEN)
                 .map(|place| if place < diagnostics::SUMS { SUMS_BEFORE } else { f64::NEG_INFINITY })
@@ -110,8 +110,8 @@ impl<B: Backend> Outputs<B> {
             sequence_clipped: bytes(&vec![u8::BYTES; segments]),
             // What another plan may have left there must not matter.
             workspace: bytes(&vec![0xa5; workspace]),
-            loss: Placed::new(backend, stream, &loss, 0, f64::BYTES),
-            diagnostics: Placed::new(backend, stream, &sums, 1, f64::BYTES),
+            loss: Padded::new(backend, stream, &loss, 0, f64::BYTES),
+            diagnostics: Padded::new(backend, stream, &sums, 1, f64::BYTES),
             d_logprobs,
             d_entropy,
             kl,
@@ -125,7 +125,7 @@ impl<B: Backend> Outputs<B> {
         fn given<'a, B: Backend, T: Pod + Send + Sync>(
             asked: u32,
             name: &str,
-            place: &'a mut Placed<B, T>,
+            place: &'a mut Padded<B, T>,
         ) -> Option<moerl::memory::ViewMut<'a, T, B::Memory>> {
             (asked & bit(name) != 0).then(|| place.view_mut())
         }
@@ -152,10 +152,9 @@ impl<B: Backend> Outputs<B> {
             found: &mut BTreeMap<&'static str, Vec<f64>>,
             (backend, stream, asked): (&B, &B::Stream, u32),
             name: &'static str,
-            place: &Placed<B, T>,
+            place: &Padded<B, T>,
         ) {
-            let [front, own, behind] = place.read(backend, stream);
-            assert!(is_untouched(&front) && is_untouched(&behind), "{name} is written beyond its ends");
+            let own = place.read(backend, stream, name);
             if asked & bit(name) == 0 {
                 assert!(is_untouched(&own) || name == "loss" || name == "diagnostics", "{name} was not asked for");
                 return;
@@ -174,8 +173,7 @@ impl<B: Backend> Outputs<B> {
         see(&mut of, how, "clipped", &self.clipped);
         see(&mut of, how, "sequence_ratio", &self.sequence_ratio);
         see(&mut of, how, "sequence_clipped", &self.sequence_clipped);
-        let [front, _, behind] = self.workspace.read(backend, stream);
-        assert!(is_untouched(&front) && is_untouched(&behind), "the workspace is written beyond its ends");
+        self.workspace.read(backend, stream, "workspace");
         Outcome { of, fault: backend.check(stream, &mut self.errors).err() }
     }
 }
@@ -190,7 +188,7 @@ impl Call {
 }
 
 /// The batch, with denominators in memory where the call has them there.
-fn batch_of<'a, B: Backend>(call: &Call, input: &'a Uploaded<B>, counts: &'a Placed<B, f64>) -> Batch<'a, B::Memory> {
+fn batch_of<'a, B: Backend>(call: &Call, input: &'a Uploaded<B>, counts: &'a Padded<B, f64>) -> Batch<'a, B::Memory> {
     let mut batch = input.batch();
     if call.denominators == Given::Device {
         batch.denominators = Denominators::Device(counts.view());
@@ -198,9 +196,9 @@ fn batch_of<'a, B: Backend>(call: &Call, input: &'a Uploaded<B>, counts: &'a Pla
     batch
 }
 
-fn counts<B: Backend>(backend: &B, stream: &B::Stream, case: &Case) -> Placed<B, f64> {
+fn counts<B: Backend>(backend: &B, stream: &B::Stream, case: &Case) -> Padded<B, f64> {
     let counts = case.denominators.unwrap_or_default().map(|count| count as f64);
-    Placed::new(backend, stream, &counts, 0, f64::NAN)
+    Padded::new(backend, stream, &counts, 0, f64::NAN)
 }
 
 /// One call. Twice, unless it goes on from something: the second must give the bits of the first.
@@ -255,24 +253,24 @@ fn by_phases<B: Backend>(backend: &B, call: &Call, case: &Case, cuts: &[usize], 
     let len = config.planes().len() * case.lengths.len();
     // Planes are begun, unless the call goes on: then from zero.
     let begun = if call.accumulates { 0.0 } else { f64::NAN };
-    let mut sums = Placed::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
+    let mut sums = Padded::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
     let mut coefficients = backend.upload(&stream, &vec![Coefficient::zeroed(); case.lengths.len()]).unwrap();
     let of_all = asked & (bit("loss") | bit("diagnostics"));
 
     let mut joined = vec![0.0; len];
     for (index, (plan, input)) in plans.iter().zip(&inputs).enumerate() {
         let accumulate = call.accumulates || index > 0 && !has_ranks;
-        let mut own = Placed::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
+        let mut own = Padded::new(backend, &stream, &vec![begun; len], 0, f64::BYTES);
         let of_piece = if has_ranks { own.view_mut() } else { sums.view_mut() };
         let phases = Phases { sums: of_piece, coefficients: coefficients.view_mut() };
         let output = outputs.ask(of_all, accumulate);
         backend.objective_partial(&stream, config, plan, batch_of(call, input, &counts), phases, output).unwrap();
-        for (to, from) in joined.iter_mut().zip(&own.read(backend, &stream)[1]) {
+        for (to, from) in joined.iter_mut().zip(&own.read(backend, &stream, "sums")) {
             *to += from;
         }
     }
     if has_ranks {
-        sums = Placed::new(backend, &stream, &joined, 0, f64::BYTES);
+        sums = Padded::new(backend, &stream, &joined, 0, f64::BYTES);
     }
     let last = plans.len() - 1;
     let phases = Phases { sums: sums.view_mut(), coefficients: coefficients.view_mut() };

@@ -1,7 +1,5 @@
 //! Batches, and what a backend makes of them.
 
-use bytemuck::Pod;
-use moerl::memory::{View, ViewMut};
 use moerl::objective::{
     Advantages, Batch, Cispo, CispoCap, Config, Denominators, Kl, KlForm, Output, Plan, RatioLevel, Segments, Variant,
     Vespo, Window, workspace_bytes,
@@ -10,6 +8,7 @@ use moerl::{Backend, Buffer, Error, diagnostics};
 use rand::RngExt;
 
 use crate::common;
+use crate::common::property::Padded;
 
 /// A batch in ordinary memory.
 #[derive(Clone, Debug)]
@@ -238,57 +237,22 @@ pub struct Found {
     pub fault: Option<Error>,
 }
 
-/// An array in a larger one, whose other elements are not its own.
-pub struct Placed<B: Backend, T: Pod + Send + Sync> {
-    buffer: B::Buffer<T>,
-    front: usize,
-    len: usize,
-}
-
-/// Elements on either side of an array that is placed, and by how many at most it is shifted.
-pub const MARGIN: usize = 16;
-
-impl<B: Backend, T: Pod + Send + Sync> Placed<B, T> {
-    /// These values, `shift` elements behind an aligned address, between copies of `margin`.
-    pub fn new(backend: &B, stream: &B::Stream, values: &[T], shift: usize, margin: T) -> Placed<B, T> {
-        let front = MARGIN + shift;
-        let all = [&vec![margin; front], values, &[margin; MARGIN]].concat();
-        Placed { buffer: backend.upload(stream, &all).unwrap(), front, len: values.len() }
-    }
-
-    pub fn view(&self) -> View<'_, T, B::Memory> {
-        self.buffer.view().slice(self.front..self.front + self.len)
-    }
-
-    pub fn view_mut(&mut self) -> ViewMut<'_, T, B::Memory> {
-        self.buffer.view_mut().slice(self.front..self.front + self.len)
-    }
-
-    /// What lies before it, itself, and what lies behind.
-    pub fn read(&self, backend: &B, stream: &B::Stream) -> [Vec<T>; 3] {
-        let all = backend.download(stream, self.buffer.view()).unwrap();
-        let (front, rest) = all.split_at(self.front);
-        let (own, behind) = rest.split_at(self.len);
-        [front.to_vec(), own.to_vec(), behind.to_vec()]
-    }
-}
-
 /// A batch in a backend's memory.
 pub struct Uploaded<B: Backend> {
-    logprobs: Placed<B, f32>,
-    old_logprobs: Option<Placed<B, f32>>,
-    advantages: Placed<B, f32>,
+    logprobs: Padded<B, f32>,
+    old_logprobs: Option<Padded<B, f32>>,
+    advantages: Padded<B, f32>,
     per_token: bool,
-    loss_mask: Option<Placed<B, u8>>,
-    weights: Option<Placed<B, f32>>,
-    segment_weights: Option<Placed<B, f32>>,
-    keep: Option<Placed<B, u8>>,
-    chosen: Option<Placed<B, u8>>,
-    router_shift: Option<Placed<B, f32>>,
-    rollout_logprobs: Option<Placed<B, f32>>,
-    ref_logprobs: Option<Placed<B, f32>>,
-    entropy: Option<Placed<B, f32>>,
-    segment_scale: Option<Placed<B, f32>>,
+    loss_mask: Option<Padded<B, u8>>,
+    weights: Option<Padded<B, f32>>,
+    segment_weights: Option<Padded<B, f32>>,
+    keep: Option<Padded<B, u8>>,
+    chosen: Option<Padded<B, u8>>,
+    router_shift: Option<Padded<B, f32>>,
+    rollout_logprobs: Option<Padded<B, f32>>,
+    ref_logprobs: Option<Padded<B, f32>>,
+    entropy: Option<Padded<B, f32>>,
+    segment_scale: Option<Padded<B, f32>>,
     denominators: Option<[u64; 4]>,
 }
 
@@ -301,7 +265,7 @@ impl<B: Backend> Uploaded<B> {
     pub fn shifted(backend: &B, stream: &B::Stream, case: &Case, mut shift: impl FnMut() -> usize) -> Uploaded<B> {
         let mut shifts = [(); 14].map(|()| shift()).into_iter();
         let mut next = || shifts.next().unwrap();
-        let mut send = |values: &Vec<f32>| Placed::new(backend, stream, values, next(), f32::NAN);
+        let mut send = |values: &Vec<f32>| Padded::new(backend, stream, values, next(), f32::NAN);
         let (logprobs, advantages) = (send(&case.logprobs), send(&case.advantages));
         let [
             old_logprobs,
@@ -324,7 +288,7 @@ impl<B: Backend> Uploaded<B> {
         ]
         .map(|values| values.as_ref().map(&mut send));
         let [loss_mask, keep, chosen] = [&case.loss_mask, &case.keep, &case.chosen]
-            .map(|values| values.as_ref().map(|values| Placed::new(backend, stream, values, next(), 0xff)));
+            .map(|values| values.as_ref().map(|values| Padded::new(backend, stream, values, next(), 0xff)));
         Uploaded {
             logprobs,
             old_logprobs,
@@ -348,22 +312,22 @@ impl<B: Backend> Uploaded<B> {
         let advantages = self.advantages.view();
         Batch {
             logprobs: self.logprobs.view(),
-            old_logprobs: self.old_logprobs.as_ref().map(Placed::view),
+            old_logprobs: self.old_logprobs.as_ref().map(Padded::view),
             advantages: if self.per_token {
                 Advantages::PerToken(advantages)
             } else {
                 Advantages::PerSegment(advantages)
             },
-            loss_mask: self.loss_mask.as_ref().map(Placed::view),
-            weights: self.weights.as_ref().map(Placed::view),
-            segment_weights: self.segment_weights.as_ref().map(Placed::view),
-            keep: self.keep.as_ref().map(Placed::view),
-            chosen: self.chosen.as_ref().map(Placed::view),
-            router_shift: self.router_shift.as_ref().map(Placed::view),
-            rollout_logprobs: self.rollout_logprobs.as_ref().map(Placed::view),
-            ref_logprobs: self.ref_logprobs.as_ref().map(Placed::view),
-            entropy: self.entropy.as_ref().map(Placed::view),
-            segment_scale: self.segment_scale.as_ref().map(Placed::view),
+            loss_mask: self.loss_mask.as_ref().map(Padded::view),
+            weights: self.weights.as_ref().map(Padded::view),
+            segment_weights: self.segment_weights.as_ref().map(Padded::view),
+            keep: self.keep.as_ref().map(Padded::view),
+            chosen: self.chosen.as_ref().map(Padded::view),
+            router_shift: self.router_shift.as_ref().map(Padded::view),
+            rollout_logprobs: self.rollout_logprobs.as_ref().map(Padded::view),
+            ref_logprobs: self.ref_logprobs.as_ref().map(Padded::view),
+            entropy: self.entropy.as_ref().map(Padded::view),
+            segment_scale: self.segment_scale.as_ref().map(Padded::view),
             denominators: match self.denominators {
                 None => Denominators::Local { max_len: 4096 },
                 Some([tokens, segments, prompts, max_len]) => {

@@ -25,6 +25,16 @@ fn every_schedule_gives_the_same_bits() {
     }
 }
 
+fn schedules_agree(config: &Config, case: &Case, asking: Asking) {
+    let first = run_asking(&Emulator::new(), config, case, asking);
+    for emulator in schedules() {
+        let found = run_asking(&emulator, config, case, asking);
+        assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
+        assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
+        assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
+    }
+}
+
 #[test]
 fn every_schedule_gives_the_same_bits_in_one_launch() {
     // Mixed lengths, so that units begin and end inside groups of 32 segments; runs of ones, so that others hold groups whole and nothing else. More than 32 units,
@@ -35,14 +45,7 @@ fn every_schedule_gives_the_same_bits_in_one_launch() {
     let case = Case::random(&lengths, 4).with_mask(4);
     for config in objectives().into_iter().take(3) {
         for diagnostics in [false, true] {
-            let of = |emulator: &Emulator| run_asking(emulator, &config, &case, Asking { diagnostics, ratio: false });
-            let first = of(&Emulator::new());
-            for emulator in schedules() {
-                let found = of(&emulator);
-                assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
-                assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
-                assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
-            }
+            schedules_agree(&config, &case, Asking { diagnostics, ratio: false });
         }
     }
 }
@@ -52,14 +55,7 @@ fn every_schedule_gives_the_same_bits_of_segments_of_one_token() {
     // More than 32 units of 256, and more than one tile of 1024 segments. Loss that segments decide, that tokens do, and that both do.
     let case = Case::random(&[1; 33 * 256 + 40], 4).with_mask(4).with_terms(4).with_corrections(4);
     for (config, diagnostics) in objectives().into_iter().skip(1).zip([false, false, true, true]) {
-        let of = |emulator: &Emulator| run_asking(emulator, &config, &case, Asking { diagnostics, ratio: false });
-        let first = of(&Emulator::new());
-        for emulator in schedules() {
-            let found = of(&emulator);
-            assert_eq!(found.loss.to_bits(), first.loss.to_bits(), "{emulator:?}");
-            assert_eq!(bits(&found.d_logprobs), bits(&first.d_logprobs), "{emulator:?}");
-            assert_eq!(found.diagnostics, first.diagnostics, "{emulator:?}");
-        }
+        schedules_agree(&config, &case, Asking { diagnostics, ratio: false });
     }
 }
 

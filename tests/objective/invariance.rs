@@ -45,6 +45,7 @@ pub fn the_place_in_the_pack_does_not_change_a_bit<B: Backend>(backend: &B) {
         let segment = rich(&[length], 5);
         for config in objectives() {
             let alone = run(backend, &config, &segment);
+            // Under a sanitizer one of each alignment.
             for offset in (0..34).step_by(if is_sanitized() { 11 } else { 1 }) {
                 // In front: a segment of its own, which shares a unit with a short one.
                 let case = segment.behind(&rich(&[offset], 6));

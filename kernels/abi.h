@@ -674,9 +674,10 @@ struct MoerlGroupAdvantages {
     double degenerate_tol;
     uint32_t ddof;
     uint32_t baseline;           // MoerlBaseline
+    float left_out;              // the advantage of a reward that is not finite
     uint8_t divide;              // by the standard deviation
     uint8_t single_keeps_reward;
-    uint8_t reserved[6];
+    uint8_t reserved[2];
 };
 
 // Sums over a batch: weight, sum of weight * value, and in a second pass sum of weight * (value - mean)^2.
@@ -761,8 +762,9 @@ struct MoerlTokenAdvantages {
     double ratio_bar;
     double trace_bar;
     uint32_t tag;
+    float left_out;                // the advantage of a counted token of which something is not finite
     uint8_t one_step;
-    uint8_t reserved[3];
+    uint8_t reserved[7];
 };
 
 // Sums over the counted tokens to the left of a tile, or of it.
@@ -1026,7 +1028,7 @@ struct MoerlPanelSums {
 struct MoerlRouterLoss {
     const void* router_logits;
     const void* ref_logits;        // null: no divergence from a reference
-    const int32_t* topk_ids;       // null: the counts are of the best top_k logits
+    const int32_t* topk_ids;       // null: any row has weights; counts_best has to be set
     const float* selected_logits;  // null: none is marked
     const uint8_t* token_mask;
     const int32_t* row_count;
@@ -1060,7 +1062,8 @@ struct MoerlRouterLoss {
     uint32_t ref_logits_element;
     float bias_step;
     uint8_t accumulate;            // the sums are added to what is there
-    uint8_t reserved[3];
+    uint8_t counts_best;           // the counts are of the best top_k logits, not of topk_ids
+    uint8_t reserved[2];
 };
 
 // Places of a forward call's counts of rows: what each row was (one place a row), then what happened to some.

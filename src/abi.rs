@@ -3,7 +3,7 @@
 //! What each field means stands in that file.
 
 /// A digest of the `kernels/abi.h` that this was generated from.
-pub const ABI_DIGEST: u64 = 0x19157c81eef20ac3;
+pub const ABI_DIGEST: u64 = 0x6788403cf0110586;
 
 pub const MOERL_FAULT_ROW_SHIFT: u32 = 24;
 pub const MOERL_FAULT_TAG_SHIFT: u32 = 8;
@@ -973,9 +973,10 @@ pub struct MoerlGroupAdvantages {
     pub degenerate_tol: f64,
     pub ddof: u32,
     pub baseline: u32,
+    pub left_out: f32,
     pub divide: u8,
     pub single_keeps_reward: u8,
-    pub reserved: [u8; 6usize],
+    pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1005,11 +1006,13 @@ const _: () = {
     ["Offset of field: MoerlGroupAdvantages::ddof"][::core::mem::offset_of!(MoerlGroupAdvantages, ddof) - 112usize];
     ["Offset of field: MoerlGroupAdvantages::baseline"]
         [::core::mem::offset_of!(MoerlGroupAdvantages, baseline) - 116usize];
-    ["Offset of field: MoerlGroupAdvantages::divide"][::core::mem::offset_of!(MoerlGroupAdvantages, divide) - 120usize];
+    ["Offset of field: MoerlGroupAdvantages::left_out"]
+        [::core::mem::offset_of!(MoerlGroupAdvantages, left_out) - 120usize];
+    ["Offset of field: MoerlGroupAdvantages::divide"][::core::mem::offset_of!(MoerlGroupAdvantages, divide) - 124usize];
     ["Offset of field: MoerlGroupAdvantages::single_keeps_reward"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, single_keeps_reward) - 121usize];
+        [::core::mem::offset_of!(MoerlGroupAdvantages, single_keeps_reward) - 125usize];
     ["Offset of field: MoerlGroupAdvantages::reserved"]
-        [::core::mem::offset_of!(MoerlGroupAdvantages, reserved) - 122usize];
+        [::core::mem::offset_of!(MoerlGroupAdvantages, reserved) - 126usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1165,12 +1168,13 @@ pub struct MoerlTokenAdvantages {
     pub ratio_bar: f64,
     pub trace_bar: f64,
     pub tag: u32,
+    pub left_out: f32,
     pub one_step: u8,
-    pub reserved: [u8; 3usize],
+    pub reserved: [u8; 7usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of MoerlTokenAdvantages"][::core::mem::size_of::<MoerlTokenAdvantages>() - 176usize];
+    ["Size of MoerlTokenAdvantages"][::core::mem::size_of::<MoerlTokenAdvantages>() - 184usize];
     ["Alignment of MoerlTokenAdvantages"][::core::mem::align_of::<MoerlTokenAdvantages>() - 8usize];
     ["Offset of field: MoerlTokenAdvantages::token_rewards"]
         [::core::mem::offset_of!(MoerlTokenAdvantages, token_rewards) - 0usize];
@@ -1208,10 +1212,12 @@ const _: () = {
     ["Offset of field: MoerlTokenAdvantages::trace_bar"]
         [::core::mem::offset_of!(MoerlTokenAdvantages, trace_bar) - 160usize];
     ["Offset of field: MoerlTokenAdvantages::tag"][::core::mem::offset_of!(MoerlTokenAdvantages, tag) - 168usize];
+    ["Offset of field: MoerlTokenAdvantages::left_out"]
+        [::core::mem::offset_of!(MoerlTokenAdvantages, left_out) - 172usize];
     ["Offset of field: MoerlTokenAdvantages::one_step"]
-        [::core::mem::offset_of!(MoerlTokenAdvantages, one_step) - 172usize];
+        [::core::mem::offset_of!(MoerlTokenAdvantages, one_step) - 176usize];
     ["Offset of field: MoerlTokenAdvantages::reserved"]
-        [::core::mem::offset_of!(MoerlTokenAdvantages, reserved) - 173usize];
+        [::core::mem::offset_of!(MoerlTokenAdvantages, reserved) - 177usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1776,7 +1782,8 @@ pub struct MoerlRouterLoss {
     pub ref_logits_element: u32,
     pub bias_step: f32,
     pub accumulate: u8,
-    pub reserved: [u8; 3usize],
+    pub counts_best: u8,
+    pub reserved: [u8; 2usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1831,7 +1838,8 @@ const _: () = {
         [::core::mem::offset_of!(MoerlRouterLoss, ref_logits_element) - 292usize];
     ["Offset of field: MoerlRouterLoss::bias_step"][::core::mem::offset_of!(MoerlRouterLoss, bias_step) - 296usize];
     ["Offset of field: MoerlRouterLoss::accumulate"][::core::mem::offset_of!(MoerlRouterLoss, accumulate) - 300usize];
-    ["Offset of field: MoerlRouterLoss::reserved"][::core::mem::offset_of!(MoerlRouterLoss, reserved) - 301usize];
+    ["Offset of field: MoerlRouterLoss::counts_best"][::core::mem::offset_of!(MoerlRouterLoss, counts_best) - 301usize];
+    ["Offset of field: MoerlRouterLoss::reserved"][::core::mem::offset_of!(MoerlRouterLoss, reserved) - 302usize];
 };
 pub const MOERL_GATE_ROWS_NATIVE: MoerlGateRowCount = 0;
 pub const MOERL_GATE_ROWS_REPLAY: MoerlGateRowCount = 1;

@@ -34,6 +34,6 @@ pub use batch::{
     BatchNorm, CountTokens, DoublyRobust, MOMENTS, Moments, Pass, ReinforcePpBaseline, Weights, Whiten, Whitening,
     batch_norm, moments_workspace_bytes, reinforce_pp_baseline, whiten,
 };
-pub use group::{Baseline, COUNTS, Call, Config, Count, GroupPlan, Single, workspace_bytes};
+pub use group::{Baseline, COUNTS, Call, Config, Count, GroupPlan, LeftOut, Single, workspace_bytes};
 pub(crate) use group::{CHUNK, Piece, array};
 pub use token::{ReinforcePp, TokenCall, TokenEstimator, reinforce_pp, token_workspace_bytes};

@@ -42,6 +42,7 @@ on_every_backend!(
     without_two_values_there_is_no_deviation,
     a_batch_of_rewards_is_divided_by_its_deviation,
     a_segment_counts_as_often_as_it_has_tokens,
+    a_reward_that_is_not_finite_is_not_whitened,
     tokens_are_counted_by_segment,
     doubly_robust_estimates_correct_the_value_by_the_weighted_error,
     two_tokens_give_gae_of_the_table,

@@ -81,7 +81,8 @@ MOERL_DEVICE double factor_of(const MoerlGroupAdvantages& p, const MoerlGroupSca
 }
 
 MOERL_DEVICE float advantage_of(const MoerlGroupAdvantages& p, const MoerlGroupScale& scale, float reward) {
-    if (!is_finite(reward) || scale.is_flat != 0) return 0.0f;
+    if (!is_finite(reward)) return p.left_out;
+    if (scale.is_flat != 0) return 0.0f;
     if (scale.count == 1) return p.single_keeps_reward ? reward : 0.0f;
     const double difference = static_cast<double>(reward) - scale.shift;
     // With eps = 0 and equal rewards the factor is infinite.

@@ -123,6 +123,7 @@ MOERL_DEVICE void walk(const MoerlTokenAdvantages& p, const MoerlUnit& unit, Ret
             weight = static_cast<float>(s.weight);
             state = {p.gamma * s.value, y};
         } else if (s.counts) {
+            advantage = p.left_out;
             lost++;
             keep_first(fault, fault_at(unit.token + static_cast<uint64_t>(slot), p.tag, MOERL_FAULT_NONFINITE_INPUT));
         }

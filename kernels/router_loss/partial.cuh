@@ -100,7 +100,7 @@ MOERL_DEVICE void sum_panel(const MoerlRouterLoss& p) {
                 const float y = capped(staged.logit(c), p.router.softcap);
                 place.sums[c] += score_over_all(p.router.score, y, facts.lse) * facts.per_score;
             }
-            if (p.topk_ids == nullptr) count_best(p, staged.logits, p.panel_counts + columns);
+            if (p.counts_best != 0) count_best(p, staged.logits, p.panel_counts + columns);
             else if (lane_index() < p.router.top_k) {
                 atomic_add(p.panel_counts + columns + static_cast<uint32_t>(load(p.topk_ids + row * p.router.top_k + lane_index())), 1u);
             }

@@ -1,6 +1,6 @@
 //! Statistics over a batch, and the estimators that are made of them.
 
-use crate::advantage::group::{Call, Config, GroupPlan, array};
+use crate::advantage::group::{Call, Config, GroupPlan, LeftOut, array};
 use crate::backend::Backend;
 use crate::device::workspace::MomentsWorkspace;
 use crate::error::{Checks, Kind, Result};
@@ -270,10 +270,16 @@ pub fn batch_norm<B: Backend>(
     batch: BatchNorm<'_, B::Memory>,
 ) -> Result<()> {
     let BatchNorm { call, mut moments } = batch;
-    let Call { rewards, lengths, mut advantages, counts, workspace } = call;
+    let Call { rewards, lengths, mut advantages, left_out, counts, workspace } = call;
     let mut workspace = workspace.ok_or_else(|| no_workspace(rewards.len()))?;
-    let call =
-        Call { rewards, lengths, advantages: advantages.reborrow(), counts, workspace: Some(workspace.reborrow()) };
+    let call = Call {
+        rewards,
+        lengths,
+        advantages: advantages.reborrow(),
+        left_out,
+        counts,
+        workspace: Some(workspace.reborrow()),
+    };
     backend.group_advantages(stream, &Config { std: false, ..*config }, groups, call)?;
     for pass in [Pass::Mean, Pass::Squares] {
         let (moments, workspace) = (moments.reborrow(), workspace.reborrow());
@@ -293,8 +299,8 @@ pub struct ReinforcePpBaseline<'a, M> {
 }
 
 /// R − mean of the group, whitened over the counted tokens of the batch, on one rank (2501.03262): every token of a segment has the segment's
-/// advantage, so a segment counts as often as it has tokens. One whose reward is not finite, or is alone in its group, counts with what the group's
-/// part gives it, and is whitened with the others.
+/// advantage, so a segment counts as often as it has tokens. One that is alone in its group counts with what the group's part gives it; one whose reward
+/// is not finite is absent, and gets 0.
 ///
 /// # Errors
 /// [`Call::validate`]'s and [`Moments::validate`]'s; `MissingInput` without lengths.
@@ -306,7 +312,7 @@ pub fn reinforce_pp_baseline<B: Backend>(
     batch: ReinforcePpBaseline<'_, B::Memory>,
 ) -> Result<()> {
     let ReinforcePpBaseline { call, moments } = batch;
-    let Call { rewards, lengths, mut advantages, counts, workspace } = call;
+    let Call { rewards, lengths, mut advantages, counts, workspace, .. } = call;
     let mut workspace = workspace.ok_or_else(|| no_workspace(rewards.len()))?;
     let lengths = lengths.ok_or_else(|| {
         crate::Error::invalid(Kind::MissingInput, "lengths", "are needed: a segment counts as often as it has tokens")
@@ -315,6 +321,7 @@ pub fn reinforce_pp_baseline<B: Backend>(
         rewards,
         lengths: Some(lengths),
         advantages: advantages.reborrow(),
+        left_out: LeftOut::Nan,
         counts,
         workspace: Some(workspace.reborrow()),
     };

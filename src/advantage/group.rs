@@ -192,6 +192,27 @@ pub enum Count {
 /// The length of [`Call::counts`].
 pub const COUNTS: usize = 3;
 
+/// The advantage of what is left out because something of it is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum LeftOut {
+    /// 0.
+    #[default]
+    Zero,
+    /// NaN, for what comes before whitening: [`Moments`](crate::advantage::Moments) leaves it out, and [`Whiten`](crate::advantage::Whiten) makes
+    /// it 0.
+    Nan,
+}
+
+impl LeftOut {
+    pub(crate) fn advantage(self) -> f32 {
+        match self {
+            LeftOut::Zero => 0.0,
+            LeftOut::Nan => f32::NAN,
+        }
+    }
+}
+
 /// One call on S segments in G groups.
 #[derive(Debug)]
 pub struct Call<'a, M> {
@@ -201,6 +222,8 @@ pub struct Call<'a, M> {
     pub lengths: Option<View<'a, u32, M>>,
     /// `[S]`; of segments in no group nothing is written.
     pub advantages: ViewMut<'a, f32, M>,
+    /// What a segment whose reward is not finite gets.
+    pub left_out: LeftOut,
     /// `[`[`COUNTS`]`]`: added to what is there; see [`Count`].
     pub counts: Option<ViewMut<'a, u64, M>>,
     /// [`workspace_bytes`]; may hold anything.
@@ -210,7 +233,7 @@ pub struct Call<'a, M> {
 impl<'a, M: Memory> Call<'a, M> {
     /// A call with what every one has.
     pub fn new(rewards: View<'a, f32, M>, advantages: ViewMut<'a, f32, M>) -> Call<'a, M> {
-        Call { rewards, lengths: None, advantages, counts: None, workspace: None }
+        Call { rewards, lengths: None, advantages, left_out: LeftOut::Zero, counts: None, workspace: None }
     }
 
     /// Checks the whole call before anything is queued.

@@ -1,7 +1,7 @@
 //! Advantages of tokens, from the end of every segment backwards.
 
 use crate::advantage::batch::{Weights, Whitening, moments_workspace_bytes, whiten};
-use crate::advantage::group::array;
+use crate::advantage::group::{LeftOut, array};
 use crate::backend::Backend;
 use crate::device::workspace::TokenWorkspace;
 use crate::error::{Checks, Kind, Result};
@@ -89,7 +89,7 @@ impl TokenEstimator {
 /// One call on a batch of whole segments. Rewards of tokens and of segments add up; a segment's stands on its last counted token.
 ///
 /// Masked tokens are absent: the recurrence skips them, and every result is +0 there. So are counted tokens of which something is not finite (or all of
-/// a segment, where its own reward or bootstrap is not finite): they are counted in `nonfinite` and set the error word.
+/// a segment, where its own reward or bootstrap is not finite): they are counted in `nonfinite`, set the error word, and their advantage is `left_out`.
 #[derive(Debug)]
 pub struct TokenCall<'a, M> {
     /// r `[N]`
@@ -106,6 +106,8 @@ pub struct TokenCall<'a, M> {
     pub loss_mask: Option<View<'a, u8, M>>,
     /// A `[N]`
     pub advantages: Option<ViewMut<'a, f32, M>>,
+    /// The advantage of a counted token of which something is not finite.
+    pub left_out: LeftOut,
     /// V + y `[N]`: what a value model is to learn.
     pub returns: Option<ViewMut<'a, f32, M>>,
     /// min(ρ̄, ρ) `[N]`: what weighs the policy gradient of `Vtrace`'s one-step advantage.
@@ -136,6 +138,7 @@ impl<'a, M: Memory> TokenCall<'a, M> {
             ratio: None,
             loss_mask: None,
             advantages: None,
+            left_out: LeftOut::Zero,
             returns: None,
             policy_weights: None,
             nonfinite: None,
@@ -222,7 +225,7 @@ pub struct ReinforcePp<'a, M> {
 }
 
 /// Discounted returns, whitened over the counted tokens of the batch, on one rank (REINFORCE++, 2501.03262). Gaps of the mask do not reset the return.
-/// A counted token of which something is not finite counts as one with the return 0.
+/// A counted token of which something is not finite is absent: its advantage is 0, whatever the call's `left_out` says.
 ///
 /// # Errors
 /// [`TokenCall::validate`]'s and [`Moments::validate`](crate::advantage::Moments::validate)'s; `MissingInput` without `advantages`.
@@ -247,6 +250,7 @@ pub fn reinforce_pp<B: Backend>(
     let returns = TokenCall {
         advantages: Some(advantages.reborrow()),
         workspace: workspace.reborrow(),
+        left_out: LeftOut::Nan,
         returns: call.returns,
         policy_weights: call.policy_weights,
         nonfinite: call.nonfinite,

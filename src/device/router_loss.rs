@@ -63,8 +63,7 @@ pub(super) fn partial<E: Executor>(
         let params = MoerlRouterLoss {
             router_logits: arguments.read_matrix("router_logits", &call.router_logits),
             ref_logits: reference.map_or(std::ptr::null(), |logits| arguments.read_matrix("ref_logits", &logits)),
-            topk_ids: arguments
-                .read_optional("topk_ids", call.topk_ids.filter(|_| config.counts_from == CountsFrom::Routes)),
+            topk_ids: arguments.read_optional("topk_ids", call.topk_ids),
             selected_logits: arguments.read_optional("selected_logits", call.selected_logits),
             token_mask: arguments.read_optional("token_mask", call.token_mask),
             row_count: arguments.read_optional("row_count", call.row_count),
@@ -73,6 +72,7 @@ pub(super) fn partial<E: Executor>(
             ref_logits_stride: reference.map_or(0, |logits| logits.row_stride() as i64),
             router_logits_element: element_code(call.router_logits.element()),
             ref_logits_element: reference.map_or(MOERL_F32, |logits| element_code(logits.element())),
+            counts_best: u8::from(config.counts_from == CountsFrom::TopK),
             ..of_panels
         };
         let warps = panel_warps(experts);

@@ -130,7 +130,7 @@ pub(super) fn partial(
     let shape = call.validate(gate, config, plan)?;
     let rules = Rules::new(gate, shape.top_k);
     let rows = Counted {
-        topk_ids: call.topk_ids.filter(|_| config.counts_from == CountsFrom::Routes),
+        topk_ids: call.topk_ids,
         selected_logits: call.selected_logits,
         token_mask: call.token_mask,
         row_count: call.row_count,
@@ -155,9 +155,9 @@ pub(super) fn partial(
             let sums = &mut call.probabilities.as_mut_slice()[of_segment.clone()];
             sums.iter_mut().zip(&row.probabilities).for_each(|(to, p)| *to += p);
             let counts = &mut call.counts.as_mut_slice()[of_segment.clone()];
-            match rows.ids(t) {
-                Some(ids) => ids.iter().for_each(|&e| counts[e as usize] += 1),
-                None => best(&logits, shape.top_k).into_iter().for_each(|e| counts[e] += 1),
+            match (config.counts_from, rows.ids(t)) {
+                (CountsFrom::Routes, Some(ids)) => ids.iter().for_each(|&e| counts[e as usize] += 1),
+                _ => best(&logits, shape.top_k).into_iter().for_each(|e| counts[e] += 1),
             }
             call.rows.as_mut_slice()[segment] += 1;
             let totals = call.totals.as_mut_slice();

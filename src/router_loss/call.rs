@@ -17,8 +17,7 @@ const ALIGNMENT: usize = 8;
 pub struct Partial<'a, M> {
     /// `[T, E]` bf16, f16 or f32, any row stride.
     pub router_logits: Matrix<'a, M>,
-    /// `[T, k]`: the ids that forward returned. Needed for [`CountsFrom::Routes`], with which a row with an id outside `[0, E)` does not count.
-    /// [`CountsFrom::TopK`] does not look at them: rows without weights are then told by `selected_logits`, `token_mask` and `row_count` alone.
+    /// `[T, k]`: the ids that forward returned. A row with an id outside `[0, E)` does not count. Needed for [`CountsFrom::Routes`].
     pub topk_ids: Option<View<'a, i32, M>>,
     /// `[T, E]` bf16, f16 or f32: the logits of the reference router. Needed for `router_kl`.
     pub ref_logits: Option<Matrix<'a, M>>,

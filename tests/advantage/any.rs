@@ -1,7 +1,7 @@
 //! Any call on groups and batches: options, shapes, inputs and outputs in whatever combination.
 
 use moerl::advantage::{
-    Baseline, BatchNorm, COUNTS, Call, Config, CountTokens, DoublyRobust, GroupPlan, MOMENTS, Moments, Pass,
+    Baseline, BatchNorm, COUNTS, Call, Config, CountTokens, DoublyRobust, GroupPlan, LeftOut, MOMENTS, Moments, Pass,
     ReinforcePp, ReinforcePpBaseline, Single, TokenCall, Weights, Whiten, Whitening, batch_norm,
     moments_workspace_bytes, reinforce_pp, reinforce_pp_baseline, token_workspace_bytes, workspace_bytes,
 };
@@ -23,6 +23,7 @@ use crate::drawn::*;
 #[derive(Clone, Debug)]
 struct GroupCall {
     config: Config,
+    left_out: LeftOut,
     sizes: Vec<usize>,
     /// Segments in no group.
     alone: usize,
@@ -50,9 +51,10 @@ fn group_call() -> impl Strategy<Value = GroupCall> {
         },
     );
     let bad = select(vec![0.0, 0.0, 0.2, 0.9]);
-    (config, sizes, 0_usize..3, any::<u64>(), 0_u8..5, bad, any::<bool>(), any::<bool>()).prop_map(
-        |(config, sizes, alone, seed, kind, bad, has_lengths, shifted)| GroupCall {
+    (config, left_out(), sizes, 0_usize..3, any::<u64>(), 0_u8..5, bad, any::<bool>(), any::<bool>()).prop_map(
+        |(config, left_out, sizes, alone, seed, kind, bad, has_lengths, shifted)| GroupCall {
             config,
+            left_out,
             sizes,
             alone,
             seed,
@@ -103,6 +105,7 @@ fn run_group<B: Backend>(backend: &B, call: &GroupCall, has_counts: bool) -> Res
     for _ in 0..2 {
         let given = Call {
             lengths: lengths.as_ref().map(Padded::view),
+            left_out: call.left_out,
             counts: has_counts.then(|| counts.view_mut()),
             workspace: Some(scratch.view_mut()),
             ..Call::new(rewards.view(), advantages.view_mut())
@@ -144,9 +147,12 @@ pub fn any_groups_are_the_reference_s<B: Backend>(backend: &B) {
         for (found, expected) in found.iter().zip(&expected) {
             assert_agrees(found, expected, |_, i| scales[i]);
         }
-        let in_groups = groups.all_members().iter().map(|&m| found[0].floats[0].1[m as usize]);
         let flat = call.config.epsilon == 0.0 && call.kind == 4;
-        assert!(flat || in_groups.into_iter().all(f32::is_finite), "{found:?}");
+        for &member in groups.all_members() {
+            let (reward, advantage) = (rewards[member as usize], found[0].floats[0].1[member as usize]);
+            let is_marked = call.left_out == LeftOut::Nan && !reward.is_finite();
+            assert!(if is_marked { advantage.is_nan() } else { flat || advantage.is_finite() }, "{member}: {found:?}");
+        }
     });
     report::print("advantage", backend.name());
 }
@@ -306,6 +312,7 @@ fn run_compositions<B: Backend>(backend: &B, call: &GroupCall) -> Vec<Found> {
         let mut scratch = arrays.scratch(bytes);
         let given = Call {
             lengths: Some(counted.view()),
+            left_out: call.left_out,
             workspace: Some(scratch.view_mut()),
             ..Call::new(rewards.view(), advantages.view_mut())
         };
@@ -339,6 +346,7 @@ fn run_compositions<B: Backend>(backend: &B, call: &GroupCall) -> Vec<Found> {
         segment_rewards: Some(rewards.view()),
         loss_mask,
         advantages: Some(advantages.view_mut()),
+        left_out: call.left_out,
         ..TokenCall::new(scratch.view_mut())
     };
     let batch = ReinforcePp { call: given, moments: moments.view_mut() };

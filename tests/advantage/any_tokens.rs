@@ -1,7 +1,7 @@
 //! Any call on tokens, and on the baselines of their indices.
 
 use moerl::advantage::{
-    BaselineCall, BaselinePlan, TokenBaseline, TokenCall, TokenEstimator, baseline_workspace_bytes,
+    BaselineCall, BaselinePlan, LeftOut, TokenBaseline, TokenCall, TokenEstimator, baseline_workspace_bytes,
     token_workspace_bytes,
 };
 use moerl::objective::{Groups, Plan, Segments};
@@ -21,6 +21,7 @@ use crate::drawn::*;
 #[derive(Clone, Debug)]
 struct TokensCall {
     estimator: TokenEstimator,
+    left_out: LeftOut,
     lengths: Vec<usize>,
     seed: u64,
     kind: u8,
@@ -48,9 +49,10 @@ fn estimator() -> impl Strategy<Value = TokenEstimator> {
 fn tokens_call() -> impl Strategy<Value = TokensCall> {
     let bad = prop_oneof![3 => Just(0_usize), 1 => 1_usize..4];
     let lawful = prop_oneof![9 => Just(true), 1 => Just(false)];
-    (estimator(), lengths(), any::<u64>(), 0_u8..4, any::<u8>(), any::<u8>(), bad, any::<bool>(), lawful).prop_map(
-        |(estimator, lengths, seed, kind, has, wants, bad, shifted, lawful)| TokensCall {
+    (estimator(), left_out(), lengths(), any::<u64>(), 0_u8..4, any::<u8>(), any::<u8>(), bad, any::<bool>(), lawful)
+        .prop_map(|(estimator, left_out, lengths, seed, kind, has, wants, bad, shifted, lawful)| TokensCall {
             estimator,
+            left_out,
             lengths,
             seed,
             kind,
@@ -59,8 +61,7 @@ fn tokens_call() -> impl Strategy<Value = TokensCall> {
             bad,
             shifted,
             lawful,
-        },
-    )
+        })
 }
 
 /// The arrays of a token call, by place: rewards of tokens and segments, values, bootstrap, ratio.
@@ -159,6 +160,7 @@ fn run_tokens<B: Backend>(backend: &B, call: &TokensCall, wants: u8, calls: usiz
             ratio: view(4),
             loss_mask: loss_mask.as_ref().map(Padded::view),
             advantages: (wants & 1 != 0).then(|| advantages.view_mut()),
+            left_out: call.left_out,
             returns: (wants & 2 != 0).then(|| returns.view_mut()),
             policy_weights: (wants & 4 != 0).then(|| policy_weights.view_mut()),
             nonfinite: (wants & 8 != 0).then(|| nonfinite.view_mut()),

@@ -164,6 +164,24 @@ pub fn a_segment_counts_as_often_as_it_has_tokens<B: Backend>(backend: &B) {
     assert_close(&[found[0], found[1], found[3]], &[expected[0], expected[1], expected[5]].map(f64::from));
 }
 
+pub fn a_reward_that_is_not_finite_is_not_whitened<B: Backend>(backend: &B) {
+    let lengths = [1, 3, 5, 2, 4];
+    let run = |ids: &[i32], rewards: &[f32], lengths: &[u32]| {
+        let mut a = Arrays::new(backend, ids, rewards, lengths);
+        let call = call::<B>(&a.rewards, &a.lengths, &mut a.advantages, &mut a.workspace);
+        let batch = ReinforcePpBaseline { call, moments: a.moments.view_mut() };
+        reinforce_pp_baseline(backend, &a.stream, &Config::without_std(), &a.groups, batch).unwrap();
+        backend.download(&a.stream, a.advantages.view()).unwrap()
+    };
+    let found = run(&[1, 1, 2, 2, 2], &[1.0, 0.0, f32::NAN, 4.0, 1.0], &lengths);
+    let without = run(&[1, 1, 2, 2], &[1.0, 0.0, 4.0, 1.0], &[1, 3, 2, 4]);
+    assert_eq!(found[2].to_bits(), 0);
+    assert_close(
+        &[found[0], found[1], found[3], found[4]],
+        &[without[0], without[1], without[2], without[3]].map(f64::from),
+    );
+}
+
 pub fn tokens_are_counted_by_segment<B: Backend>(backend: &B) {
     let mut rng = common::seeded(3);
     let lengths = [0, 1, 33, 1024, 5, 2500, 40, 0, 700, 1025];

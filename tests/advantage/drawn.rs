@@ -1,5 +1,6 @@
 //! What calls of any kind are made of, and how what they left is compared.
 
+use moerl::advantage::LeftOut;
 use moerl::{Backend, Error};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -108,6 +109,10 @@ pub fn lengths() -> impl Strategy<Value = Vec<usize>> {
         2 => (select(vec![1_usize, 2, 17, 33]), select(vec![31_usize, 64, 255, 256, 257])).prop_map(|(l, n)| vec![l; n]),
         1 => select(vec![vec![32 * 1024], vec![3, 32 * 1024 + 1], vec![33 * 1024 + 7, 0, 5]]),
     ]
+}
+
+pub fn left_out() -> impl Strategy<Value = LeftOut> {
+    select(vec![LeftOut::Zero, LeftOut::Nan])
 }
 
 pub const BAD: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];

@@ -339,6 +339,10 @@ pub fn returns_are_whitened_over_the_batch<B: Backend>(backend: &B) {
     assert_close(&reinforce(backend, 0.5, &[2], &[1.0], &[1, 1]), &[-scale, scale]);
     assert_close(&reinforce(backend, 0.5, &[3], &[1.0], &[1, 0, 1]), &[-scale, 0.0, scale]);
     assert_eq!(reinforce(backend, 0.5, &[2], &[1.0], &[1, 0]), [0.0; 2]);
+    // What is not finite is absent, as if it were masked.
+    let found = reinforce(backend, 0.5, &[2, 2, 1], &[1.0, f32::NAN, -3.0], &[1; 5]);
+    let masked = reinforce(backend, 0.5, &[2, 2, 1], &[1.0, 0.0, -3.0], &[1, 1, 0, 0, 1]);
+    assert_eq!(bits(&found), bits(&masked));
 }
 
 pub fn faults_of_a_token_call_are_listed_together<B: Backend>(backend: &B) {

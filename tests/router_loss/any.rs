@@ -94,7 +94,7 @@ impl Call {
         let counts = [tokens as i32, tokens as i32 - 1, tokens as i32 / 2, 0, -1, tokens as i32 + 3];
         let likely = if rng.random_ratio(1, 4) { counts.len() } else { 3 };
         let count = counts[rng.random_range(0..likely)];
-        let counts_ids = self.config.counts_from == CountsFrom::Routes;
+        let has_ids = self.has(IDS) || self.config.counts_from == CountsFrom::Routes;
         for t in 0..tokens {
             if rng.random_ratio(1, 9) {
                 ids[t * k + rng.random_range(0..k)] = if rng.random_ratio(1, 2) { -1 } else { experts as i32 };
@@ -103,7 +103,7 @@ impl Call {
                 selected[t * k + rng.random_range(0..k)] = f32::from_bits(u32::MAX);
             }
             // What does not count may hold anything.
-            let nowhere = counts_ids && ids[t * k..][..k].iter().any(|&e| e < 0 || e as usize >= experts);
+            let nowhere = has_ids && ids[t * k..][..k].iter().any(|&e| e < 0 || e as usize >= experts);
             let marked = self.has(SELECTED) && selected[t * k..][..k].iter().any(|x| x.to_bits() == u32::MAX);
             if nowhere || marked || (self.has(MASK) && mask[t] == 0) || (self.has(COUNT) && t as i32 >= count) {
                 logits[t * experts..][..experts].fill(f32::NAN);

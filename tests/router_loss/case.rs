@@ -4,7 +4,7 @@ use moerl::element::Float;
 use moerl::gate::{self, Output};
 use moerl::memory::{Matrix, MatrixMut};
 use moerl::objective::Segments;
-use moerl::router_loss::{Backward, Config, CountsFrom, Finish, Gradient, Partial, Plan};
+use moerl::router_loss::{Backward, Config, Finish, Gradient, Partial, Plan};
 use moerl::{Backend, Buffer, Result};
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
@@ -114,7 +114,7 @@ impl<T: Float> Case<T> {
             backend.upload(&stream, &vec![0xffu8; Partial::<B::Memory>::workspace_bytes(&plan, experts)])?;
         let call = Partial {
             router_logits: Matrix::new(logits.view(), tokens, experts)?,
-            topk_ids: (self.config.counts_from == CountsFrom::Routes).then(|| ids.view()),
+            topk_ids: Some(ids.view()),
             ref_logits: (self.config.router_kl != 0.0)
                 .then(|| Matrix::new(reference.view(), tokens, experts))
                 .transpose()?,
@@ -188,7 +188,7 @@ impl<T: Float> Case<T> {
         let call = Backward {
             router_logits: Matrix::new(logits.view(), tokens, experts)?,
             regularizer: self.regularizer(&plan, q.view(), coefficients.view(), &reference)?,
-            topk_ids: (self.config.counts_from == CountsFrom::Routes).then(|| ids.view()),
+            topk_ids: Some(ids.view()),
             selected_logits: None,
             token_mask: mask.as_ref().map(Buffer::view),
             row_count: count.as_ref().map(Buffer::view),

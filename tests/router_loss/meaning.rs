@@ -18,6 +18,7 @@ crate::on_every_backend!(
     panels_of_a_segment_do_not_know_their_neighbours,
     a_global_batch_takes_its_counts_from_elsewhere,
     a_fresh_choice_has_ties_by_id,
+    a_row_without_a_route_is_in_no_choice,
     one_expert_a_token_is_balanced_too,
     a_router_that_is_its_reference_does_not_diverge,
     the_bias_moves_towards_an_even_load,
@@ -163,6 +164,20 @@ fn a_fresh_choice_has_ties_by_id<B: Backend>(backend: &B) {
         })
         .collect();
     assert_eq!(counts, expected);
+}
+
+fn a_row_without_a_route_is_in_no_choice<B: Backend>(backend: &B) {
+    let fresh = |balance| Config { counts_from: CountsFrom::TopK, ..Config::switch(balance) };
+    let mut case = Case::<bf16>::random(Gate::softmax(2), fresh(1.0), &[5], 8, 2, 11);
+    case.ids[2 * 3 + 1] = -1;
+    let sums = case.partial(backend, None).unwrap();
+    assert_eq!((sums.rows[0], sums.counts.iter().sum::<u64>()), (4, 8));
+    // As its gradient has it.
+    let finished = case.finish(backend, &sums, None).unwrap();
+    let gradient = case.backward::<B, f32>(backend, &finished).unwrap();
+    for (row, gradient) in gradient.chunks(8).enumerate() {
+        assert_eq!(gradient.iter().all(|&d| d == 0.0), row == 3, "row {row}: {gradient:?}");
+    }
 }
 
 fn one_expert_a_token_is_balanced_too<B: Backend>(backend: &B) {

@@ -65,9 +65,10 @@ pub(crate) fn group_advantages<E: Executor>(
             Baseline::LeaveOneOut => MOERL_BASELINE_LEAVE_ONE_OUT,
             Baseline::LengthWeighted => MOERL_BASELINE_LENGTH_WEIGHTED,
         },
+        left_out: call.left_out.advantage(),
         divide: u8::from(config.std),
         single_keeps_reward: u8::from(config.single == Single::Reward),
-        reserved: [0; 6],
+        reserved: [0; 2],
     };
     let small = Grid {
         blocks: groups.div_ceil(GROUPS_PER_BLOCK) as u32,

@@ -71,8 +71,9 @@ pub(crate) fn token_advantages<E: Executor>(
         ratio_bar: numbers.ratio_bar,
         trace_bar: numbers.trace_bar,
         tag: u32::from(call.tag),
+        left_out: call.left_out.advantage(),
         one_step: u8::from(numbers.one_step),
-        reserved: [0; 3],
+        reserved: [0; 7],
     };
     let names = if plan.has_tiles { &["token_maps", "token_advantages"][..] } else { &["token_advantages"] };
     for name in names {

@@ -72,7 +72,7 @@ pub(crate) fn group_advantages(config: &Config, plan: &GroupPlan<Reference>, mut
         let mut members = Vec::new();
         for &segment in all {
             let segment = segment as usize;
-            advantages[segment] = 0.0;
+            advantages[segment] = call.left_out.advantage();
             if rewards[segment].is_finite() {
                 let length = lengths.map_or(1.0, |lengths| f64::from(lengths[segment]));
                 members.push(Member { segment, reward: f64::from(rewards[segment]), length });

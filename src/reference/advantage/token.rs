@@ -77,6 +77,7 @@ pub(crate) fn token_advantages(
                 result = value + y;
                 (next_value, next_y) = (gamma * value, y);
             } else if counts {
+                advantage = f64::from(call.left_out.advantage());
                 lost.tokens.push(token);
             }
             set(&mut call.advantages, token, advantage);

@@ -291,15 +291,19 @@ impl Config {
 }
 
 fn number(checks: &mut Checks, holds: bool, name: &'static str, value: f64, needed: &str) {
-    checks.require(holds, Kind::Config, name, || format!("is {value}, needs {needed}"));
+    checks.require(holds, Kind::Config, name, || format!("is {value:?}, needs {needed}"));
 }
 
+// Kernels have these numbers as f32: one that becomes infinite, or of which some divide by 0, would be another number there.
+
 fn at_least_0(checks: &mut Checks, name: &'static str, value: f64) {
-    number(checks, value >= 0.0 && value.is_finite(), name, value, "a finite number of at least 0");
+    let is_held = (value as f32).is_finite();
+    number(checks, value >= 0.0 && is_held, name, value, "a finite number of at least 0, no larger than f32 holds");
 }
 
 fn above_0(checks: &mut Checks, name: &'static str, value: f64) {
-    number(checks, value > 0.0 && value.is_finite(), name, value, "a finite number above 0");
+    let is_held = (value as f32).is_normal();
+    number(checks, value > 0.0 && is_held, name, value, "a finite number above 0 that f32 holds");
 }
 
 fn validate_window(checks: &mut Checks, Window { low, high }: Window) {
@@ -314,7 +318,13 @@ fn validate_variant(checks: &mut Checks, variant: &Variant) {
             validate_window(checks, Window { low, high });
             match cap {
                 Cap::None => {}
-                Cap::Dual(c) => number(checks, c > 1.0 && c.is_finite(), "dual_clip", c, "a finite number above 1"),
+                Cap::Dual(c) => number(
+                    checks,
+                    c > 1.0 && (c as f32).is_finite(),
+                    "dual_clip",
+                    c,
+                    "a finite number above 1 that f32 holds",
+                ),
                 Cap::Delta(d) => above_0(checks, "delta", d),
             }
         }

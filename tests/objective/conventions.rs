@@ -86,6 +86,9 @@ fn numbers_outside_their_range_are_named() {
         (Config::new(Variant::Dppo(Dppo { low: f64::NAN, ..dppo })), "dppo_low: is NaN"),
         (Config { saturation: Saturation { low: 1.0, high: -1.0 }, ..Config::default() }, "saturation: is [1, -1]"),
         (Config::default().with_kl(Kl::new(-1.0, KlForm::K3)), "kl_beta: is -1"),
+        // Finite, but not in a kernel.
+        (Config::default().with_kl(Kl::new(1e300, KlForm::K3)), "kl_beta: is 1e300"),
+        (Config::new(Variant::SquarePenalty { tau: 1e-300 }), "tau: is 1e-300"),
         (
             Config::default().with_kl(Kl { output_clamp: Some(0.0), ..Kl::new(1.0, KlForm::K3) }),
             "kl_output_clamp: is 0",

@@ -31,8 +31,6 @@ struct Settled {
     float advantage;
 };
 
-MOERL_DEVICE double greater(double a, double b) { return b > a ? b : a; }
-
 MOERL_DEVICE void see_segment(SegmentsSeen& seen, const MoerlCorrection& p, const Judged& judged, const Settled& settled, const Pieces& pieces, double kept, double kept_k3, double spread, double spread_squared) {
     double(&at)[TALLY_PLACES] = seen.at;
     const double n = judged.count;

@@ -8,10 +8,6 @@ struct Group {
     uint32_t begin, end;  // of its members
 };
 
-template <class Visit> MOERL_DEVICE void for_group(const MoerlCorrection& p, const Group& group, Visit visit) {
-    for (uint64_t at = static_cast<uint64_t>(group.begin) + lane_index(); at < group.end; at += WARP) visit(load(p.members + at));
-}
-
 // ---- self-normalised ----------------------------------------------------------------------------------------------------
 
 struct GroupFacts {
@@ -20,6 +16,16 @@ struct GroupFacts {
     double members;   // that take part
     double rewarded;  // of the relative weights of members with a finite reward
     double reward;    // of those, times their rewards
+};
+
+constexpr uint32_t NO_MEMBER = 0xffffffffu;
+
+// The one member that may weigh more than all others together: a difference of sums would leave nothing but rounding of these, so they are added up
+// without it.
+struct Heaviest {
+    double weight;
+    uint32_t member;
+    double others, others_reward;  // their weights, and their weighted rewards
 };
 
 // X as the weights of the group have it. What is attached saturates: the gradient, 0 beyond the bound, is that of the same function.
@@ -32,67 +38,50 @@ MOERL_DEVICE double relative_weight(const GroupFacts& facts, double x) {
 
 MOERL_DEVICE float reward_of(const MoerlCorrection& p, uint32_t segment) { return p.rewards != nullptr ? load(p.rewards + segment) : 0.0f; }
 
-MOERL_DEVICE GroupFacts facts_of_group(const MoerlCorrection& p, const Group& group) {
-    GroupFacts facts = {-static_cast<double>(f32_of(0x7f800000u)), 0.0, 0.0, 0.0, 0.0};
-    for_group(p, group, [&](uint32_t segment) {
-        const Judged judged = judge(p, segment);
-        if (is_member(judged)) facts.largest = greater(facts.largest, weighed_x(p, judged.x));
-    });
-    facts.largest = warp_joined(true, facts.largest);
-    for_group(p, group, [&](uint32_t segment) {
-        const Judged judged = judge(p, segment);
-        if (!is_member(judged)) return;
-        const double weight = relative_weight(facts, weighed_x(p, judged.x));
-        const float reward = reward_of(p, segment);
-        facts.total += weight;
-        facts.members += 1.0;
-        if (!is_finite(reward)) return;
-        facts.rewarded += weight;
-        facts.reward += weight * static_cast<double>(reward);
-    });
+MOERL_DEVICE void add_member(GroupFacts& facts, Heaviest& heaviest, uint32_t segment, double weight, float reward) {
+    facts.total += weight;
+    facts.members += 1.0;
+    if (!is_finite(reward)) return;
+    facts.rewarded += weight;
+    facts.reward += weight * static_cast<double>(reward);
+    if (heaviest.member == NO_MEMBER || weight > heaviest.weight) {
+        heaviest.weight = weight;
+        heaviest.member = segment;
+    }
+}
+
+MOERL_DEVICE void add_other(Heaviest& heaviest, uint32_t segment, double weight, float reward) {
+    if (segment == heaviest.member || !is_finite(reward)) return;
+    heaviest.others += weight;
+    heaviest.others_reward += weight * static_cast<double>(reward);
+}
+
+// What the lanes have seen, in every lane. True if one member weighs more than the others, `heaviest` then.
+MOERL_DEVICE bool join_members(GroupFacts& facts, Heaviest& heaviest) {
     facts.total = warp_joined(false, facts.total);
     facts.members = warp_joined(false, facts.members);
     facts.rewarded = warp_joined(false, facts.rewarded);
     facts.reward = warp_joined(false, facts.reward);
-    return facts;
-}
-
-// The other members with a reward: their weights, and their weighted rewards.
-struct Others {
-    double weight, reward;
-};
-
-// A difference of sums, but for the one member that may be more than half of the sum: what would be left of it is rounding, so the others
-// are added up again.
-MOERL_DEVICE Others others_of(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t own, double weight, double reward) {
-    Others others = {facts.rewarded - weight, facts.reward - weight * reward};
-    if (weight > 0.5 * facts.rewarded) {
-        others = {0.0, 0.0};
-        for (uint64_t at = group.begin; at < group.end; at++) {
-            const uint32_t segment = load(p.members + at);
-            const Judged judged = judge(p, segment);
-            const float its = reward_of(p, segment);
-            if (segment == own || !is_member(judged) || !is_finite(its)) continue;
-            const double relative = relative_weight(facts, weighed_x(p, judged.x));
-            others.weight += relative;
-            others.reward += relative * static_cast<double>(its);
-        }
-    }
-    return others;
+    const uint32_t lanes = ballot(heaviest.member != NO_MEMBER && heaviest.weight > 0.5 * facts.rewarded, FULL_WARP);
+    heaviest.member = lanes != 0 ? shuffle(heaviest.member, lowest_set(lanes)) : NO_MEMBER;
+    return lanes != 0;
 }
 
 // R less the mean reward of the others, by their weights. Attached, w (R - sum w R) with w of sum 1: the same times w (1 - w), which does not
 // cancel where one member has nearly all of the weight; 0 where X stands still.
-MOERL_DEVICE double advantage_of(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t own, double x, double reward) {
-    const double weight = relative_weight(facts, weighed_x(p, x));
-    const Others others = others_of(p, group, facts, own, weight, reward);
-    const double baseline = others.weight > 0.0 ? others.reward / others.weight : 0.0;
+MOERL_DEVICE double advantage_of(const MoerlCorrection& p, const GroupFacts& facts, const Heaviest& heaviest, uint32_t segment, double x, double weight, double reward) {
+    double others = facts.rewarded - weight, others_reward = facts.reward - weight * reward;
+    if (segment == heaviest.member) {
+        others = heaviest.others;
+        others_reward = heaviest.others_reward;
+    }
+    const double baseline = others > 0.0 ? others_reward / others : 0.0;
     if (p.weight != MOERL_CORRECTION_ATTACHED) return reward - baseline;
     if (x != saturated(p, x)) return 0.0;
-    return weight / facts.rewarded * (others.weight / facts.rewarded) * (reward - baseline);
+    return weight / facts.rewarded * (others / facts.rewarded) * (reward - baseline);
 }
 
-MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const Group& group, const GroupFacts& facts, uint32_t segment, const Judged& judged) {
+MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const GroupFacts& facts, const Heaviest& heaviest, uint32_t segment, const Judged& judged, double weight, float reward) {
     Settled r = {1.0f, false, 0u, 0.0f};
     if (!(judged.count > 0.0)) return r;
     if (!is_member(judged)) {
@@ -100,10 +89,9 @@ MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const Group& group, co
         if (p.weight == MOERL_CORRECTION_ATTACHED) r.advantage = r.weight;
         return r;
     }
-    r.weight = static_cast<float>(facts.members * relative_weight(facts, weighed_x(p, judged.x)) / facts.total);
-    const float reward = reward_of(p, segment);
+    r.weight = static_cast<float>(facts.members * weight / facts.total);
     if (p.baseline_advantages != nullptr && is_finite(reward)) {
-        r.advantage = static_cast<float>(advantage_of(p, group, facts, segment, judged.x, static_cast<double>(reward)));
+        r.advantage = static_cast<float>(advantage_of(p, facts, heaviest, segment, judged.x, weight, static_cast<double>(reward)));
     }
     return r;
 }
@@ -113,8 +101,6 @@ MOERL_DEVICE Settled normalised(const MoerlCorrection& p, const Group& group, co
 MOERL_DEVICE double log_uniform_of(const MoerlCorrection& p, uint32_t segment) {
     return log(p.uniforms != nullptr ? static_cast<double>(load(p.uniforms + segment)) : uniform_of(p, load(p.segment_ids + segment), 0u, 0u));
 }
-
-constexpr uint32_t NO_MEMBER = 0xffffffffu;
 
 // A member on its way into the chain. X is NaN for one that takes no part.
 struct ChainStep {
@@ -145,25 +131,16 @@ MOERL_DEVICE void take_step(const MoerlCorrection& p, uint64_t group, const Chai
     state = {step.x, step.member, 1};
 }
 
-// One chain, members in order: the lanes bring 32 at a time, one of them walks. The multiplicities are left in the workspace, 0 where a
+// The next 32 members of a chain, in order: the lanes brought them, one of them walks. The multiplicities are left in the workspace, 0 where a
 // member was rejected.
-MOERL_DEVICE void walk_chain(const MoerlCorrection& p, const Group& group) {
-    MOERL_SHARED(ChainStep, steps, DECIDING_THREADS);
-    const uint32_t lane = lane_index();
-    ChainState state = {p.carried != nullptr ? load(p.carried + group.index) : nan_f64(), NO_MEMBER, 0};
-    for (uint64_t first = group.begin; first < group.end; first += WARP) {
-        if (first + lane < group.end) {
-            const uint32_t own = load(p.members + first + lane);
-            const Judged judged = judge(p, own);
-            const bool takes_part = is_member(judged);
-            steps[thread_index()] = {takes_part ? judged.x : nan_f64(), takes_part ? log_uniform_of(p, own) : 0.0, own};
-        }
-        sync_warp();
-        const uint64_t left = group.end - first;
-        for (uint32_t i = 0; lane == 0 && i < WARP && i < left; i++) take_step(p, group.index, steps[thread_index() + i], state);
-        sync_warp();
-    }
-    if (lane == 0) {
+MOERL_DEVICE void walk_chain(const MoerlCorrection& p, const Group& group, ChainStep* steps, uint64_t members, ChainState& state) {
+    sync_warp();
+    for (uint32_t i = 0; lane_index() == 0 && i < WARP && i < members; i++) take_step(p, group.index, steps[i], state);
+    sync_warp();
+}
+
+MOERL_DEVICE void end_chain(const MoerlCorrection& p, const Group& group, const ChainState& state) {
+    if (lane_index() == 0) {
         leave_state(p, group.index, state);
         if (p.carry_log_weights != nullptr) store(p.carry_log_weights + group.index, state.x);
     }
@@ -178,33 +155,77 @@ MOERL_DEVICE Settled chosen(const MoerlCorrection& p, uint32_t segment, const Ju
 
 // -------------------------------------------------------------------------------------------------------------------------
 
+// Every pass judges every member: what a segment decides takes thousands of instructions, which so stand there once.
+enum GroupPass { PASS_CHAIN, PASS_LARGEST, PASS_TOTALS, PASS_OTHERS, PASS_DECIDE };
+
 template <bool TALLY> MOERL_DEVICE void decide_group(const MoerlCorrection& p, const Group& group, SegmentsSeen& seen, uint64_t& fault) {
+    MOERL_SHARED(ChainStep, steps, DECIDING_THREADS);
+    const uint32_t lane = lane_index();
     const bool is_normalised = p.weight == MOERL_CORRECTION_SELF_NORMALISED || p.weight == MOERL_CORRECTION_ATTACHED;
     const bool is_test = p.weight == MOERL_CORRECTION_METROPOLIS_MASK || p.weight == MOERL_CORRECTION_METROPOLIS_MULTIPLICITY;
     const bool is_chain = is_test && p.level != MOERL_CORRECTION_TOKEN;
-    GroupFacts facts = {0.0, 0.0, 0.0, 0.0, 0.0};
-    if (is_chain) walk_chain(p, group);
-    if (is_normalised) facts = facts_of_group(p, group);
-    if (p.expected_rewards != nullptr && lane_index() == 0) {
+    GroupFacts facts = {-static_cast<double>(f32_of(0x7f800000u)), 0.0, 0.0, 0.0, 0.0};
+    Heaviest heaviest = {0.0, NO_MEMBER, 0.0, 0.0};
+    ChainState state = {is_chain && p.carried != nullptr ? load(p.carried + group.index) : nan_f64(), NO_MEMBER, 0};
+    double sum = 0.0, squares = 0.0, kept = 0.0;
+    uint32_t pass = is_chain ? PASS_CHAIN : (is_normalised ? PASS_LARGEST : PASS_DECIDE);
+    while (true) {
+        for (uint64_t first = group.begin; first < group.end; first += WARP) {
+            const bool is_there = first + lane < group.end;
+            const uint32_t segment = is_there ? load(p.members + first + lane) : 0;
+            Judged judged = {0.0, 0.0, 0.0, 0.0f, false, false, false, false};
+            if (is_there) {
+                judged = judge(p, segment, [&](uint32_t option, double tokens) {
+                    if (pass == PASS_DECIDE) see_rejection(seen, option, tokens);
+                });
+            }
+            const bool takes_part = is_member(judged);
+            if (pass == PASS_CHAIN) {
+                if (is_there) steps[thread_index()] = {takes_part ? judged.x : nan_f64(), takes_part ? log_uniform_of(p, segment) : 0.0, segment};
+                walk_chain(p, group, steps + thread_index() - lane, group.end - first, state);
+                continue;
+            }
+            if (pass == PASS_LARGEST) {
+                if (takes_part) facts.largest = greater(facts.largest, weighed_x(p, judged.x));
+                continue;
+            }
+            const double weight = is_normalised && takes_part ? relative_weight(facts, weighed_x(p, judged.x)) : 0.0;
+            const float reward = is_normalised && takes_part ? reward_of(p, segment) : 0.0f;
+            if (pass != PASS_DECIDE) {
+                if (takes_part && pass == PASS_TOTALS) add_member(facts, heaviest, segment, weight, reward);
+                if (takes_part && pass == PASS_OTHERS) add_other(heaviest, segment, weight, reward);
+                continue;
+            }
+            if (!is_there) continue;
+            Settled settled = {judged.weight, false, 0u, 0.0f};
+            if (is_chain) settled = chosen(p, segment, judged);
+            if (is_normalised) settled = normalised(p, facts, heaviest, segment, judged, weight, reward);
+            kept += settle<TALLY>(p, segment, judged, settled, seen, fault);
+            const double its = static_cast<double>(settled.weight);
+            if (!(judged.count > 0.0) || !is_finite_f64(its)) continue;
+            sum += its;
+            squares += its * its;
+        }
+        if (pass == PASS_DECIDE) break;
+        bool has_heaviest = true;
+        if (pass == PASS_CHAIN) end_chain(p, group, state);
+        if (pass == PASS_LARGEST) facts.largest = warp_joined(true, facts.largest);
+        if (pass == PASS_TOTALS) has_heaviest = join_members(facts, heaviest);
+        if (pass == PASS_OTHERS) {
+            heaviest.others = warp_joined(false, heaviest.others);
+            heaviest.others_reward = warp_joined(false, heaviest.others_reward);
+        }
+        // Only baselines look at the others.
+        pass = pass == PASS_CHAIN || (pass == PASS_TOTALS && (!has_heaviest || p.baseline_advantages == nullptr)) ? uint32_t{PASS_DECIDE} : pass + 1;
+    }
+    if (p.expected_rewards != nullptr && lane == 0) {
         store(p.expected_rewards + group.index, facts.rewarded > 0.0 ? facts.reward / facts.rewarded : 0.0);
     }
-    double sum = 0.0, squares = 0.0, kept = 0.0;
-    for_group(p, group, [&](uint32_t segment) {
-        const Judged judged = judge(p, segment, [&](uint32_t option, double tokens) { see_rejection(seen, option, tokens); });
-        Settled settled = {judged.weight, false, 0u, 0.0f};
-        if (is_chain) settled = chosen(p, segment, judged);
-        if (is_normalised) settled = normalised(p, group, facts, segment, judged);
-        kept += settle<TALLY>(p, segment, judged, settled, seen, fault);
-        const double weight = static_cast<double>(settled.weight);
-        if (!(judged.count > 0.0) || !is_finite_f64(weight)) return;
-        sum += weight;
-        squares += weight * weight;
-    });
     if constexpr (TALLY) {
         sum = warp_joined(false, sum);
         squares = warp_joined(false, squares);
         kept = warp_joined(false, kept);
-        if (lane_index() != 0) return;
+        if (lane != 0) return;
         seen.at[MOERL_CORRECTION_KEPT_GROUPS] += kept > 0.0 ? 1.0 : 0.0;
         if (squares > 0.0) seen.at[MOERL_CORRECTION_GROUP_ESS] += sum * sum / squares;
     }

@@ -236,6 +236,14 @@ template <bool FULL> MOERL_DEVICE void join_piece_tiles(const MoerlCorrection& p
     store(to, total);
 }
 
+// A token's share of everything. Four chains a sum, of which this is one.
+template <bool FULL, class Chain> MOERL_DEVICE void add_token(const MoerlCorrection& p, const CorrectionToken& token, PieceSums<FULL>& sums, CorrectionTally& tally, Chain chain) {
+    count_into(sums, p, token.delta, token.counts, token.is_sound);
+    MOERL_UNROLL
+    for (int i = 0; i < SUMS_OF<FULL>; i++) chain(i, token.is_sound ? share_of(p, i, token.delta, token.old, token.rollout, token.advantage) : 0.0f);
+    if constexpr (FULL) count_correction(tally, p, token);
+}
+
 // A unit that is one piece, or a tile of one: summed in registers.
 template <bool FULL> MOERL_DEVICE PieceSums<FULL> sum_whole(const MoerlCorrection& p, const MoerlUnit& unit, CorrectionTally& tally, uint64_t& fault) {
     constexpr int rows_at_once = FULL ? 1 : ROWS_AT_ONCE;
@@ -246,16 +254,25 @@ template <bool FULL> MOERL_DEVICE PieceSums<FULL> sum_whole(const MoerlCorrectio
         CorrectionPack packs[rows_at_once];
         MOERL_UNROLL
         for (int r = 0; r < rows_at_once; r++) packs[r] = load_correction_pack(p, g, first + r, true);
-        MOERL_UNROLL
-        for (int r = 0; r < rows_at_once; r++) {
-            MOERL_UNROLL
+        if constexpr (FULL) {
+            // A thousand instructions a token: four times as many do not stay in an instruction cache. The token at hand is the first one of the pack, the
+            // chain at hand the first of each sum, and after four turns all are where they were.
+            MOERL_ROLLED
             for (int v = 0; v < 4; v++) {
-                const CorrectionToken token = correction_token(packs[r], v);
-                count_into(sums, p, token.delta, token.counts, token.is_sound);
-                keep_token_faults(fault, p, packs[r], token, v);
+                const CorrectionToken token = correction_token(packs[0], 0);
+                add_token<FULL>(p, token, sums, tally, [&](int i, float share) { rotate(chains.of[i], chains.of[i][0] + share); });
+                keep_token_faults(fault, p, packs[0], token, 0);
+                next_token(packs[0]);
+            }
+        } else {
+            MOERL_UNROLL
+            for (int r = 0; r < rows_at_once; r++) {
                 MOERL_UNROLL
-                for (int i = 0; i < SUMS_OF<FULL>; i++) chains.of[i][v] += token.is_sound ? share_of(p, i, token.delta, token.old, token.rollout, token.advantage) : 0.0f;
-                if constexpr (FULL) count_correction(tally, p, token);
+                for (int v = 0; v < 4; v++) {
+                    const CorrectionToken token = correction_token(packs[r], v);
+                    add_token<FULL>(p, token, sums, tally, [&](int i, float share) { chains.of[i][v] += share; });
+                    keep_token_faults(fault, p, packs[r], token, v);
+                }
             }
         }
     }
@@ -263,6 +280,11 @@ template <bool FULL> MOERL_DEVICE PieceSums<FULL> sum_whole(const MoerlCorrectio
     MOERL_UNROLL
     for (int i = 0; i < SUMS_OF<FULL>; i++) sums.sums[i] = fold(chains.of[i], g.head);
     return sums;
+}
+
+MOERL_DEVICE CorrectionToken staged_token(const CorrectionPartialStage<true>& stage, int slot) {
+    const uint8_t marks = stage.marks[slot];
+    return {stage.delta[slot], stage.old[slot], stage.rollout[slot], stage.advantage[slot], (marks & STAGED_COUNTS) != 0, (marks & STAGED_SOUND) != 0};
 }
 
 template <bool FULL> MOERL_DEVICE void stage_pieces(const MoerlCorrection& p, const MoerlUnit& unit, CorrectionPartialStage<FULL>& stage, CorrectionTally& tally, uint64_t& fault) {
@@ -280,9 +302,15 @@ template <bool FULL> MOERL_DEVICE void stage_pieces(const MoerlCorrection& p, co
                 stage.old[slot + v] = token.old;
                 stage.rollout[slot + v] = token.rollout;
                 stage.advantage[slot + v] = token.advantage;
-                count_correction(tally, p, token);
             }
             keep_token_faults(fault, p, pack, token, v);
+        }
+        if constexpr (FULL) {
+            // Once in the code, and not four times: the lane's own slots.
+            MOERL_ROLLED
+            for (int own = slot; own < slot + 4; own++) {
+                if ((pack.bits >> (own - slot) & 1u) != 0) count_correction(tally, p, staged_token(stage, own));
+            }
         }
     }
     sync_warp();
@@ -304,7 +332,8 @@ template <bool FULL> MOERL_DEVICE PieceSums<FULL> sum_short_piece(const MoerlCor
     for (int i = 0; i < length; i++) count_staged(sums, p, stage, slot + i);
     MOERL_UNROLL
     for (int sum = 0; sum < SUMS_OF<FULL>; sum++) {
-        if (sum == 0 || p.place[sum - 1 + MOERL_CORRECTION_K1] != 255) sums.sums[sum] = fold_short(length, [&](int i) { return staged_share(p, stage, sum, slot + i); });
+        const auto share = [&](int i) { return staged_share(p, stage, sum, slot + i); };
+        if (sum == 0 || p.place[sum - 1 + MOERL_CORRECTION_K1] != 255) sums.sums[sum] = FULL ? fold_short_rolled(length, share) : fold_short(length, SHORT, share);
     }
     return sums;
 }

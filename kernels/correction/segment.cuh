@@ -17,6 +17,7 @@ struct Pieces {
 
 MOERL_DEVICE double nan_f64() { return static_cast<double>(f32_of(0x7fc00000u)); }
 MOERL_DEVICE bool is_nan(double x) { return x != x; }
+MOERL_DEVICE double greater(double a, double b) { return b > a ? b : a; }
 MOERL_DEVICE bool is_finite_f64(double x) { return x - x == 0.0; }
 
 MOERL_DEVICE Pieces pieces_of(const MoerlCorrection& p, uint64_t segment) {
@@ -75,13 +76,15 @@ MOERL_DEVICE double statistic_of(const MoerlCorrection& p, uint32_t statistic, u
         default: break;
     }
     // Both divergences are convex: the largest is at an end.
-    double high = plane_of(p, MOERL_CORRECTION_MAX, pieces), low = -plane_of(p, MOERL_CORRECTION_MAX_NEGATIVE, pieces);
+    const double high = plane_of(p, MOERL_CORRECTION_MAX, pieces), low = -plane_of(p, MOERL_CORRECTION_MAX_NEGATIVE, pieces);
     if (low > high) return 0.0;  // no sound token
-    high = high > bound ? bound : (high < -bound ? -bound : high);
-    low = low > bound ? bound : (low < -bound ? -bound : low);
-    const double a = statistic == MOERL_CORRECTION_OF_MAX_K2 ? 0.5 * high * high : k3_f64(high);
-    const double b = statistic == MOERL_CORRECTION_OF_MAX_K2 ? 0.5 * low * low : k3_f64(low);
-    return a > b ? a : b;
+    double most = 0.0;
+    MOERL_ROLLED
+    for (int end = 0; end < 2; end++) {
+        const double at = end == 0 ? low : high, x = at > bound ? bound : (at < -bound ? -bound : at);
+        most = greater(most, statistic == MOERL_CORRECTION_OF_MAX_K2 ? 0.5 * x * x : k3_f64(x));
+    }
+    return most;
 }
 
 MOERL_DEVICE bool keeps_segment(const MoerlCorrection& p, const MoerlCorrectionOption& option, uint64_t segment, const Pieces& pieces, const Judged& judged) {
@@ -159,10 +162,6 @@ template <class Count> MOERL_DEVICE Judged judge(const MoerlCorrection& p, uint6
     }
     if (r.is_dropped) r.weight = 0.0f;
     return r;
-}
-
-MOERL_DEVICE Judged judge(const MoerlCorrection& p, uint64_t segment) {
-    return judge(p, segment, [](uint32_t, double) {});
 }
 
 // What takes part in its group.

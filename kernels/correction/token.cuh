@@ -85,6 +85,27 @@ MOERL_DEVICE CorrectionToken correction_token(const CorrectionPack& pack, int v)
     return r;
 }
 
+// What the four hold moves one place down, `last` to the end.
+MOERL_DEVICE void rotate(float (&x)[4], float last) {
+    x[0] = x[1];
+    x[1] = x[2];
+    x[2] = x[3];
+    x[3] = last;
+}
+
+// The pack with its second token in the first place.
+MOERL_DEVICE void next_token(CorrectionPack& pack) {
+    rotate(pack.old.x, 0.0f);
+    rotate(pack.rollout.x, 0.0f);
+    rotate(pack.mass.x, 0.0f);
+    rotate(pack.shift.x, 0.0f);
+    rotate(pack.advantages.x, 0.0f);
+    pack.index++;
+    pack.bits >>= 1;
+    pack.mask >>= 8;
+    pack.unsound >>= 1;
+}
+
 MOERL_DEVICE void keep_token_faults(uint64_t& fault, const MoerlCorrection& p, const CorrectionPack& pack, const CorrectionToken& token, int v) {
     const uint64_t row = pack.index + static_cast<uint64_t>(v);
     const bool is_token = (pack.bits >> v & 1u) != 0;
@@ -99,6 +120,7 @@ MOERL_DEVICE uint32_t rejections_of(const MoerlCorrection& p, float delta) {
     if (!p.has_token_options) return 0u;
     uint32_t bits = 0;
     const float x = clamped(delta);
+    MOERL_ROLLED
     for (uint32_t i = 0; i < p.option_count; i++) {
         const MoerlCorrectionOption& option = p.options[i];
         if (option.statistic > MOERL_CORRECTION_OF_TOKEN_K3) continue;

@@ -417,7 +417,7 @@ template <bool WIDE> MOERL_DEVICE void count_staged(const Staged<WIDE>& s, int i
 template <bool WIDE> MOERL_DEVICE SegmentSums sum_short(const Staged<WIDE>& s, int length, int longest) {
     SegmentSums sums = NO_SUMS;
     for (int i = 0; i < length; i++) count_staged(s, i, sums);
-    sum_staged_values(s, sums, [&](auto value) { return fold_short(length, longest, value); });
+    sum_staged_values(s, sums, [&](auto value) { return WIDE ? fold_short_rolled(length, value) : fold_short(length, longest, value); });
     return sums;
 }
 

@@ -373,6 +373,9 @@ MOERL_DEVICE float fold(const float (&slots)[4], int head) {
     return warp_sum((head & 1) != 0 ? odd : even) + 0.0f;
 }
 
+// Never -0.
+MOERL_DEVICE float fold_eight(const float (&b)[8]) { return (((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))) + 0.0f; }
+
 // The tree's sum of at most 32 positions, by one lane: b(0) .. b(7) and the folds by 4, 2, 1 are all that is left of it. `longest`: no lane of the
 // warp has more positions than that.
 template <class Value> MOERL_DEVICE float fold_short(int length, int longest, Value value) {
@@ -386,10 +389,23 @@ template <class Value> MOERL_DEVICE float fold_short(int length, int longest, Va
         for (int v = 0; v < 4; v++) x[v] = 4 * j + v < length ? value(4 * j + v) : 0.0f;
         b[j] = (x[0] + x[1]) + (x[2] + x[3]);
     }
-    return (((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))) + 0.0f;
+    return fold_eight(b);
 }
 
-template <class Value> MOERL_DEVICE float fold_short(int length, Value value) { return fold_short(length, WARP, value); }
+// The same of a value that takes many instructions: they stand four times in the code, and not thirty-two. What is at hand goes to the end of b.
+template <class Value> MOERL_DEVICE float fold_short_rolled(int length, Value value) {
+    float b[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    MOERL_ROLLED
+    for (int first = 0; first < WARP; first += 4) {
+        float x[4];
+        MOERL_UNROLL
+        for (int v = 0; v < 4; v++) x[v] = first + v < length ? value(first + v) : 0.0f;
+        MOERL_UNROLL
+        for (int j = 0; j < 7; j++) b[j] = b[j + 1];
+        b[7] = (x[0] + x[1]) + (x[2] + x[3]);
+    }
+    return fold_eight(b);
+}
 
 // The tree's sum of up to a tile of positions, by the warp.
 template <class Value> MOERL_DEVICE float fold_staged(int length, Value value) {

@@ -11,8 +11,8 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::toolkit;
-use crate::workspace::{Workspace, run};
-use crate::{kernel_files, kernels, sass, suite};
+use crate::workspace::{Workspace, output};
+use crate::{kernel_files, kernels, processes, sass, suite};
 
 /// Where the figures stand.
 const FILE: &str = "benches/figures.tsv";
@@ -22,6 +22,22 @@ const ARCH: u32 = 90;
 
 /// Kernels that are no operation of the library: what bandwidth is measured with, and what a test of the launch sends back.
 const TOOLS: [&str; 5] = ["bandwidth_copy", "bandwidth_empty", "bandwidth_fill", "bandwidth_read", "echo"];
+
+/// What `moerl bench` measures, the longest first. A case that is not looked at is missed: its line says so.
+const NOUNS: [&str; 12] = [
+    "logprob",
+    "gate",
+    "update",
+    "objective",
+    "correction",
+    "advantage",
+    "router_loss",
+    "linear",
+    "covariance",
+    "expert_ledger",
+    "route_change",
+    "ema",
+];
 
 const HEADING: &str = "\
 # What is known of every kernel without a GPU. Written by `cargo xtask figures --write`, checked by `cargo xtask figures`: none may grow.
@@ -119,18 +135,12 @@ fn code(workspace: &Workspace) -> Result<Figures> {
 
 /// What the emulated kernels move.
 fn traffic(workspace: &Workspace) -> Result<Figures> {
-    let json = workspace.target.join("figures.json");
     // The command is built for its tests, here for the smallest of them.
     let messages = suite::build(workspace, &["--test", "devices"])?;
     let mut programs = messages.iter().filter(|message| message["target"]["kind"][0] == "bin");
     let program = programs.find_map(|message| message["executable"].as_str()).context("cargo builds no `moerl`")?;
-    let mut command = workspace.command(program);
-    command.args(["bench", "--backend", "emulator", "--json"]).arg(&json);
-    // The table is for people; here the file is what counts.
-    run(command.stdout(std::process::Stdio::null()))?;
-    let text = fs::read_to_string(&json).with_context(|| json.display().to_string())?;
-    let document: Value = serde_json::from_str(&text).context("what `moerl bench` wrote")?;
-    let cases = document["cases"].as_array().context("a list of cases")?;
+    let cases = processes::in_parallel(&NOUNS, |noun| bench(workspace, program, noun))?.concat();
+    let cases = cases.as_slice();
     let missing = missing(&entries(workspace)?, &launched(cases)?);
     if !missing.is_empty() {
         bail!("no case of `moerl bench` launches {}", missing.join(", "));
@@ -143,6 +153,18 @@ fn traffic(workspace: &Workspace) -> Result<Figures> {
         }
     }
     Ok(figures)
+}
+
+/// The cases of one noun.
+fn bench(workspace: &Workspace, program: &str, noun: &str) -> Result<Vec<Value>> {
+    let json = workspace.target.join(format!("figures-{noun}.json"));
+    let mut command = workspace.command(program);
+    command.args(["bench", noun, "--backend", "emulator", "--json"]).arg(&json);
+    // The table is for people; here the file is what counts.
+    output(&mut command)?;
+    let text = fs::read_to_string(&json).with_context(|| json.display().to_string())?;
+    let document: Value = serde_json::from_str(&text).context("what `moerl bench` wrote")?;
+    document["cases"].as_array().cloned().context("a list of cases")
 }
 
 fn traffic_of(case: &Value) -> Result<(String, Vec<u64>)> {

@@ -64,21 +64,24 @@ pub fn run_all(jobs: Vec<Job>, start: impl Fn(&Path) -> Command + Sync) -> Resul
     if jobs.is_empty() {
         bail!("there is no test to run");
     }
-    let workers = std::thread::available_parallelism()?.get().min(jobs.len());
-    let queue = Mutex::new(jobs.into_iter());
-    let next = || queue.lock().expect("no worker panics").next();
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let work = || {
-            let mut result = Ok(());
-            while let Some(job) = next() {
-                result = result.and(run(&job, start(&job.binary)));
-            }
-            result
-        };
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("no worker panics")).collect()
-    });
+    // Every job is run, whatever became of those before.
+    let results = in_parallel(&jobs, |job| Ok(run(job, start(&job.binary))))?;
     results.into_iter().collect()
+}
+
+/// `work` on every item, as many at a time as there are cores; the results in the order of the items, or the first error.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let workers = std::thread::available_parallelism()?.get().min(items.len());
+    let queue = Mutex::new(items.iter().enumerate());
+    let next = || queue.lock().expect("no worker panics").next();
+    let worker =
+        || -> Vec<(usize, Result<R>)> { std::iter::from_fn(next).map(|(place, item)| (place, work(item))).collect() };
+    let mut results: Vec<(usize, Result<R>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no worker panics")).collect()
+    });
+    results.sort_by_key(|(place, _)| *place);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Runs one job and shows a line about it, or all that it wrote if it failed.
@@ -104,6 +107,18 @@ mod tests {
     #[test]
     fn no_test_at_all_is_no_success() {
         assert!(run_all(Vec::new(), |_| Command::new("true")).is_err());
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_items() {
+        let items: Vec<u64> = (0..40).collect();
+        let found = in_parallel(&items, |&item| {
+            std::thread::sleep(std::time::Duration::from_micros(100 * (40 - item)));
+            Ok(2 * item)
+        });
+        assert_eq!(found.unwrap(), (0..40).map(|item| 2 * item).collect::<Vec<_>>());
+        assert!(in_parallel(&items, |&item| if item == 7 { bail!("seven") } else { Ok(()) }).is_err());
+        assert!(in_parallel(&[0; 0], |_| Ok(())).unwrap().is_empty());
     }
 
     #[test]

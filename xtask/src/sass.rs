@@ -1,14 +1,16 @@
 //! What the machine code of each kernel is made of.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::architecture::MACHINE_CODE;
 use crate::kernel_files;
 use crate::kernels::{self, Compiled};
+use crate::processes;
 use crate::roads::{Road, parse, roads};
 use crate::toolkit;
 use crate::workspace::{Workspace, output};
@@ -56,17 +58,14 @@ pub fn sass(workspace: &Workspace, arch: u32, loops: bool, check: bool) -> Resul
         bail!("no machine code is made for sm_{arch}, only for {MACHINE_CODE:?}");
     }
     let compiled = kernels::compile(workspace)?;
-    let tools = toolkit::disassembler(workspace)?;
-    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
     let mut narrow = Vec::new();
     println!("{:40} {:>6} {}", "kernel", "all", CLASSES.map(|(heading, _)| format!("{heading:>9}")).join(" "));
     let mut turns = String::new();
-    for source in &sources {
-        let listing = disassemble(&tools, &compiled.fatbin(source), arch)?;
+    for (source, listing) in &listings(workspace, &compiled, arch)? {
         if loops {
-            turns += &table_of_roads(&listing);
+            turns += &table_of_roads(listing);
         }
-        for (kernel, mix) in &mixes(&listing) {
+        for (kernel, mix) in &mixes(listing) {
             let counts = CLASSES.map(|(_, belongs)| count(mix, belongs));
             let all: u32 = mix.values().sum();
             println!("{kernel:40} {all:>6} {}", counts.map(|count| format!("{count:>9}")).join(" "));
@@ -100,18 +99,27 @@ fn count(mix: &Mix, belongs: Belongs) -> u32 {
 
 /// The instructions of every kernel.
 pub fn all(workspace: &Workspace, compiled: &Compiled, arch: u32) -> Result<BTreeMap<String, Mix>> {
-    let tools = toolkit::disassembler(workspace)?;
-    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
-    let mut found = BTreeMap::new();
-    for source in &sources {
-        found.extend(mixes(&disassemble(&tools, &compiled.fatbin(source), arch)?));
-    }
-    Ok(found)
+    Ok(listings(workspace, compiled, arch)?.iter().flat_map(|(_, listing)| mixes(listing)).collect())
 }
 
-fn disassemble(tools: &Path, fatbin: &Path, arch: u32) -> Result<String> {
+/// The machine code of every file of kernels. Disassembling takes half a minute: what was once read lies beside the image.
+fn listings(workspace: &Workspace, compiled: &Compiled, arch: u32) -> Result<Vec<(PathBuf, String)>> {
+    let tools = toolkit::disassembler(workspace)?;
+    let sources = kernel_files::sources(&workspace.root.join("kernels")).map_err(|error| anyhow!(error))?;
+    let listings = processes::in_parallel(&sources, |source| listing(&tools, &compiled.fatbin(source), arch))?;
+    Ok(sources.into_iter().zip(listings).collect())
+}
+
+fn listing(tools: &Path, fatbin: &Path, arch: u32) -> Result<String> {
+    let file = fatbin.with_extension(format!("sm_{arch}.sass"));
+    let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+    if age(&file).is_ok_and(|listed| age(fatbin).is_ok_and(|made| made < listed)) {
+        return fs::read_to_string(&file).with_context(|| file.display().to_string());
+    }
     let mut command = Command::new(tools.join("cuobjdump"));
-    output(command.arg("-sass").arg("-arch").arg(format!("sm_{arch}")).arg(fatbin))
+    let listing = output(command.arg("-sass").arg("-arch").arg(format!("sm_{arch}")).arg(fatbin))?;
+    fs::write(&file, &listing).with_context(|| file.display().to_string())?;
+    Ok(listing)
 }
 
 const ROAD_HEADINGS: [&str; 5] = ["load.128", "store.128", "special", "start", "per 16 B"];

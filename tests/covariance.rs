@@ -98,7 +98,7 @@ fn choices_agree_with_the_reference<B: Backend>(backend: &B) {
     for n in [1, 31, 1000, 1024, 5000] {
         let tokens = Tokens::random(n, n as u64);
         for rule in rules() {
-            for means in [None, Some((0.1, -2.0))] {
+            for means in common::sampled([None, Some((0.1, -2.0))], n) {
                 let config = Config { rule, means };
                 let (found, expected) =
                     (choose(backend, &config, &tokens).unwrap(), choose(&Reference, &config, &tokens).unwrap());

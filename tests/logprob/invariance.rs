@@ -5,7 +5,7 @@ use moerl::element::{Float, bf16, f16};
 use moerl::logprob::Config;
 use rand::RngExt;
 
-use crate::common::seeded;
+use crate::common::{is_sanitized, seeded};
 use crate::on_every_backend;
 use crate::support::*;
 
@@ -63,7 +63,9 @@ fn any_stride_and_alignment_gives_the_same_bits<B: Backend>(backend: &B) {
         let inputs = mixed::<T>(2, 5, columns);
         let plain = forward(backend, &inputs, EVERYTHING);
         for offset in 0..16 / size_of::<T>() {
-            for stride in [columns, columns + 1, columns + 3, 2 * columns] {
+            // By columns + 1 every row begins at another offset.
+            let strides = [columns + 1, columns, columns + 3, 2 * columns];
+            for &stride in if is_sanitized() { &strides[..1] } else { &strides[..] } {
                 let moved = forward(backend, &inputs.laid_out(offset, stride), EVERYTHING);
                 assert_eq!(moved.bits(), plain.bits(), "{} columns at {offset} by {stride}", columns);
             }

@@ -10,7 +10,7 @@ use moerl::objective::{
 use moerl::{Backend, Buffer};
 
 use crate::case::{Asked, Asking, Case, Uploaded, objectives, run, run_asking, run_plain};
-use crate::common::{bits, is_sanitized};
+use crate::common::{bits, is_sanitized, sampled};
 
 /// A batch with what an objective may read, but for corrections.
 fn rich(lengths: &[usize], seed: u64) -> Case {
@@ -394,11 +394,9 @@ pub fn what_is_asked_for_does_not_change_a_bit<B: Backend>(backend: &B) {
             (&first, "without old"),
             (&odd_first, "odd, without old"),
         ] {
-            for config in objectives()
-                .into_iter()
-                .take(3)
-                .chain([Config::new(Variant::Sapo(Sapo { level: RatioLevel::Sequence, ..Sapo::default() }))])
-            {
+            let sequence_sapo = Config::new(Variant::Sapo(Sapo { level: RatioLevel::Sequence, ..Sapo::default() }));
+            let configs = objectives().into_iter().take(3).chain([sequence_sapo]);
+            for config in sampled(configs, seed) {
                 for &nonfinite in policies {
                     let config = Config { nonfinite, ..config.clone() };
                     let everything = run(backend, &config, case);

@@ -66,7 +66,8 @@ pub struct Batch<'a, M> {
     pub advantages: Option<Advantages<'a, M>>,
     /// `[S]`: D = Σ m (l − o), a plane of the objective's sums: for the same.
     pub current_log_ratio: Option<View<'a, f64, M>>,
-    /// `[S]`: what a segment is called, whatever the packing: the counter of its uniform number.
+    /// `[S]`: what a segment is called, whatever the packing: the counter of its uniform number. At the level `Token` a token's position is counted from where
+    /// the segment begins in this call: where ranks hold pieces of a segment, hand them `uniforms`.
     pub segment_ids: Option<View<'a, u64, M>>,
     /// `[S]`, at the level `Token` `[N]`: U in (0, 1), instead of those drawn by seed and id.
     pub uniforms: Option<View<'a, f32, M>>,

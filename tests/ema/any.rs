@@ -281,7 +281,9 @@ fn assert_element(step: &Step, case: &Case, from: f32, i: usize, found: (f32, Op
         // Rounded are the difference and its weight, and then the sum on both sides.
         let tolerance =
             HALF_UNIT * (1.01 * moved.abs() + 2.0 * expected.abs()) + of_factor(step.weight, p - from) + 4.0 * LEAST;
-        let share = report::see(0, "state", "any", (state - expected).abs(), tolerance);
+        // Infinite is what rounds to 2¹²⁸.
+        let error = (state.clamp(-128f64.exp2(), 128f64.exp2()) - expected).abs();
+        let share = report::see(0, "state", "any", error, tolerance);
         assert!(share <= 1.0, "{from} and {p} make {state} not {expected}: {share} of the tolerance");
     }
     let Some(copy) = found.1.map(bf16::to_f32) else { return is_sound };
@@ -327,7 +329,7 @@ fn all_bits(found: &Found) -> Vec<Vec<u32>> {
 }
 
 pub fn any_list_is_the_reference_s<B: Backend>(backend: &B) {
-    for_any(90, &list(), |list| {
+    for_any(150, &list(), |list| {
         let cases = list.cases();
         let states = cases.iter().map(|case| case.state.clone()).collect();
         let mut from = Found { states, copies: vec![], count: 5 };

@@ -46,8 +46,8 @@ fn gradient() -> impl Strategy<Value = Gradient> {
     let elements = select(vec![
         0_usize, 1, 3, 4, 5, 7, 8, 9, 127, 129, 255, 257, 1023, 1025, 2047, 2049, 8191, 8192, 8193, 16_385,
     ]);
-    let experts = select(vec![257_usize, 4096, 4097, 0]);
-    let shape = prop_oneof![9 => (1_usize..5, elements), 1 => (experts, 0_usize..3)];
+    let limits = select(vec![(0_usize, 0_usize), (4096, 0), (4097, 0), (257, 0), (257, 1), (257, 2)]);
+    let shape = prop_oneof![9 => (1_usize..4, elements), 1 => limits];
     let flaws = select(vec![Flaw::Type, Flaw::Length, Flaw::Workspace, Flaw::Shared]);
     let flaw = prop_oneof![6 => Just(Flaw::Nothing), 1 => flaws];
     let place = (0_usize..9, 0_usize..9).prop_map(|(before, gap)| Place { before, gap });

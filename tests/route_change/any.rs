@@ -240,7 +240,7 @@ fn bits(sums: &[Vec<f64>; 2]) -> Vec<u64> {
 }
 
 pub fn any_sums_are_the_reference_s<B: Backend>(backend: &B) {
-    for_any(150, &drawn(), |drawn| {
+    for_any(300, &drawn(), |drawn| {
         let tokens = drawn.tokens();
         let both = unless_refused(
             run(backend, drawn, &tokens, drawn.has, drawn.aligned),

@@ -2,6 +2,8 @@
 
 #[path = "expert_ledger/any.rs"]
 mod any;
+#[path = "expert_ledger/any_moments.rs"]
+mod any_moments;
 #[path = "expert_ledger/any_norms.rs"]
 mod any_norms;
 mod common;

@@ -1,7 +1,7 @@
 //! Any choice of tokens: rules, means, lengths, ties, masks, places and outputs in whatever combination, and what must be refused.
 
 use moerl::covariance::{Call, Config, Rule, workspace_bytes};
-use moerl::memory::ViewMut;
+use moerl::memory::{View, ViewMut};
 use moerl::{Backend, Reference, Result};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -76,6 +76,8 @@ enum Flaw {
     Keep,
     Workspace,
     Shared,
+    /// An address that is no multiple of an element.
+    Odd,
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -127,6 +129,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         Flaw::Keep,
         Flaw::Workspace,
         Flaw::Shared,
+        Flaw::Odd,
     ];
     let flaw = prop_oneof![6 => Just(Flaw::Nothing), 1 => select(flaws.to_vec())];
     let bad = select(vec![0.0, 0.0, 0.05, 0.9, 1.0]);
@@ -200,7 +203,7 @@ impl Drawn {
             Flaw::Chosen => self.has(CHOSEN),
             Flaw::Keep => self.has(KEEP),
             Flaw::Shared => self.has(CHOSEN) && self.tokens > 0,
-            Flaw::Advantages | Flaw::Ids | Flaw::Workspace => true,
+            Flaw::Advantages | Flaw::Ids | Flaw::Workspace | Flaw::Odd => true,
         };
         !is_sound || of_arrays
     }
@@ -262,6 +265,10 @@ fn run<B: Backend>(backend: &B, drawn: &Drawn, tokens: &Tokens, has: u8, aligned
         if drawn.flaw == Flaw::Shared && call.chosen.is_some() {
             // SAFETY: the call is refused before anything looks there, or there is nothing to look at.
             call.chosen = Some(unsafe { ViewMut::from_raw(ids.view().address(), n) });
+        }
+        if drawn.flaw == Flaw::Odd {
+            // SAFETY: the call is refused before anything looks there.
+            call.token_ids = unsafe { View::from_raw(ids.view().address() + 2, n) };
         }
         backend.covariance(&stream, &drawn.config, call)?;
     }

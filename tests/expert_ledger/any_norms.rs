@@ -22,6 +22,8 @@ enum Flaw {
     Length,
     Workspace,
     Shared,
+    /// An address that is no multiple of an element.
+    Odd,
 }
 
 // ---- norms --------------------------------------------------------------------------------------------------------------
@@ -48,7 +50,7 @@ fn gradient() -> impl Strategy<Value = Gradient> {
     ]);
     let limits = select(vec![(0_usize, 0_usize), (4096, 0), (4097, 0), (257, 0), (257, 1), (257, 2)]);
     let shape = prop_oneof![9 => (1_usize..4, elements), 1 => limits];
-    let flaws = select(vec![Flaw::Type, Flaw::Length, Flaw::Workspace, Flaw::Shared]);
+    let flaws = select(vec![Flaw::Type, Flaw::Length, Flaw::Workspace, Flaw::Shared, Flaw::Odd]);
     let flaw = prop_oneof![6 => Just(Flaw::Nothing), 1 => flaws];
     let place = (0_usize..9, 0_usize..9).prop_map(|(before, gap)| Place { before, gap });
     let place = prop_oneof![Just(Place::default()), place];
@@ -95,7 +97,7 @@ impl Gradient {
             Flaw::Nothing => false,
             Flaw::Workspace | Flaw::Shared => has_workspace,
             Flaw::Type => self.elements > 0,
-            Flaw::Length => true,
+            Flaw::Length | Flaw::Odd => true,
         };
         of_arrays || !(1..=4096).contains(&self.experts)
     }
@@ -122,6 +124,10 @@ fn run_norms<B: Backend>(backend: &B, drawn: &Gradient, numbers: &[f32], place: 
         if drawn.flaw == Flaw::Shared && len > 0 {
             // SAFETY: the call is refused before anything looks there.
             call.squares = unsafe { ViewMut::from_raw(call.workspace.address(), drawn.experts) };
+        }
+        if drawn.flaw == Flaw::Odd {
+            // SAFETY: likewise.
+            call.squares = unsafe { ViewMut::from_raw(call.squares.address() + 4, before.len()) };
         }
         backend.expert_squared_norms(&stream, call)?;
         *found = squares.read("squares", backend, &stream);
@@ -176,7 +182,7 @@ fn scales() -> impl Strategy<Value = Scales> {
     let clip = select(vec![1.0, 1e-3, 1e-300, 1e300, 5e-324, f64::MAX, 2e-6]);
     let unsound = select(vec![0.0, -1.0, f64::NAN, f64::INFINITY]);
     let clip = prop_oneof![9 => clip.boxed(), 1 => unsound.boxed()];
-    let flaw = prop_oneof![9 => Just(Flaw::Nothing), 1 => select(vec![Flaw::Length, Flaw::Shared])];
+    let flaw = prop_oneof![9 => Just(Flaw::Nothing), 1 => select(vec![Flaw::Length, Flaw::Shared, Flaw::Odd])];
     (experts, clip, 0_usize..4, flaw, any::<u64>()).prop_map(|(experts, clip, before, flaw, seed)| Scales {
         experts,
         clip,
@@ -196,6 +202,10 @@ fn run_scales<B: Backend>(backend: &B, drawn: &Scales, squares: &[f64], before: 
     if drawn.flaw == Flaw::Shared {
         // SAFETY: the call is refused before anything looks there, or there is nothing to look at.
         call.scale = unsafe { ViewMut::from_raw(squares.view().address(), len) };
+    }
+    if drawn.flaw == Flaw::Odd {
+        // SAFETY: likewise.
+        call.scale = unsafe { ViewMut::from_raw(call.scale.address() + 1, len) };
     }
     backend.expert_clip_scale(&stream, call)?;
     Ok(scale.read("scale", backend, &stream))

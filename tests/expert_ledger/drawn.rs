@@ -3,6 +3,7 @@
 use moerl::Backend;
 use moerl::element::Element;
 use moerl::expert_ledger::{ExpertSums, Tokens};
+use moerl::memory::View;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::RngExt;
@@ -50,6 +51,8 @@ pub enum Flaw {
     Second,
     Third,
     Shared,
+    /// An address that is no multiple of an element.
+    Odd,
 }
 
 pub fn drawn() -> impl Strategy<Value = Drawn> {
@@ -68,8 +71,17 @@ pub fn drawn() -> impl Strategy<Value = Drawn> {
     let clip = select(vec![None, Some(f32::INFINITY), Some(1.0), Some(1e-3), Some(f32::MIN_POSITIVE), Some(1e30)]);
     let unsound = select(vec![0.0, -1.0, f32::NAN]).prop_map(Some);
     let clip = prop_oneof![12 => clip.boxed(), 1 => unsound.boxed()];
-    let flaws =
-        [Flaw::Ids, Flaw::Advantages, Flaw::Mask, Flaw::Type, Flaw::First, Flaw::Second, Flaw::Third, Flaw::Shared];
+    let flaws = [
+        Flaw::Ids,
+        Flaw::Advantages,
+        Flaw::Mask,
+        Flaw::Type,
+        Flaw::First,
+        Flaw::Second,
+        Flaw::Third,
+        Flaw::Shared,
+        Flaw::Odd,
+    ];
     let flaw = prop_oneof![6 => Just(Flaw::Nothing), 1 => select(flaws.to_vec())];
     let shape = (tokens, experts, k, 0_usize..3, 0_u8..5, select(vec![0.0, 0.0, 0.03, 0.4]));
     let rest = (0_u8..8, 0_usize..5, any::<bool>(), select(vec![1_usize, 3, 1000]), clip, flaw, any::<u64>());
@@ -154,7 +166,7 @@ impl Drawn {
 
     /// What is wrong with the tokens of either call.
     fn has_unlawful_tokens(&self) -> bool {
-        let of_arrays = matches!(self.flaw, Flaw::Ids | Flaw::Advantages | Flaw::Type)
+        let of_arrays = matches!(self.flaw, Flaw::Ids | Flaw::Advantages | Flaw::Type | Flaw::Odd)
             || (self.flaw == Flaw::Mask && self.has(MASK));
         // Of no rows no array has columns.
         of_arrays || !(1..=4096).contains(&self.experts) || !(1..=32).contains(&self.k)
@@ -184,6 +196,7 @@ pub struct Arrays<B: Backend> {
     pub mask: Option<Placed<B, u8>>,
     pub shift: Placed<B, f64>,
     pub before: usize,
+    is_odd: bool,
 }
 
 impl<B: Backend> Arrays<B> {
@@ -211,11 +224,15 @@ impl<B: Backend> Arrays<B> {
             mask: (has & MASK != 0).then(|| put!(numbers.mask, Flaw::Mask)),
             shift: put!(numbers.shift, Flaw::First),
             before,
+            is_odd: drawn.flaw == Flaw::Odd,
         }
     }
     pub fn tokens(&self) -> Tokens<'_, B::Memory> {
+        let ids = self.ids.view();
+        // SAFETY: a call with an odd address is refused before anything looks there.
+        let odd = unsafe { View::from_raw(ids.address() + 1, ids.len()) };
         Tokens {
-            topk_ids: self.ids.view(),
+            topk_ids: if self.is_odd { odd } else { ids },
             topk_weights: self.weights.matrix(),
             advantages: self.advantages.view(),
             loss_mask: self.mask.as_ref().map(Placed::view),

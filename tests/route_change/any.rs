@@ -1,6 +1,6 @@
 //! Any statistics of changed routes: lengths, numbers, masks, places and sums to add to in whatever combination, and what must be refused.
 
-use moerl::memory::ViewMut;
+use moerl::memory::{View, ViewMut};
 use moerl::route_change::{BINS, Bin, Call, NUMBERS, workspace_bytes};
 use moerl::{Backend, Reference, Result};
 use proptest::prelude::*;
@@ -48,6 +48,8 @@ enum Flaw {
     Sums,
     Workspace,
     Shared,
+    /// An address that is no multiple of an element.
+    Odd,
 }
 
 fn drawn() -> impl Strategy<Value = Drawn> {
@@ -66,6 +68,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         Flaw::Sums,
         Flaw::Workspace,
         Flaw::Shared,
+        Flaw::Odd,
     ];
     let flaw = prop_oneof![6 => Just(Flaw::Nothing), 1 => select(flaws.to_vec())];
     let bad = select(vec![0.0, 0.0, 0.02, 0.6, 1.0]);
@@ -137,7 +140,7 @@ impl Drawn {
             Flaw::Mask => self.has(MASK),
             Flaw::Clipped => self.has(CLIPPED),
             Flaw::Keep => self.has(KEEP),
-            Flaw::Old | Flaw::Change | Flaw::Sums | Flaw::Workspace | Flaw::Shared => true,
+            Flaw::Old | Flaw::Change | Flaw::Sums | Flaw::Workspace | Flaw::Shared | Flaw::Odd => true,
         }
     }
 }
@@ -184,6 +187,10 @@ fn run<B: Backend>(backend: &B, drawn: &Drawn, tokens: &Tokens, has: u8, aligned
             let address = call.workspace.address().next_multiple_of(8);
             // SAFETY: the call is refused before anything looks there.
             call.sums = unsafe { ViewMut::from_raw(address, BINS * NUMBERS) };
+        }
+        if drawn.flaw == Flaw::Odd {
+            // SAFETY: likewise.
+            call.old_logprobs = unsafe { View::from_raw(old.view().address() + 1, drawn.tokens) };
         }
         backend.route_change(&stream, call)?;
         *found = sums.read("sums", backend, &stream);

@@ -11,6 +11,8 @@ use rand::seq::SliceRandom;
 
 use crate::common::placed::{Place, Placed, untouched};
 use crate::common::property::{for_any, unless_refused};
+#[cfg(feature = "emulate")]
+use crate::common::schedules::schedules;
 use crate::common::seeded;
 
 /// What is drawn of a call.
@@ -343,4 +345,15 @@ pub fn means_are_over_any_number_of_blocks<B: Backend>(backend: &B) {
     let [found, expected] =
         [run(backend, &drawn, &tokens, CHOSEN, true), run(&Reference, &drawn, &tokens, CHOSEN, true)];
     assert!(found.unwrap() == expected.unwrap());
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn any_schedule_makes_the_same_choice() {
+    for_any(60, &drawn(), |drawn| {
+        let (tokens, every) = (drawn.tokens(), drawn.has | CHOSEN);
+        let Ok(expected) = run(&moerl::Emulator::new(), drawn, &tokens, every, drawn.aligned) else { return };
+        let other = schedules().nth(drawn.seed as usize % 6).unwrap();
+        assert_eq!(run(&other, drawn, &tokens, every, drawn.aligned).unwrap(), expected, "{other:?}");
+    });
 }

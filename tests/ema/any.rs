@@ -12,6 +12,8 @@ use rand::rngs::StdRng;
 
 use crate::common::placed::{Place, Placed, Rows, rounded};
 use crate::common::property::{for_any, unless_refused};
+#[cfg(feature = "emulate")]
+use crate::common::schedules::schedules;
 use crate::common::{bits, report, seeded};
 
 /// A list and the numbers of a step.
@@ -362,4 +364,19 @@ pub fn any_list_is_the_reference_s<B: Backend>(backend: &B) {
         assert_eq!(other.count, if list.wants & COUNT != 0 { first.count } else { 5 });
     });
     report::print("ema", backend.name());
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn any_schedule_gives_the_same_averages() {
+    for_any(30, &list(), |list| {
+        let cases = list.cases();
+        let states = cases.iter().map(|case| case.state.clone()).collect();
+        let from = Found { states, copies: vec![], count: 5 };
+        let run = |emulator: &moerl::Emulator| run(emulator, list, &cases, COUNT, list.aligned, &from);
+        let Ok(expected) = run(&moerl::Emulator::new()) else { return };
+        let other = schedules().nth(list.seed as usize % 6).unwrap();
+        let found = run(&other).unwrap();
+        assert_eq!((all_bits(&found), found.count), (all_bits(&expected), expected.count), "{other:?}");
+    });
 }

@@ -10,6 +10,8 @@ use rand::rngs::StdRng;
 
 use crate::common::placed::{Place, Placed};
 use crate::common::property::{for_any, unless_refused};
+#[cfg(feature = "emulate")]
+use crate::common::schedules::schedules;
 use crate::common::{report, seeded};
 
 /// What is drawn of a call.
@@ -280,4 +282,16 @@ pub fn any_sums_are_the_reference_s<B: Backend>(backend: &B) {
         );
     });
     report::print("route_change", backend.name());
+}
+
+#[cfg(feature = "emulate")]
+#[test]
+fn any_schedule_gives_the_same_sums() {
+    for_any(60, &drawn(), |drawn| {
+        let tokens = drawn.tokens();
+        let Ok(expected) = run(&moerl::Emulator::new(), drawn, &tokens, drawn.has, drawn.aligned) else { return };
+        let other = schedules().nth(drawn.seed as usize % 6).unwrap();
+        let found = run(&other, drawn, &tokens, drawn.has, drawn.aligned).unwrap();
+        assert_eq!(bits(&found), bits(&expected), "{other:?}");
+    });
 }

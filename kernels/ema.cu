@@ -8,8 +8,8 @@
 // and each result written once: p 2 or 4 bytes, s 4 + 4, p0 as p, the copy 2. A thread takes 8 elements at a time, by 16-byte accesses where every
 // array of the tensor begins at a 16-byte boundary.
 //
-// Tricks. The difference is formed before it is weighed: b s + (1 - b) p would round b. Half of it is formed, and weighed by twice as much, both of which
-// are exact: the whole of it may be more than f32 holds. An element that is not finite leaves its average as it is.
+// Tricks. The difference is formed before it is weighed: b s + (1 - b) p would round b. Half of it is formed, and weighed by twice as much: the whole of it may be
+// more than f32 holds. From 2^-125 on that gives the same bits. An element that is not finite leaves its average as it is.
 #include "block.cuh"
 #include "pack.cuh"
 

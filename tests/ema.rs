@@ -252,7 +252,7 @@ fn faults_of_a_list_are_listed_together<B: Backend>(backend: &B) {
 
 fn a_copy_is_rounded_to_the_nearest<B: Backend>(backend: &B) {
     // Just above and just below the middle of two bf16, 1.234375 and 1.2421875: f32 sees it in its last bits.
-    let middle = 1.238_281_25_f32;
+    let middle = 1.0 + 61.0 / 256.0_f32;
     let states = [middle.next_down(), middle, middle.next_up(), 1.238_281_7];
     let case = Case { parameters: states.to_vec(), state: states.to_vec(), initial: None };
     let (_, copy, _) = run(backend, &Step::new(0.5).unwrap(), &case, 0);

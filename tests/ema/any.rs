@@ -108,7 +108,7 @@ struct Case {
     state_element: Element,
     /// Rows of p, s and p₀.
     rows: [usize; 3],
-    /// Elements in front of p, s, p₀ and the copy.
+    /// Elements in front of p, s, p₀ and the copy where not all begin at 16 bytes.
     before: [usize; 4],
     gaps: [usize; 2],
     parameters: Vec<f32>,
@@ -160,7 +160,7 @@ impl List {
                     _ => Element::F32,
                 },
                 rows,
-                before: [(); 4].map(|()| if self.aligned { 0 } else { rng.random_range(0..9) }),
+                before: [(); 4].map(|()| rng.random_range(0..9)),
                 gaps: [gap(Flaw::Gaps), gap(Flaw::StateGaps)],
                 parameters: narrow(numbers(&mut rng, len, self.bad)),
                 state: numbers(&mut rng, len + usize::from(has(Flaw::State)), self.bad / 50.0),

@@ -8,7 +8,8 @@
 // and each result written once: p 2 or 4 bytes, s 4 + 4, p0 as p, the copy 2. A thread takes 8 elements at a time, by 16-byte accesses where every
 // array of the tensor begins at a 16-byte boundary.
 //
-// Tricks. The difference is formed before it is weighed: b s + (1 - b) p would round b. An element that is not finite leaves its average as it is.
+// Tricks. The difference is formed before it is weighed: b s + (1 - b) p would round b. Half of it is formed, and weighed by twice as much: the whole of it may be
+// more than f32 holds. From 2^-125 on that gives the same bits. An element that is not finite leaves its average as it is.
 #include "block.cuh"
 #include "pack.cuh"
 
@@ -71,6 +72,8 @@ MOERL_DEVICE uint32_t find_tensor(const MoerlEma& p) {
     return low;
 }
 
+MOERL_DEVICE float half_difference(float a, float b) { return fmaf(0.5f, a, -0.5f * b); }
+
 // Returns how many elements were not finite.
 template <class T> MOERL_DEVICE uint32_t average(const MoerlEma& p, const MoerlEmaTensor& t) {
     const uint64_t first = static_cast<uint64_t>(block_index() - t.first_block) * MOERL_EMA_CHUNK;
@@ -90,9 +93,10 @@ template <class T> MOERL_DEVICE uint32_t average(const MoerlEma& p, const MoerlE
         MOERL_UNROLL
         for (int i = 0; i < EIGHT; i++) {
             const bool is_sound = is_finite(value.x[i]) && is_finite(before.x[i]);
-            if (is_sound) state.x[i] = fmaf(p.weight, value.x[i] - state.x[i], state.x[i]);
+            if (is_sound) state.x[i] = fmaf(2.0f * p.weight, half_difference(value.x[i], state.x[i]), state.x[i]);
             else if (i < count) lost++;
-            out.x[i] = initial != nullptr && is_sound ? fmaf(p.bias, value.x[i] - before.x[i], state.x[i]) : p.scale * state.x[i];
+            const bool is_corrected = initial != nullptr && is_sound;
+            out.x[i] = is_corrected ? fmaf(2.0f * p.bias, half_difference(value.x[i], before.x[i]), state.x[i]) : p.scale * state.x[i];
         }
         store_eight(t.state, index, count, aligned, state);
         store_eight(copy, index, count, aligned, out);

@@ -17,10 +17,10 @@ MOERL_DEVICE uint32_t place_of_count(uint32_t i) { return i == 0 ? 0u : 4 + i; }
 
 MOERL_DEVICE void add_token(const MoerlRouteChange& p, uint64_t token, float* reals, uint32_t* counts) {
     if (p.loss_mask != nullptr && load_stream(p.loss_mask + token) == 0) return;
-    const float old = load_stream(p.old_logprobs + token);
-    const float moved = load_stream(p.logprobs + token) - old;
-    const float apart = p.rollout_logprobs != nullptr ? old - load_stream(p.rollout_logprobs + token) : 0.0f;
-    if (!is_finite(moved) || !is_finite(apart)) return;
+    const float logprob = load_stream(p.logprobs + token), old = load_stream(p.old_logprobs + token);
+    const float rollout = p.rollout_logprobs != nullptr ? load_stream(p.rollout_logprobs + token) : old;
+    if (!is_finite(logprob) || !is_finite(old) || !is_finite(rollout)) return;
+    const float moved = logprob - old, apart = old - rollout;
     const uint32_t changed = load_stream(p.route_change + token), bin = changed < BINS ? changed : BINS - 1;
     const float values[REALS] = {fabsf(moved), moved * moved, apart, apart * apart};
     MOERL_UNROLL

@@ -40,11 +40,14 @@ use crate::memory::{Matrix, MatrixMut, Memory, ViewMut};
 pub struct Step {
     /// 1 − b, or BEMA's e_t: what p weighs. In (0, 1].
     pub weight: f64,
-    /// What the copy is multiplied by.
+    /// What the copy is multiplied by. Of size 1.7e38 at most.
     pub scale: f64,
-    /// a_t of BEMA: what p − p₀ weighs in the copy of tensors with [`Tensor::initial`].
+    /// a_t of BEMA: what p − p₀ weighs in the copy of tensors with [`Tensor::initial`]. Of size 1.7e38 at most.
     pub bias: f64,
 }
+
+/// The largest factor: f32 still holds twice as much.
+const MOST: f64 = 1.7e38;
 
 impl Step {
     /// A step with decay b of an average that began at the parameters.
@@ -69,7 +72,9 @@ impl Step {
             format!("is {}, needs more than 0 and at most 1", self.weight)
         });
         for (name, value) in [("scale", self.scale), ("bias", self.bias)] {
-            checks.require(value.is_finite(), Kind::Config, name, || format!("is {value}, needs a finite number"));
+            checks.require(value.abs() <= MOST, Kind::Config, name, || {
+                format!("is {value}, needs a number of size {MOST:e} at most")
+            });
         }
         checks.finish()
     }

@@ -13,7 +13,8 @@ pub const BINS: usize = 16;
 /// The sums of a bin.
 pub const NUMBERS: usize = 7;
 
-/// One call on N tokens. A counted token whose log-probabilities are not finite has no part in it.
+/// One call on N tokens. A counted token whose log-probabilities are not finite has no part in it. On a device differences and their squares are
+/// f32: where tokens are further apart than 1e19, sums of a bin may be infinite or NaN.
 #[derive(Debug)]
 pub struct Call<'a, M> {
     /// `[N]`: l, under the current policy.

@@ -1,7 +1,10 @@
 //! Which tokens Clip-Cov and KL-Cov single out: what every backend must agree on.
 
+#[path = "covariance/any.rs"]
+mod any;
 mod common;
 
+use any::*;
 use moerl::covariance::{Call, Config, Rule, workspace_bytes};
 use moerl::error::Kind;
 use moerl::{Backend, Buffer, Reference, Result};
@@ -15,6 +18,8 @@ on_every_backend!(
     coins_do_not_depend_on_the_split,
     nothing_to_choose_from_is_no_choice,
     faults_of_a_call_are_listed_together,
+    any_choice_is_the_reference_s,
+    means_are_over_any_number_of_blocks,
 );
 
 /// A batch in ordinary memory.

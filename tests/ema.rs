@@ -1,7 +1,10 @@
 //! Moving averages: what every backend must agree on.
 
+#[path = "ema/any.rs"]
+mod any;
 mod common;
 
+use any::*;
 use approx::assert_abs_diff_eq;
 use half::{bf16, f16};
 use moerl::element::Float;
@@ -20,6 +23,10 @@ on_every_backend!(
     unaligned_tensors_give_the_same_bits,
     states_of_16_bits_are_refused,
     faults_of_a_list_are_listed_together,
+    a_copy_is_rounded_to_the_nearest,
+    opposite_ends_of_f32_are_no_further_apart_than_it_goes,
+    numbers_of_a_step_that_f32_cannot_weigh_by_are_refused,
+    any_list_is_the_reference_s,
 );
 
 /// One tensor in ordinary memory, and what a step makes of it.
@@ -240,6 +247,47 @@ fn faults_of_a_list_are_listed_together<B: Backend>(backend: &B) {
         "state: of tensor 1 has 4 elements, needs 3",
     ] {
         assert!(error.to_string().contains(part), "{part:?} is not in {error}");
+    }
+}
+
+fn a_copy_is_rounded_to_the_nearest<B: Backend>(backend: &B) {
+    // Just above and just below the middle of two bf16, 1.234375 and 1.2421875: f32 sees it in its last bits.
+    let middle = 1.0 + 61.0 / 256.0_f32;
+    let states = [middle.next_down(), middle, middle.next_up(), 1.238_281_7];
+    let case = Case { parameters: states.to_vec(), state: states.to_vec(), initial: None };
+    let (_, copy, _) = run(backend, &Step::new(0.5).unwrap(), &case, 0);
+    let copy: Vec<f32> = copy.iter().map(|c| c.to_f32()).collect();
+    assert_eq!(copy, [1.234_375, 1.234_375, 1.242_187_5, 1.242_187_5]);
+}
+
+fn opposite_ends_of_f32_are_no_further_apart_than_it_goes<B: Backend>(backend: &B) {
+    let (most, large) = (f32::MAX, 127f32.exp2());
+    let step = Step { weight: 0.5, scale: 1.0, bias: -0.25 };
+    let case = Case { parameters: vec![most, -most, large], state: vec![-most, most, -large / 2.0], initial: None };
+    let (state, copy, lost) = run(backend, &step, &case, 0);
+    assert_eq!((state, lost), (vec![0.0, 0.0, large / 4.0], 0));
+    assert_eq!(copy, [0.0, 0.0, large / 4.0].map(bf16::from_f32));
+    let case = Case { parameters: vec![large], state: vec![large], initial: Some(vec![-large]) };
+    let (state, copy, _) = run(backend, &step, &case, 0);
+    assert_eq!((state, copy), (vec![large], vec![bf16::from_f32(large / 2.0)]));
+    // Where p − p₀ weighs nothing, the copy is of the average.
+    let (_, copy, _) = run(backend, &Step { bias: 0.0, ..step }, &case, 0);
+    assert_eq!(copy, [bf16::from_f32(large)]);
+}
+
+fn numbers_of_a_step_that_f32_cannot_weigh_by_are_refused<B: Backend>(backend: &B) {
+    let stream = backend.stream().unwrap();
+    let step = Step { weight: 0.5, scale: 1.7e38, bias: -1.7e38 };
+    for (step, refused) in [
+        (step, &[][..]),
+        (Step { scale: 1e39, ..step }, &["scale: is 1"]),
+        (Step { bias: -1e300, ..step }, &["bias: is -1"]),
+        (Step { scale: f64::NAN, bias: f64::INFINITY, ..step }, &["scale: is NaN", "bias: is inf"]),
+    ] {
+        let found = backend.ema(&stream, &step, Call { tensors: &mut [], nonfinite: None });
+        let text = found.map_or_else(|error| error.to_string(), |()| String::new());
+        assert_eq!(text.is_empty(), refused.is_empty(), "{step:?}: {text}");
+        assert!(refused.iter().all(|part| text.contains(part)), "{step:?}: {text}");
     }
 }
 

@@ -1,7 +1,17 @@
 //! The ledger of experts, its normaliser, and the clip of their gradients: what every backend must agree on.
 
+#[path = "expert_ledger/any.rs"]
+mod any;
+#[path = "expert_ledger/any_moments.rs"]
+mod any_moments;
+#[path = "expert_ledger/any_norms.rs"]
+mod any_norms;
 mod common;
+#[path = "expert_ledger/drawn.rs"]
+mod drawn;
 
+use any::*;
+use any_norms::*;
 use approx::assert_abs_diff_eq;
 use common::report::{self, see, see_values};
 use moerl::element::{Float, bf16, f16};
@@ -27,6 +37,10 @@ on_every_backend!(
     scales_clip_large_gradients_alone,
     an_advantage_shared_out_by_probability_moves_no_router,
     faults_are_listed_together,
+    any_ledger_is_the_reference_s,
+    any_advantages_are_the_reference_s,
+    any_norms_are_the_reference_s,
+    any_scales_are_the_reference_s,
 );
 
 /// How near the suites come to their tolerances: runs each once more, and prints what they saw.

@@ -1,12 +1,21 @@
 //! Statistics by changed routes: what every backend must agree on.
 
+#[path = "route_change/any.rs"]
+mod any;
 mod common;
 
+use any::*;
 use moerl::route_change::{BINS, Bin, Call, NUMBERS, workspace_bytes};
 use moerl::{Backend, Buffer, Reference};
 use rand::RngExt;
 
-on_every_backend!(sums_agree_with_the_reference, calls_add_up, tokens_that_are_masked_or_not_finite_have_no_part,);
+on_every_backend!(
+    sums_agree_with_the_reference,
+    calls_add_up,
+    tokens_that_are_masked_or_not_finite_have_no_part,
+    tokens_of_any_finite_log_probabilities_are_counted,
+    any_sums_are_the_reference_s,
+);
 
 struct Tokens {
     logprobs: Vec<f32>,
@@ -105,4 +114,17 @@ fn tokens_that_are_masked_or_not_finite_have_no_part<B: Backend>(backend: &B) {
     let mut unsound = Tokens::random(3, 1);
     (unsound.mask, unsound.old) = (vec![1; 3], vec![f32::NAN; 3]);
     assert_eq!(run(backend, &[unsound]), [0.0; BINS * NUMBERS]);
+}
+
+/// However far apart they are: f32 has no difference of the first two, and no square of the third's.
+fn tokens_of_any_finite_log_probabilities_are_counted<B: Backend>(backend: &B) {
+    let mut tokens = Tokens::random(4, 1);
+    (tokens.mask, tokens.change) = (vec![1; 4], vec![2; 4]);
+    (tokens.clipped, tokens.keep) = (vec![1, 0, 1, 0], vec![0, 0, 1, 1]);
+    tokens.logprobs = vec![f32::MIN, -1.0, f32::MIN, -1.0];
+    tokens.old = vec![f32::MAX, f32::MIN, -1.0, -1.0];
+    tokens.rollout = vec![-1.0, f32::MAX, -1.0, -1.0];
+    let bins = Bin::from_sums(&run(backend, &[tokens])).unwrap();
+    assert_eq!((bins[2].tokens, bins[2].clipped, bins[2].rejected), (4, Some(0.5), Some(0.5)));
+    assert!(bins[2].moved.is_some_and(|moved| moved > 1e38));
 }

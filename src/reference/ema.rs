@@ -1,8 +1,22 @@
 //! Exponential moving averages in plain f64 loops; a state is rounded to f32 once a step.
 
+use half::bf16;
+
 use crate::ema::{Call, Step, floats};
 use crate::error::Result;
 use crate::memory::Host;
+
+/// Rounded once. `bf16::from_f64` is not used: it passes over 32 bits, and takes what lies just above a middle for the middle.
+fn nearest_bf16(x: f64) -> bf16 {
+    let near = x as f32;
+    let is_middle = near.to_bits() & 0xffff == 0x8000;
+    // Where x is no middle between two bf16 but rounds to one, it is f32's neighbour on x's side that is to be rounded.
+    bf16::from_f32(match f64::from(near) {
+        middle if is_middle && x > middle => near.next_up(),
+        middle if is_middle && x < middle => near.next_down(),
+        _ => near,
+    })
+}
 
 /// [`Backend::ema`](crate::Backend::ema).
 pub(super) fn ema(step: &Step, mut call: Call<'_, '_, Host>) -> Result<()> {
@@ -22,7 +36,7 @@ pub(super) fn ema(step: &Step, mut call: Call<'_, '_, Host>) -> Result<()> {
             }
             if let Some(copy) = &mut tensor.copy {
                 let out = if initial.is_some() && is_sound { step.bias * (p - before) + *s } else { step.scale * *s };
-                copy.as_mut_slice()[index] = half::bf16::from_f64(out);
+                copy.as_mut_slice()[index] = nearest_bf16(out);
             }
         }
         let columns = tensor.state.columns();

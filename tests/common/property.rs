@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 use moerl::memory::{View, ViewMut};
-use moerl::{Backend, Buffer};
+use moerl::{Backend, Buffer, Result};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestRunner, contextualize_config};
 
@@ -25,6 +25,23 @@ pub fn for_any<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(&S::Value)) 
     });
     if let Err(failure) = outcome {
         panic!("{failure}");
+    }
+}
+
+/// What a call found and what it should have; `None` where both are refused. Panics where only one is, or for another reason.
+pub fn unless_refused<T>(found: Result<T>, expected: Result<T>) -> Option<(T, T)> {
+    // Addresses differ from backend to backend.
+    let words = |text: String| text.split(' ').map(|w| if w.starts_with("0x") { "0x" } else { w }.to_owned()).collect();
+    match (found, expected) {
+        (Ok(found), Ok(expected)) => Some((found, expected)),
+        (Err(found), Err(expected)) => {
+            println!("refused: {found}"); // shown where a test fails that expects otherwise
+            let [found, expected]: [Vec<String>; 2] = [found, expected].map(|error| words(error.to_string()));
+            assert_eq!(found, expected, "refused for another reason");
+            None
+        }
+        (Err(error), Ok(_)) => panic!("refused, and not by the reference: {error}"),
+        (Ok(_), Err(error)) => panic!("not refused, but by the reference: {error}"),
     }
 }
 

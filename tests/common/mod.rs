@@ -63,10 +63,15 @@ pub fn sampled<T>(all: impl IntoIterator<Item = T>, which: usize) -> impl Iterat
 
 /// Whether emulated kernels run under a sanitizer, which takes minutes for what takes seconds without.
 pub fn is_sanitized() -> bool {
+    !sanitizer().is_empty()
+}
+
+/// The sanitizer's name, or nothing.
+pub fn sanitizer() -> &'static str {
     #[cfg(feature = "emulate")]
-    return !moerl::device::emulator::sanitizer().is_empty();
+    return moerl::device::emulator::sanitizer();
     #[cfg(not(feature = "emulate"))]
-    return false;
+    return "";
 }
 
 /// A generator that gives the same numbers in every run.

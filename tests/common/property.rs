@@ -8,10 +8,14 @@ use moerl::{Backend, Buffer, Result};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestRunner, contextualize_config};
 
-/// Runs `test` on drawn values: `cases` of them, a quarter of that under a sanitizer, from a fixed seed. `PROPTEST_CASES` and
+/// Runs `test` on drawn values: `cases` of them, a quarter of that under AddressSanitizer, an eighth under ThreadSanitizer, from a fixed seed. `PROPTEST_CASES` and
 /// `PROPTEST_RNG_SEED` in the environment say otherwise. Panics with the smallest value that fails.
 pub fn for_any<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(&S::Value)) {
-    let cases = if super::is_sanitized() { cases.div_ceil(4) } else { cases };
+    let cases = cases.div_ceil(match super::sanitizer() {
+        "" => 1,
+        "address" => 4,
+        _ => 8,
+    });
     let config = contextualize_config(Config {
         cases,
         rng_seed: RngSeed::Fixed(0x6d6f_6572_6c00),

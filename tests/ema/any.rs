@@ -375,7 +375,7 @@ fn any_schedule_gives_the_same_averages() {
         let from = Found { states, copies: vec![], count: 5 };
         let run = |emulator: &moerl::Emulator| run(emulator, list, &cases, COUNT, list.aligned, &from);
         let Ok(expected) = run(&moerl::Emulator::new()) else { return };
-        let other = schedules().nth(list.seed as usize % 6).unwrap();
+        let other = schedules().nth(list.seed as usize % 4).unwrap();
         let found = run(&other).unwrap();
         assert_eq!((all_bits(&found), found.count), (all_bits(&expected), expected.count), "{other:?}");
     });

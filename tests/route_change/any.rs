@@ -290,7 +290,7 @@ fn any_schedule_gives_the_same_sums() {
     for_any(60, &drawn(), |drawn| {
         let tokens = drawn.tokens();
         let Ok(expected) = run(&moerl::Emulator::new(), drawn, &tokens, drawn.has, drawn.aligned) else { return };
-        let other = schedules().nth(drawn.seed as usize % 6).unwrap();
+        let other = schedules().nth(drawn.seed as usize % 4).unwrap();
         let found = run(&other, drawn, &tokens, drawn.has, drawn.aligned).unwrap();
         assert_eq!(bits(&found), bits(&expected), "{other:?}");
     });

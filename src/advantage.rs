@@ -17,7 +17,7 @@
 //! Those that look at tokens skip masked ones: t + 1 is the next counted token.
 //!
 //! Rewards are per segment, groups are the answers to one prompt. Mean and variance are formed in f64, in two passes: the mean of squares less the
-//! square of the mean cancels. A NaN or infinite reward gets A = 0 and leaves its group's statistics. A group whose rewards differ by no more than
+//! square of the mean cancels. A NaN or infinite reward gets A = 0 (or what [`LeftOut`] says) and leaves its group's statistics. A group whose rewards differ by no more than
 //! [`Config::degenerate_tol`] gets exactly 0: dividing by its sd of 1e-8 would make noise an advantage. A group of one gets what [`Single`] says.
 //!
 //! Statistics of a batch ([`Moments`], [`Whiten`]) are sums: with ranks, an all-reduce goes between the passes.

@@ -19,6 +19,8 @@ mod invariance;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 #[path = "correction/large.rs"]
 mod large;
+#[path = "correction/outputs.rs"]
+mod outputs;
 #[path = "correction/presets.rs"]
 mod presets;
 #[path = "correction/table.rs"]

@@ -25,6 +25,8 @@ mod invariance;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 #[path = "objective/large.rs"]
 mod large;
+#[path = "objective/outputs.rs"]
+mod outputs;
 #[path = "objective/singles.rs"]
 mod singles;
 #[path = "objective/table.rs"]

@@ -8,6 +8,8 @@ mod agreement;
 mod any;
 #[path = "router_loss/case.rs"]
 mod case;
+#[path = "router_loss/draw.rs"]
+mod draw;
 #[cfg(feature = "emulate")]
 #[path = "router_loss/emulated.rs"]
 mod emulated;

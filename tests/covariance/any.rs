@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+use crate::Tokens;
 use crate::common::placed::{Place, Placed, untouched};
 use crate::common::property::{for_any, unless_refused};
 #[cfg(feature = "emulate")]
@@ -150,16 +151,6 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     )
 }
 
-/// The arrays of a call.
-#[derive(Clone)]
-struct Tokens {
-    logprobs: Vec<f32>,
-    advantages: Vec<f32>,
-    loss_mask: Vec<u8>,
-    excluded: Vec<u8>,
-    ids: Vec<u32>,
-}
-
 impl Drawn {
     fn has(&self, array: u8) -> bool {
         self.has & array != 0
@@ -181,13 +172,13 @@ impl Drawn {
         let (loss_mask, excluded) =
             (flags(most), flags([[0, 0, 0, 1], [0, 7, 0, 1], [1; 4]][self.seed as usize % 7 % 3]));
         // An odd factor: no two are the same.
-        let mut ids: Vec<u32> = match self.ids {
+        let mut token_ids: Vec<u32> = match self.ids {
             0 => (0..n as u32).collect(),
             1 => (0..n as u32).map(|u| u.wrapping_mul(0x9e37_79b9)).collect(),
             _ => (0..n as u32).map(|u| u32::MAX - 256 * u).collect(),
         };
-        ids.shuffle(&mut rng);
-        Tokens { logprobs, advantages, loss_mask, excluded, ids }
+        token_ids.shuffle(&mut rng);
+        Tokens { logprobs, advantages, loss_mask, excluded, token_ids }
     }
 
     fn counts(&self, tokens: &Tokens, u: usize) -> bool {
@@ -211,21 +202,6 @@ impl Drawn {
     }
 }
 
-impl Tokens {
-    fn in_order(&self, order: &[usize]) -> Tokens {
-        fn pick<T: Copy>(values: &[T], order: &[usize]) -> Vec<T> {
-            order.iter().map(|&u| values[u]).collect()
-        }
-        Tokens {
-            logprobs: pick(&self.logprobs, order),
-            advantages: pick(&self.advantages, order),
-            loss_mask: pick(&self.loss_mask, order),
-            excluded: pick(&self.excluded, order),
-            ids: pick(&self.ids, order),
-        }
-    }
-}
-
 /// These values and `longer` zeros.
 fn put<B: Backend, T: bytemuck::Pod + Send + Sync>(
     (backend, stream): (&B, &B::Stream),
@@ -243,10 +219,10 @@ fn run<B: Backend>(backend: &B, drawn: &Drawn, tokens: &Tokens, has: u8, aligned
     let mut rng = seeded(drawn.seed ^ 9);
     let mut place = || Place { before: if aligned { 0 } else { rng.random_range(0..17) }, gap: 0 };
     let longer = |flaw: Flaw| usize::from(drawn.flaw == flaw);
-    let (to, n) = ((backend, &stream), tokens.ids.len());
+    let (to, n) = ((backend, &stream), tokens.token_ids.len());
     let logprobs = put(to, place(), &tokens.logprobs, 0);
     let advantages = put(to, place(), &tokens.advantages, longer(Flaw::Advantages));
-    let ids = put(to, place(), &tokens.ids, longer(Flaw::Ids));
+    let ids = put(to, place(), &tokens.token_ids, longer(Flaw::Ids));
     let loss_mask = put(to, place(), &tokens.loss_mask, longer(Flaw::Mask));
     let excluded = put(to, place(), &tokens.excluded, longer(Flaw::Excluded));
     let mut chosen = Placed::output(backend, &stream, place().before, n + longer(Flaw::Chosen));
@@ -318,7 +294,7 @@ pub fn any_choice_is_the_reference_s<B: Backend>(backend: &B) {
         let mut order: Vec<usize> = (0..drawn.tokens).collect();
         order.shuffle(&mut seeded(drawn.seed ^ 5));
         if is_exact && every & CHOSEN != 0 {
-            let [chosen, _] = run(backend, drawn, &tokens.in_order(&order), every, drawn.aligned).unwrap();
+            let [chosen, _] = run(backend, drawn, &tokens.select(&order), every, drawn.aligned).unwrap();
             assert!(order.iter().zip(chosen).all(|(&u, chosen)| chosen == found[0][u]), "in another order");
         }
     });

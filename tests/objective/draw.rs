@@ -20,7 +20,7 @@ pub struct Call {
     pub seed: u64,
     /// Which optional arrays there are: a bit each, [`MASK`] and so on.
     pub inputs: u32,
-    /// Which outputs are asked for: a bit each, in the order of `any::OUTPUTS`.
+    /// Which outputs are asked for: a bit each, in the order of `outputs::OUTPUTS`.
     pub asked: u32,
     /// What lies in the arrays: [`FAR`] and so on.
     pub data: u32,

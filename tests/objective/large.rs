@@ -13,13 +13,13 @@ fn configs() -> [Config; 3] {
 }
 
 /// All of a batch against the reference, and some of its segments against what they are alone.
-fn agrees<B: Backend>(backend: &B, lengths: &[usize]) {
+fn agrees<B: Backend>(backend: &B, configs: &[Config], lengths: &[usize]) {
     let case = Case::random(lengths, 1).with_mask(1);
     let negative = Case { advantages: case.advantages.iter().map(|a| -a.abs()).collect(), ..case.clone() };
-    for config in configs() {
-        let (loss, gradient) = run_plain(backend, &config, &case);
-        let (expected_loss, expected) = run_plain(&Reference, &config, &case);
-        let scale = run_plain(&Reference, &config, &negative).0;
+    for config in configs {
+        let (loss, gradient) = run_plain(backend, config, &case);
+        let (expected_loss, expected) = run_plain(&Reference, config, &case);
+        let scale = run_plain(&Reference, config, &negative).0;
         assert!((loss - expected_loss).abs() <= 2e-6 * scale, "{config:?}: {loss} not {expected_loss}");
         let largest = expected.iter().fold(0.0_f32, |largest, g| largest.max(g.abs()));
         assert!(largest > 0.0, "{config:?}: everything is clipped");
@@ -36,7 +36,7 @@ fn agrees<B: Backend>(backend: &B, lengths: &[usize]) {
         }
         assert!(undecided * 1000 <= case.tokens(), "{config:?}: {undecided} tokens clipped otherwise");
         for i in [0, lengths.len() / 2, lengths.len() - 1] {
-            let alone = run_plain(backend, &config, &case.part(i..i + 1)).1;
+            let alone = run_plain(backend, config, &case.part(i..i + 1)).1;
             assert_eq!(bits(&gradient[case.segments().range(i)]), bits(&alone), "{config:?}: segment {i}");
         }
     }
@@ -96,19 +96,30 @@ mod emulator {
         if crate::common::is_sanitized() { most / 256 } else { most }
     }
 
+    // One by one: together they would keep one core for most of a minute.
     #[test]
-    fn two_to_the_24_tokens() {
-        agrees(&moerl::Emulator::new(), &vec![4096; count(4096)]);
+    fn two_to_the_24_tokens_of_ppo() {
+        agrees(&moerl::Emulator::new(), &configs()[..1], &vec![4096; count(4096)]);
+    }
+
+    #[test]
+    fn two_to_the_24_tokens_of_gspo() {
+        agrees(&moerl::Emulator::new(), &configs()[1..2], &vec![4096; count(4096)]);
+    }
+
+    #[test]
+    fn two_to_the_24_tokens_of_gspo_token() {
+        agrees(&moerl::Emulator::new(), &configs()[2..], &vec![4096; count(4096)]);
     }
 
     #[test]
     fn a_segment_of_two_to_the_20_tokens() {
-        agrees(&moerl::Emulator::new(), &[count(1 << 20)]);
+        agrees(&moerl::Emulator::new(), &configs(), &[count(1 << 20)]);
     }
 
     #[test]
     fn two_to_the_20_segments_of_one_token() {
-        agrees(&moerl::Emulator::new(), &vec![1; count(1 << 20)]);
+        agrees(&moerl::Emulator::new(), &configs(), &vec![1; count(1 << 20)]);
     }
 
     #[test]
@@ -127,7 +138,7 @@ mod cuda {
         let Some(gpu) = crate::common::cuda() else { return };
         let tokens: usize = lengths.iter().sum();
         let Some(_alone) = room(&gpu, "a large batch", 20 * tokens) else { return };
-        agrees(&gpu, lengths);
+        agrees(&gpu, &configs(), lengths);
     }
 
     #[test]

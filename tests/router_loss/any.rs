@@ -1,131 +1,18 @@
 //! Any batch of a router through all steps: against the reference, and against itself where it comes another way.
 
 use moerl::element::Element;
-use moerl::gate::{self, Output, Score};
-use moerl::objective::Segments;
-use moerl::router_loss::{Backward, BiasUpdate, Config, CountsFrom, Finish, Gradient, Partial, Plan, Scope};
+use moerl::gate::{Output, Score};
+use moerl::router_loss::{Backward, BiasUpdate, CountsFrom, Finish, Gradient, Partial};
 use moerl::{Backend, Buffer, Reference, Result};
-use proptest::prelude::*;
-use rand::RngExt;
-use rand::seq::{IndexedRandom, index};
 
 use crate::case::{Finished, Sums};
 use crate::common;
 use crate::common::placed::{Place, Placed, Rows, is_written, rounded};
 use crate::common::property::for_any;
 use crate::common::report::see_values;
+use crate::draw::*;
 
 crate::on_every_backend!(any_batch_agrees_with_the_reference_and_with_itself);
-
-/// A batch and the calls that it goes through.
-#[derive(Clone, Debug)]
-struct Call {
-    gate: gate::Config,
-    config: Config,
-    experts: usize,
-    k: usize,
-    lengths: Vec<usize>,
-    /// Of the logits, of the reference's and of the gradient.
-    elements: [Element; 3],
-    place: Place,
-    /// Which arrays there are: a bit each, [`MASK`] and so on.
-    inputs: u32,
-    /// NaN, infinities and numbers far from 0, here and there.
-    wild: bool,
-    seed: u64,
-}
-
-const MASK: u32 = 1;
-const COUNT: u32 = 2;
-const SELECTED: u32 = 4;
-const IDS: u32 = 8;
-const REFERENCE: u32 = 16;
-const BEFORE: u32 = 32;
-const COUNT_ROWS: u32 = 64;
-const SEGMENTS: u32 = 128;
-const ACCUMULATE: u32 = 256;
-const BALANCE: u32 = 512;
-
-/// The numbers of a call.
-struct Numbers {
-    logits: Vec<f32>,
-    reference: Vec<f32>,
-    ids: Vec<i32>,
-    selected: Vec<f32>,
-    mask: Vec<u8>,
-    count: i32,
-    old: Vec<f32>,
-    count_rows: Vec<u64>,
-    before: Sums,
-}
-
-impl Call {
-    fn has(&self, input: u32) -> bool {
-        self.inputs & input != 0
-    }
-    fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-
-    fn numbers(&self) -> Numbers {
-        let (tokens, experts, k, segments) = (self.tokens(), self.experts, self.k, self.lengths.len());
-        let mut rng = common::seeded(self.seed);
-        let mut numbers = |element| -> Vec<f32> {
-            let mut one = || {
-                let normal = common::normal(&mut rng) * if rng.random_ratio(1, 97) { 6.0 } else { 1.5 };
-                let far = [-300.0, -100.0, -50.0, 20.0, 50.0, 300.0];
-                let few = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-                match rng.random_range(0..400) {
-                    0 if self.wild => *few.choose(&mut rng).unwrap(),
-                    1..20 if self.wild => *far.choose(&mut rng).unwrap(),
-                    _ => normal,
-                }
-            };
-            (0..tokens * experts).map(|_| rounded(element, one())).collect()
-        };
-        let (mut logits, mut reference, old) =
-            (numbers(self.elements[0]), numbers(self.elements[1]), numbers(self.elements[2]));
-        let mut ids: Vec<i32> = (0..tokens)
-            .flat_map(|_| index::sample(&mut rng, experts, k).into_iter().map(|e| e as i32).collect::<Vec<_>>())
-            .collect();
-        let mut selected = vec![0.5f32; tokens * k];
-        let mask: Vec<u8> =
-            (0..tokens).map(|_| if rng.random_ratio(1, 4) { 0 } else { rng.random_range(1..3) }).collect();
-        let counts = [tokens as i32, tokens as i32 - 1, tokens as i32 / 2, 0, -1, tokens as i32 + 3];
-        let likely = if rng.random_ratio(1, 4) { counts.len() } else { 3 };
-        let count = counts[rng.random_range(0..likely)];
-        let has_ids = self.has(IDS) || self.config.counts_from == CountsFrom::Routes;
-        for t in 0..tokens {
-            if rng.random_ratio(1, 9) {
-                ids[t * k + rng.random_range(0..k)] = if rng.random_ratio(1, 2) { -1 } else { experts as i32 };
-            }
-            if rng.random_ratio(1, 9) {
-                selected[t * k + rng.random_range(0..k)] = f32::from_bits(u32::MAX);
-            }
-            // What does not count may hold anything.
-            let nowhere = has_ids && ids[t * k..][..k].iter().any(|&e| e < 0 || e as usize >= experts);
-            let marked = self.has(SELECTED) && selected[t * k..][..k].iter().any(|x| x.to_bits() == u32::MAX);
-            if nowhere || marked || (self.has(MASK) && mask[t] == 0) || (self.has(COUNT) && t as i32 >= count) {
-                logits[t * experts..][..experts].fill(f32::NAN);
-                reference[t * experts..][..experts].fill(f32::INFINITY);
-            }
-        }
-        let wide = |n: usize| (0..n).map(|i| i as u64 % 7).collect::<Vec<u64>>();
-        let before = Sums {
-            probabilities: (0..segments * experts).map(|i| (i % 5) as f64 * 0.125).collect(),
-            counts: wide(segments * experts),
-            rows: wide(segments),
-            totals: vec![1.5, -2.25, 0.5],
-            nonfinite: vec![3],
-        };
-        let count_rows = (0..segments).map(|_| rng.random_range(0..9)).collect();
-        Numbers { logits, reference, ids, selected, mask, count, old, count_rows, before }
-    }
-
-    fn plan<B: Backend>(&self, backend: &B, stream: &B::Stream) -> Plan<B> {
-        Plan::new(backend, stream, &Segments::from_lengths(self.lengths.iter().copied()).unwrap()).unwrap()
-    }
-}
 
 /// The arrays that say what counts, on a backend.
 struct Marks<B: Backend> {
@@ -401,84 +288,6 @@ fn bias_update<B: Backend>(backend: &B, counts: &[u64], bias: &[f32]) -> Vec<f32
     let update = BiasUpdate { counts: counts.view(), selection_bias: bias.view_mut(), step: 1e-3 };
     backend.router_bias_update(&stream, update).unwrap();
     bias.read("selection_bias", backend, &stream)
-}
-
-fn calls() -> impl Strategy<Value = Call> {
-    let float = || prop::sample::select(vec![Element::F32, Element::Bf16, Element::F16]);
-    let experts = prop_oneof![
-        4 => 1usize..=40,
-        3 => prop::sample::select(vec![64usize, 100, 128, 255, 256, 257]),
-        1 => prop::sample::select(vec![512usize, 1000, 1024, 1025, 2048, 2049, 4096]),
-    ];
-    let coefficient = || prop_oneof![1 => Just(0.0f64), 1 => Just(-0.3), 3 => 0.01..1.0f64];
-    (experts, 1usize..=32).prop_flat_map(move |(experts, k)| {
-        let length = (12_000 / experts).clamp(1, 300);
-        let gate = (
-            prop::sample::select(vec![
-                Score::Softmax,
-                Score::SoftmaxSelected,
-                Score::Sigmoid,
-                Score::SqrtSoftplus,
-                Score::Raw,
-            ]),
-            prop::sample::select(vec![None, None, Some(3.0f32), Some(30.0)]),
-            any::<bool>(),
-        );
-        let lengths = prop_oneof![
-            2 => (0usize..=9).prop_map(|n| vec![n]),
-            1 => prop::sample::select(vec![vec![31usize], vec![33], vec![255], vec![256], vec![257]]),
-            3 => prop::collection::vec(0usize..9, 0..6),
-            1 => prop::collection::vec(prop::sample::select(vec![0usize, 1, 30, 260]), 1..4),
-        ];
-        let losses = (coefficient(), coefficient(), coefficient(), coefficient());
-        let kind = (any::<bool>(), any::<bool>(), any::<bool>(), any::<u64>(), any::<u32>());
-        let place = (prop::sample::select(vec![0usize, 0, 1, 2, 4, 8]), prop::sample::select(vec![0usize, 0, 1, 3, 8]));
-        (gate, lengths, losses, kind, place, [float(), float(), float()]).prop_map(
-            move |(
-                (score, softcap, states_k),
-                lengths,
-                (balance, z, entropy, router_kl),
-                (segments, fresh, wild, seed, inputs),
-                (before, gap),
-                elements,
-            )| {
-                let k = k.min(experts);
-                let lengths: Vec<usize> = lengths.into_iter().map(|len| len.min(length)).collect();
-                let config = Config {
-                    balance: if score == Score::Raw && seed % 8 != 0 { 0.0 } else { balance },
-                    // Sometimes many segments are said to be one batch, and refused.
-                    scope: if segments || (lengths.len() != 1 && seed % 8 != 1) {
-                        Scope::Segments
-                    } else {
-                        Scope::Batch
-                    },
-                    z,
-                    entropy,
-                    router_kl,
-                    counts_from: if fresh { CountsFrom::TopK } else { CountsFrom::Routes },
-                };
-                let gate = gate::Config {
-                    softcap,
-                    top_k: states_k.then_some(k),
-                    preset_top_k: Some(k),
-                    ..gate::Config::new(score, k)
-                };
-                let place = Place { before, gap };
-                Call {
-                    gate,
-                    config,
-                    experts,
-                    k,
-                    lengths,
-                    elements,
-                    place,
-                    inputs: inputs | if seed % 8 == 2 { 0 } else { REFERENCE },
-                    wild,
-                    seed,
-                }
-            },
-        )
-    })
 }
 
 fn any_batch_agrees_with_the_reference_and_with_itself<B: Backend>(backend: &B) {

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::sass::{operation, wide};
-
 /// A way around a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Road {
@@ -155,6 +153,16 @@ fn road(code: &Code, way: &[usize]) -> Road {
         stores: count(&|text| is_stream(text, "STG")),
         special: count(&|text| operation(text).is_some_and(|op| op.starts_with("MUFU"))),
     }
+}
+
+/// The operation of a text such as `@!P0 LDG.E.128 R4, desc[UR4][R2.64]`.
+pub fn operation(text: &str) -> Option<&str> {
+    text.split_whitespace().find(|word| !word.starts_with('@') && !word.starts_with('{'))
+}
+
+/// It moves 16 bytes or more.
+pub fn wide(op: &str) -> bool {
+    op.contains(".128") || op.contains(".256")
 }
 
 #[cfg(test)]

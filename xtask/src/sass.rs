@@ -11,7 +11,7 @@ use crate::architecture::MACHINE_CODE;
 use crate::kernel_files;
 use crate::kernels::{self, Compiled};
 use crate::processes;
-use crate::roads::{Road, parse, roads};
+use crate::roads::{Road, operation, parse, roads, wide};
 use crate::toolkit;
 use crate::workspace::{Workspace, output};
 
@@ -30,10 +30,6 @@ const CLASSES: [(&str, Belongs); 9] = [
     ("shuffle", |op| op.starts_with("SHFL") || op.starts_with("REDUX") || op.starts_with("VOTE")),
     ("barrier", |op| op.starts_with("BAR")),
 ];
-
-pub fn wide(op: &str) -> bool {
-    op.contains(".128") || op.contains(".256")
-}
 
 /// The kernels that stream an array which dwarfs all others, by file and what their names contain: they must move it 16 bytes at a time.
 /// The merge and finish kernels work on what the streams left, a record a row or segment.
@@ -148,11 +144,6 @@ pub fn mixes(listing: &str) -> BTreeMap<String, Mix> {
         }
     }
     found
-}
-
-/// The operation of a text such as `@!P0 LDG.E.128 R4, desc[UR4][R2.64]`.
-pub fn operation(text: &str) -> Option<&str> {
-    text.split_whitespace().find(|word| !word.starts_with('@') && !word.starts_with('{'))
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn a_choice_depends_on_ids_and_not_on_places<B: Backend>(backend: &B) {
     let tokens = Tokens::random(3000, 5);
     let mut order: Vec<usize> = (0..3000).collect();
     order.shuffle(&mut common::seeded(9));
-    for rule in rules() {
+    for rule in common::sampled(rules(), 0) {
         // Given, so that the order of their sums does not matter.
         let config = Config { rule, means: Some((0.0, -2.5)) };
         let there = choose(backend, &config, &tokens).unwrap();

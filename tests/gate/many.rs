@@ -4,8 +4,8 @@ use moerl::element::{Element, Float, bf16, f16};
 use moerl::gate::{Config, Groups, Preset};
 use moerl::{Backend, Reference};
 
-use crate::common::is_sanitized;
 use crate::common::report::count;
+use crate::common::{is_sanitized, sampled};
 use crate::harness::*;
 use crate::margin::assert_ids;
 
@@ -155,10 +155,10 @@ fn near_scores_choose_as_exact_ones_do<B: Backend>(backend: &B) {
             };
         }
         agrees(backend, "close scores", &problem);
-        for bias in [8.0, -2.0, -20000.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN] {
+        for (which, bias) in [8.0, -2.0, -20000.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN].into_iter().enumerate() {
             let biased =
                 |every: usize| (0..128).map(|e| if e % every == 0 { bias } else { 0.25 }).collect::<Vec<f32>>();
-            for every in [1, 5, 64] {
+            for every in sampled([1, 5, 64], which) {
                 agrees(backend, "bias", &Problem { bias: Some(biased(every)), ..problem.clone() });
             }
         }

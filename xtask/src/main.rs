@@ -59,9 +59,9 @@ enum Chore {
     },
     /// Make sure that there is an nvcc: the one of this machine, else a pinned one under the target folder.
     Toolkit {
-        /// The pinned disassembler too.
+        /// The pinned disassembler and libclang too.
         #[arg(long)]
-        sass: bool,
+        all: bool,
     },
     /// Generate src/abi.rs and kernels/abi_layout.h from kernels/abi.h.
     Bindings {
@@ -114,11 +114,12 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Step { arguments } => step::step(&workspace, &arguments),
         Chore::Test { sanitize: None, arguments } => suite::test(&workspace, &arguments),
         Chore::Test { sanitize: Some(sanitizer), arguments } => suite::sanitize(&workspace, sanitizer, &arguments),
-        Chore::Toolkit { sass } => {
+        Chore::Toolkit { all } => {
             let nvcc = toolkit::nvcc(&workspace)?;
             println!("nvcc {} at {}", nvcc.version, nvcc.path.display());
-            if sass {
+            if all {
                 println!("cuobjdump in {}", toolkit::disassembler(&workspace)?.display());
+                println!("libclang in {}", toolkit::libclang(&workspace)?.display());
             }
             Ok(())
         }

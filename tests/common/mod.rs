@@ -55,7 +55,8 @@ pub fn cuda() -> Option<moerl::Cuda> {
     }
 }
 
-/// All, or under a sanitizer every second one, beginning with the one that `which` says: of what differs in arithmetic alone, for which none looks.
+/// All, or under a sanitizer every second one, beginning with the first or the second as `which` is even or odd: where the others differ in arithmetic alone,
+/// for which none looks, or have their turn where `which` is another.
 pub fn sampled<T>(all: impl IntoIterator<Item = T>, which: usize) -> impl Iterator<Item = T> {
     let (skipped, step) = if is_sanitized() { (which % 2, 2) } else { (0, 1) };
     all.into_iter().skip(skipped).step_by(step)

@@ -10,8 +10,8 @@ use moerl::memory::{Matrix, MatrixMut};
 use moerl::{Backend, Buffer, Reference};
 use rand::RngExt;
 
+use crate::common;
 use crate::common::report::{count, see_values};
-use crate::common::{self, sampled};
 use crate::harness::*;
 use crate::watch::*;
 
@@ -127,7 +127,7 @@ fn every_measure_agrees_with_the_reference<B: Backend>(backend: &B) {
 
 fn telemetry_changes_no_bit_of_any_result<B: Backend>(backend: &B) {
     fn check<B: Backend, T: Float>(backend: &B) {
-        for experts in sampled([64, 100, 256, 512, 1536], size_of::<T>() / 2) {
+        for experts in [64, 100, 256, 512, 1536] {
             for (i, (name, config)) in configurations(6).into_iter().enumerate() {
                 if experts % 8 != 0 && config.groups.is_some() {
                     continue;

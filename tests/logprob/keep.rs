@@ -9,7 +9,7 @@ use moerl::logprob::{Backward, Config, Gradient, KeepSets, sort_keep_sets};
 use moerl::memory::{Matrix, MatrixMut, View};
 use rand::RngExt;
 
-use crate::common::{sampled, seeded};
+use crate::common::seeded;
 use crate::on_every_backend;
 use crate::support::*;
 
@@ -333,7 +333,7 @@ fn kept_upstream(rng: &mut rand::rngs::StdRng, found: &Outputs) -> KeptUpstream 
 
 fn gradients_of_kept_outputs_agree_with_f64<B: Backend>(backend: &B) {
     fn run<B: Backend, T: Float>(backend: &B, columns: usize, sizes: &[usize], softcap: Option<f32>) {
-        for (with, strict_keep) in sampled([(true, false), (false, false), (false, true)], columns) {
+        for (with, strict_keep) in [(true, false), (false, false), (false, true)] {
             let mut inputs = random_case::<T>(13, columns, sizes, with);
             inputs.config = Config { softcap, strict_keep, ..Config::default() };
             let mut rng = seeded(14);

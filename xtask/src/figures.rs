@@ -140,13 +140,12 @@ fn traffic(workspace: &Workspace) -> Result<Figures> {
     let mut programs = messages.iter().filter(|message| message["target"]["kind"][0] == "bin");
     let program = programs.find_map(|message| message["executable"].as_str()).context("cargo builds no `moerl`")?;
     let cases = processes::in_parallel(&NOUNS, |noun| bench(workspace, program, noun))?.concat();
-    let cases = cases.as_slice();
-    let missing = missing(&entries(workspace)?, &launched(cases)?);
+    let missing = missing(&entries(workspace)?, &launched(&cases)?);
     if !missing.is_empty() {
         bail!("no case of `moerl bench` launches {}", missing.join(", "));
     }
     let mut figures = Figures::new();
-    for case in cases {
+    for case in &cases {
         let (name, numbers) = traffic_of(case)?;
         if figures.insert((Part::Traffic, name.clone()), numbers).is_some() {
             bail!("two cases of `moerl bench` are called {name}");
